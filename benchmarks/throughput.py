@@ -1,0 +1,166 @@
+"""Images a second of stage training and of fine-tuning, beside the loop that people write.
+
+The plain loop is torchvision's ImageFolder and transforms, a DataLoader, float32, and the same network with the same
+optimiser. Both see the same folder, the same batch size and the same number of steps; they take turns, and the ratio
+is that of the medians.
+
+    python benchmarks/throughput.py --root DIR            # DIR/train/<class>/*, DIR/test/<class>/*
+"""
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from torchvision import datasets, transforms
+
+import pretrain
+from pretrain.greedy import Inputs, fit_stage
+
+SIZES = ((64, 5), (128, 3), (256, 3))  # filters and their sides
+
+
+def plain_batches(root: Path, batch_size: int, workers: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield augmented batches for ever, as the plain loop does."""
+    transform = transforms.Compose(
+        [
+            transforms.Resize(32),
+            transforms.CenterCrop(32),
+            transforms.RandomCrop(32, padding=4),
+            transforms.RandomHorizontalFlip(),
+            transforms.ToTensor(),
+            transforms.Normalize((0.5, 0.5, 0.5), (0.25, 0.25, 0.25)),
+        ]
+    )
+    source = datasets.ImageFolder(str(root / "train"), transform)
+    loader = DataLoader(
+        source, batch_size, shuffle=True, drop_last=True, num_workers=workers, persistent_workers=workers > 0
+    )
+    while True:
+        yield from loader
+
+
+def plain_network(classes: int) -> nn.Sequential:
+    """Return the same network, as the plain loop has it."""
+    layers: list[nn.Module] = []
+    channels = 3
+    for filters, side in SIZES:
+        layers += [nn.Conv2d(channels, filters, side, padding=side // 2, bias=False), nn.ReLU(), nn.MaxPool2d(2)]
+        channels = filters
+    return nn.Sequential(*layers, nn.Flatten(), nn.Dropout(0.5), nn.Linear(channels * 16, classes))
+
+
+def plain_finetune(batches: Iterator[tuple[Tensor, Tensor]], classes: int, steps: int) -> None:
+    """Train the plain network."""
+    network = plain_network(classes)
+    optimizer = torch.optim.SGD(network.parameters(), 0.02, momentum=0.9, nesterov=True, weight_decay=5e-4)
+    for _ in range(steps):
+        images, labels = next(batches)
+        optimizer.zero_grad()
+        F.cross_entropy(network(images), labels).backward()
+        optimizer.step()
+
+
+def plain_stage(batches: Iterator[tuple[Tensor, Tensor]], position: int, steps: int) -> None:
+    """Train one autoencoder with tied filters on what the untrained layers below make of the images."""
+    layers = plain_network(10)[: 3 * position]
+    filters, side = SIZES[position]
+    conv = nn.Conv2d(SIZES[position - 1][0] if position else 3, filters, side, padding=side // 2, bias=False)
+    optimizer = torch.optim.AdamW(conv.parameters(), 1e-3, weight_decay=0.0)
+    for _ in range(steps):
+        images, _ = next(batches)
+        with torch.no_grad():
+            x = layers(images)
+        optimizer.zero_grad()
+        code = F.relu(conv(x))
+        F.mse_loss(F.conv_transpose2d(code, conv.weight, padding=side // 2), x).backward()
+        optimizer.step()
+
+
+def ours(data: pretrain.Dataset, fabric: pretrain.Device) -> dict[str, Callable[[int], None]]:
+    """Return what is measured of the toolkit, each a function of the steps."""
+    launched = fabric.launch()
+    stages = []
+    channels = 3
+    for filters, side in SIZES:
+        stages.append(pretrain.ConvAutoencoder(channels, filters, side))
+        channels = filters
+    stack = pretrain.Stack(stages, data.unlabelled)
+
+    def finetune(steps: int) -> None:
+        network = pretrain.assemble(stack, data.classes, seed=0, pretrained=False)
+        settings = pretrain.Finetuning(steps=steps, batch_size=64, evaluate_every=10**9)
+        pretrain.finetune(network, data, settings=settings, fabric=launched)
+
+    def stage(position: int) -> Callable[[int], None]:
+        inputs: list[Inputs] = []  # kept from the warm-up on: computing them is once for a whole stage
+
+        def fit(steps: int) -> None:
+            if not inputs:
+                draws = len(data.unlabelled) if position else 0
+                inputs.append(Inputs(data.unlabelled, stack.below(position), launched, draws))
+            settings = pretrain.Optimisation(steps=steps, batch_size=128)
+            fit_stage(stack[position], inputs[0], settings, seed=0, name="benchmark", fabric=launched)
+
+        return fit
+
+    return {"fine-tuning": finetune, **{f"stage {k + 1}": stage(k) for k in range(len(SIZES))}}
+
+
+def timed(function: Callable[[int], None], steps: int, batch_size: int) -> float:
+    """Return images a second."""
+    started = time.perf_counter()
+    function(steps)
+    return steps * batch_size / (time.perf_counter() - started)
+
+
+def main() -> None:
+    """Print a table: medians, ranges and ratios."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--root", type=Path, required=True, help="folder with train/<class>/* and test/<class>/*")
+    parser.add_argument("--steps", type=int, default=40, help="steps a round")
+    parser.add_argument("--rounds", type=int, default=5, help="rounds, after a warm-up")
+    options = parser.parse_args()
+
+    # No validation and no test images: training alone is timed.
+    loaded = pretrain.load_folder(options.root, validation=0)
+    nothing = loaded.train.subset(torch.arange(0, len(loaded.train), max(1, len(loaded.train) // 10)))
+    data = pretrain.Dataset(loaded.classes, loaded.train, loaded.validation, loaded.unlabelled, lambda: nothing)
+    measured = ours(data, pretrain.Device())
+    print(
+        f"torch {torch.__version__}, {torch.get_num_threads()} threads, "
+        f"{options.rounds} rounds of {options.steps} steps"
+    )
+    print(f"{'':14}{'ours':>10}{'(range)':>16}{'plain':>10}{'(range)':>16}{'ratio':>8}   plain loader")
+    for name, function in measured.items():
+        size = 64 if name == "fine-tuning" else 128
+        for workers in (0, 2):
+            batches = plain_batches(options.root, size, workers)
+
+            def plain(steps: int, name: str = name, batches: Iterator[tuple[Tensor, Tensor]] = batches) -> None:
+                if name == "fine-tuning":
+                    plain_finetune(batches, len(data.classes), steps)
+                else:
+                    plain_stage(batches, int(name[-1]) - 1, steps)
+
+            rounds = [
+                (timed(function, options.steps, size), timed(plain, options.steps, size))
+                for _ in range(options.rounds + 1)
+            ][1:]
+            mine, theirs = ([pair[k] for pair in rounds] for k in (0, 1))
+            ratio = statistics.median(mine) / statistics.median(theirs)
+            print(
+                f"{name:14}{statistics.median(mine):10.0f}{f'{min(mine):.0f}-{max(mine):.0f}':>16}"
+                f"{statistics.median(theirs):10.0f}{f'{min(theirs):.0f}-{max(theirs):.0f}':>16}{ratio:8.2f}"
+                f"   {workers} workers",
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    main()

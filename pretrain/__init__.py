@@ -1,0 +1,51 @@
+"""Greedy layer-wise pretraining of ConvNets, and a fair comparison with training from scratch."""
+
+from pretrain.comparison import compare
+from pretrain.data import Dataset, Labelled, load_cifar10, load_digits, load_folder, load_unlabelled
+from pretrain.device import Device
+from pretrain.errors import UserError
+from pretrain.evaluation import Evaluation, evaluate
+from pretrain.finetuning import Finetuning, Result, finetune
+from pretrain.gradients import check_gradients
+from pretrain.greedy import fit_stage, fit_stages
+from pretrain.network import ConvNet, assemble
+from pretrain.preprocessing import Standardise
+from pretrain.reporting import write_report
+from pretrain.runs import RunFolder
+from pretrain.stack import Stack
+from pretrain.stages import AutogradStage, ConvAutoencoder, Layer, Stage
+from pretrain.training import Optimisation
+from pretrain.volume import layer_rows, output_size
+
+__all__ = [
+    "AutogradStage",
+    "ConvAutoencoder",
+    "ConvNet",
+    "Dataset",
+    "Device",
+    "Evaluation",
+    "Finetuning",
+    "Labelled",
+    "Layer",
+    "Optimisation",
+    "Result",
+    "RunFolder",
+    "Stack",
+    "Stage",
+    "Standardise",
+    "UserError",
+    "assemble",
+    "check_gradients",
+    "compare",
+    "evaluate",
+    "finetune",
+    "fit_stage",
+    "fit_stages",
+    "layer_rows",
+    "load_cifar10",
+    "load_digits",
+    "load_folder",
+    "load_unlabelled",
+    "output_size",
+    "write_report",
+]

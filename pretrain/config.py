@@ -1,0 +1,174 @@
+"""From Hydra's configuration to objects, and from a function to a command."""
+
+import functools
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import hydra
+import torch
+from hydra.utils import get_class
+from lightning_fabric import Fabric
+from lightning_fabric.utilities.rank_zero import rank_zero_only
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from torch import Tensor
+
+from pretrain.data import Dataset, load_cifar10, load_digits, load_folder
+from pretrain.data.sources import class_folders
+from pretrain.device import Device, first_then_others
+from pretrain.errors import UserError
+from pretrain.finetuning import Finetuning
+from pretrain.runs import Config
+from pretrain.stack import Stack
+from pretrain.stages import Stage
+from pretrain.training import Optimisation
+
+_HERE = Path(__file__).parent
+CONF = next(path for path in (_HERE / "conf", _HERE.parent / "conf") if path.is_dir())  # in a wheel; in a clone
+SOURCES: dict[str, Callable[..., Dataset]] = {
+    "digits": load_digits,
+    "cifar10": load_cifar10,
+    "folder": load_folder,
+}
+
+
+def command(name: str) -> Callable[[Callable[[Config], None]], Callable[[], None]]:
+    """Make a function of a plain, resolved configuration into the command that conf/`name`.yaml configures.
+
+    A user's mistake becomes one line on standard error and exit status 2, an interruption exit status 130.
+    """
+
+    def decorate(function: Callable[[Config], None]) -> Callable[[], None]:
+        @functools.wraps(function)
+        def task(config: DictConfig) -> None:
+            try:
+                function(plain(config))
+            except (UserError, OmegaConfBaseException) as error:
+                _complain(f"error: {_one_line(error)}")
+                sys.exit(2)
+            except KeyboardInterrupt:
+                _complain("interrupted; the same command goes on from the last checkpoint")
+                sys.exit(130)
+
+        return hydra.main(config_path=str(CONF), config_name=name, version_base="1.3")(task)
+
+    return decorate
+
+
+def plain(config: DictConfig) -> Config:
+    """Resolve a configuration to dicts, lists and values.
+
+    Raises
+    ------
+    UserError
+        When a value that must be given is missing.
+    """
+    missing = OmegaConf.missing_keys(config)
+    if missing:
+        raise UserError("; ".join(f"{key} is missing: give {key}=..." for key in sorted(missing)))
+    return OmegaConf.to_container(config, resolve=True)  # type: ignore[return-value]
+
+
+@rank_zero_only
+def _complain(line: str) -> None:
+    """Print a line on standard error, once for all the processes."""
+    print(line, file=sys.stderr)
+
+
+def _one_line(error: Exception) -> str:
+    """Return the first line of a message, and the key that it is about where OmegaConf names one."""
+    lines = str(error).splitlines()
+    key = next((line.strip().removeprefix("full_key: ") for line in lines if "full_key:" in line), "")
+    return f"{key}: {lines[0]}" if key else " ".join(lines)
+
+
+def load_data(config: Config, fabric: Fabric) -> Dataset:
+    """Load the data that conf/data/ describes, the first process before the others: it may download or decode."""
+    settings = dict(config)
+    source = SOURCES.get(settings.pop("name"))
+    if source is None:
+        raise UserError(f"data.name={config['name']} is not known; choose one of {', '.join(SOURCES)}.")
+    if isinstance(settings.get("unlabelled"), str):
+        settings["unlabelled"] = [settings["unlabelled"]]
+    return first_then_others(fabric, lambda: source(**settings))
+
+
+def data_shape(config: Config) -> tuple[tuple[int, int, int], Sequence[str]]:
+    """Return the volume (C, H, W) of an image and the classes, without loading any."""
+    if config["name"] == "folder":
+        shape = (config["channels"], config["image_size"], config["image_size"])
+        return shape, class_folders(Path(config["root"]).expanduser() / "train")
+    return {"digits": (1, 8, 8), "cifar10": (3, 32, 32)}[config["name"]], [str(k) for k in range(10)]
+
+
+@dataclass
+class StackPlan:
+    """A stack, and how each of its stages is to be trained."""
+
+    stack: Stack
+    training: list[Optimisation]
+
+
+def build_stack(config: Config, images: Tensor, seed: int) -> StackPlan:
+    """Build the untrained stack that conf/stack/ describes, for images (N, C, H, W).
+
+    Raises
+    ------
+    UserError
+        When a stage is unknown, or does not fit what is below it.
+    """
+    from pretrain.seeding import seeded
+
+    stages: list[Stage] = []
+    training = []
+    for name, settings in config["stages"].items():
+        keywords = {key: value for key, value in settings.items() if key not in ("_target_", "training")}
+        in_channels = stages[-1].out_channels if stages else images.shape[1]
+        with seeded(seed, "initialise", name):
+            stages.append(_stage_class(settings["_target_"])(in_channels=in_channels, **keywords))
+        training.append(typed(Optimisation, settings["training"], f"stack.stages.{name}.training"))
+    if not stages:
+        raise UserError(f"stack.name={config['name']} has no stages.")
+    return StackPlan(Stack(stages, images, config["preprocessing"], config["rescale"]), training)
+
+
+def _stage_class(target: str) -> Callable[..., Stage]:
+    try:
+        found = get_class(target)
+    except Exception as error:  # Hydra raises several kinds; each means that there is no such class
+        raise UserError(f"_target_={target} is no kind of stage ({str(error).splitlines()[0]}).") from None
+    if not issubclass(found, Stage):
+        raise UserError(f"_target_={target} is no kind of stage: it must be a subclass of pretrain.stages.Stage.")
+    return found
+
+
+def typed(kind: type, config: Config, where: str) -> Any:
+    """Return an object of a dataclass from a configuration, its types checked.
+
+    Raises
+    ------
+    UserError
+        When a value has the wrong type; the setting is named.
+    """
+    try:
+        return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(kind), config))
+    except OmegaConfBaseException as error:
+        raise UserError(f"{where}.{_one_line(error)}") from None
+
+
+def finetuning_settings(config: Config) -> Finetuning:
+    """Return what conf/finetuning/ describes."""
+    return typed(Finetuning, config, "finetuning")
+
+
+def device_settings(config: Config) -> Device:
+    """Return the device that conf/base.yaml describes."""
+    return typed(Device, config, "device")
+
+
+def blank_images(shape: tuple[int, int, int]) -> Tensor:
+    """Return one black image, to build a stack on where there is no data."""
+    return torch.zeros(1, *shape, dtype=torch.uint8)

@@ -1,0 +1,19 @@
+"""Print the layer table of a network: ``python -m pretrain.describe data=cifar10 stack=cae``."""
+
+from pretrain.config import blank_images, build_stack, command, data_shape
+from pretrain.network import assemble
+from pretrain.runs import Config
+from pretrain.volume import format_rows, layer_rows
+
+
+@command("describe")
+def main(config: Config) -> None:
+    """Show each layer's output volume, parameters and multiply-adds."""
+    shape, classes = data_shape(config["data"])
+    stack = build_stack(config["stack"], blank_images(shape), config["seed"]).stack
+    network = assemble(stack, classes, seed=config["seed"])
+    print(format_rows(layer_rows(network, shape), shape))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,95 @@
+"""Where a run computes: device, precision and processes, through Lightning Fabric."""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+from lightning_fabric import Fabric
+
+from pretrain.errors import UserError
+
+T = TypeVar("T")
+
+
+@dataclass
+class Device:
+    """Where to compute, and in which precision.
+
+    Attributes
+    ----------
+    accelerator : str
+        "auto" (a GPU where there is one), "cpu", "cuda" or "mps".
+    devices : int
+        Processes, each on a device of its own; every batch is shared out among them.
+    precision : str
+        One of Fabric's, for example "32-true" or "bf16-mixed"; "auto" is bfloat16 autocast where the hardware
+        multiplies in it, and float32 elsewhere.
+    threads : int, optional
+        Threads of each process on the CPU; None leaves torch's choice.
+    """
+
+    accelerator: str = "auto"
+    devices: int = 1
+    precision: str = "auto"
+    threads: int | None = None
+
+    def launch(self) -> Fabric:
+        """Start the processes and return the Fabric that they share.
+
+        Raises
+        ------
+        UserError
+            When this machine lacks what is asked for.
+        """
+        logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it announces the precision each time
+        if self.threads is not None:
+            torch.set_num_threads(self.threads)
+        try:
+            # Only a name of a backend of several processes makes Fabric start them on a CPU.
+            strategy = "ddp" if self.devices > 1 else "auto"
+            probe = Fabric(accelerator=self.accelerator, devices=self.devices, strategy=strategy)
+            precision = best_precision(probe.device) if self.precision == "auto" else self.precision
+            fabric = Fabric(
+                accelerator=self.accelerator,
+                devices=self.devices,
+                strategy=strategy,
+                precision=precision,  # type: ignore[arg-type]  # Fabric checks the name
+            )
+            fabric.launch()
+        except (ValueError, RuntimeError) as error:
+            raise UserError(
+                f"device.accelerator={self.accelerator} devices={self.devices} precision={self.precision} "
+                f"cannot be had here: {error}".splitlines()[0]
+            ) from None
+        return fabric
+
+
+def first_then_others(fabric: Fabric, function: Callable[[], T]) -> T:
+    """Call a function in the first process, then in the others: for what writes files that the others read.
+
+    Raises
+    ------
+    UserError
+        In every process, when the first one raises it.
+    """
+    mistake, result = None, None
+    if fabric.global_rank == 0:
+        try:
+            result = function()
+        except UserError as error:
+            mistake = str(error)
+    if mistake := fabric.broadcast(mistake):
+        raise UserError(mistake)
+    return function() if fabric.global_rank else result  # type: ignore[return-value]
+
+
+def best_precision(device: torch.device) -> str:
+    """Return "bf16-mixed" where `device` multiplies bfloat16 in hardware, else "32-true"."""
+    if device.type == "cuda":
+        return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
+    if device.type == "cpu":
+        supported = getattr(torch.cpu, "_is_avx512_bf16_supported", bool)  # private, so it may go away
+        return "bf16-mixed" if supported() else "32-true"
+    return "32-true"

@@ -1,0 +1,22 @@
+"""Fine-tune an assembled network: ``python -m pretrain.finetune init=pretrained stages=runs/cae labels=1000``."""
+
+from pretrain.config import command, device_settings, load_data
+from pretrain.pipeline import run_finetune
+from pretrain.runs import Config
+
+
+@command("finetune")
+def main(config: Config) -> None:
+    """Train end to end on the labels there are, then evaluate on the test split, once."""
+    fabric = device_settings(config["device"]).launch()
+    summary = run_finetune(config, load_data(config["data"], fabric), fabric)
+    if fabric.global_rank == 0:
+        print(
+            f"{summary['arm']}, {summary['labels']:,} labels, seed {summary['seed']}: "
+            f"test accuracy {summary['test_accuracy']:.2%}, {summary['finetune_seconds']:.0f} s"
+        )
+        print(f"numbers and pictures: {config['out']}")
+
+
+if __name__ == "__main__":
+    main()

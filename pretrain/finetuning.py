@@ -1,0 +1,207 @@
+"""Training an assembled ConvNet end to end on the labels there are."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from lightning_fabric import Fabric
+
+from pretrain.data import Dataset
+from pretrain.data.augmentation import random_crop, random_flip
+from pretrain.data.splits import label_subset
+from pretrain.device import Device
+from pretrain.errors import UserError
+from pretrain.evaluation import Evaluation, evaluate
+from pretrain.network import ConvNet, set_trainable
+from pretrain.runs import RunFolder
+from pretrain.seeding import generator
+from pretrain.training import BatchOrder, Loop, Metrics, Optimisation, build_optimizer, schedule_factor
+
+
+@dataclass
+class Finetuning(Optimisation):
+    """How to train the assembled network; the rest is as in `Optimisation`.
+
+    Attributes
+    ----------
+    label_smoothing : float
+        Share of each label spread over all classes (Szegedy et al. 2016).
+    dropout : float
+        Share of the head's inputs dropped while training.
+    crop : int
+        Random shifts by up to so many pixels, edges reflected; 0 for none.
+    flip : bool
+        Mirror half of the images left to right; wrong for digits and text.
+    freeze : bool
+        Train the head only: the layers stay as they are.
+    head_steps : int
+        First so many of the steps train the head only; then all learn, with a new warm-up.
+    layer_rates : list of float or float
+        Learning-rate multiplier of each layer, from the input upwards, or one for all. The head's is 1.
+    evaluate_every : int
+        Steps from one validation to the next.
+    early_stopping : bool
+        Stop when validation accuracy has not risen for `patience` validations, and go back to the best.
+    patience : int
+        See `early_stopping`.
+    """
+
+    steps: int = 1000
+    batch_size: int = 64
+    optimizer: str = "sgd"
+    learning_rate: float = 0.02
+    weight_decay: float = 5e-4
+    label_smoothing: float = 0.1
+    dropout: float = 0.5
+    crop: int = 4
+    flip: bool = True
+    freeze: bool = False
+    head_steps: int = 0
+    layer_rates: Any = 1.0
+    evaluate_every: int = 200
+    early_stopping: bool = False
+    patience: int = 5
+
+    def __post_init__(self) -> None:
+        """Refuse values that cannot be meant."""
+        super().__post_init__()
+        if not 0 <= self.head_steps < self.steps:
+            raise UserError(f"head_steps={self.head_steps}: it must be at least 0 and below steps={self.steps}.")
+
+
+@dataclass
+class Result:
+    """What fine-tuning gave.
+
+    Attributes
+    ----------
+    validation : Evaluation or None
+        On the validation images, where there are any.
+    test : Evaluation
+        On the test split, opened once, at the end.
+    seconds : float
+        Of training alone: without evaluation, logging and checkpoints.
+    images_per_second : float
+        Training images over those seconds.
+    steps : int
+        Updates done: fewer than asked for after early stopping.
+    """
+
+    validation: Evaluation | None
+    test: Evaluation
+    seconds: float
+    images_per_second: float
+    steps: int
+
+
+def finetune(
+    network: ConvNet,
+    data: Dataset,
+    *,
+    labels: int | None = None,
+    seed: int = 0,
+    settings: Finetuning | None = None,
+    fabric: Fabric | None = None,
+    folder: RunFolder | None = None,
+) -> Result:
+    """Train a network on labelled images and evaluate it on the test split, once.
+
+    Parameters
+    ----------
+    network : ConvNet
+        Changed in place.
+    data : Dataset
+        Its training images are seen with their labels as far as the budget goes.
+    labels : int, optional
+        Label budget; None for all.
+    seed : int
+        Draws the label subset, and names every other draw.
+    settings : Finetuning, optional
+        How to train.
+    fabric : Fabric, optional
+        Device and precision; by default the best that there is.
+    folder : RunFolder, optional
+        Where to log and keep checkpoints; a run that is there goes on.
+
+    Raises
+    ------
+    UserError
+        When there are not so many labels, or the settings do not fit the network.
+    """
+    settings = settings or Finetuning()
+    fabric = fabric or Device().launch()
+    subset = data.train.subset(label_subset(data.train.labels, labels, seed))
+    network.head.get_submodule("dropout").p = settings.dropout  # type: ignore[assignment]
+    network.to(fabric.device).to(memory_format=torch.channels_last)
+    order = BatchOrder(len(subset), settings.batch_size, seed, "finetune")
+    smoothing = settings.label_smoothing
+
+    def compute_gradients(step: int) -> Metrics:
+        set_trainable(network.layers, not settings.freeze and step >= settings.head_steps)
+        positions = order(step)[fabric.global_rank :: fabric.world_size]
+        draw = generator(seed, "finetune", "augment", step, fabric.global_rank)
+        images = random_crop(subset.images[positions].to(fabric.device), settings.crop, draw)
+        images = random_flip(images, draw) if settings.flip else images
+        target = subset.labels[positions].to(fabric.device)
+        logits = network(images.contiguous(memory_format=torch.channels_last))
+        loss = F.cross_entropy(logits.float(), target, label_smoothing=smoothing)
+        loss.backward()
+        accuracy = (logits.detach().argmax(dim=1) == target).float().mean()
+        return {"loss": float(loss.detach()), "accuracy": float(accuracy)}
+
+    def validate() -> Metrics:
+        with fabric.autocast():
+            return {"val_accuracy": evaluate(network, data.validation).accuracy}
+
+    checks = len(data.validation) > 0
+    if settings.early_stopping and not checks:
+        raise UserError("finetuning.early_stopping needs validation images: give data.validation more than 0.")
+    loop = Loop(
+        "finetune",
+        network,
+        build_optimizer(_parameter_groups(network, settings), settings),
+        settings,
+        compute_gradients,
+        seed,
+        fabric,
+        folder,
+        evaluate=validate if checks else None,
+        evaluate_every=settings.evaluate_every,
+        best="val_accuracy" if settings.early_stopping else None,
+        patience=settings.patience,
+    )
+    loop.run()
+    network.eval()
+    with fabric.autocast():
+        validation = evaluate(network, data.validation) if checks else None
+        test = evaluate(network, data.open_test())
+    images = loop.step * min(settings.batch_size, len(subset))
+    return Result(validation, test, loop.seconds, images / loop.seconds, loop.step)
+
+
+def _parameter_groups(network: ConvNet, settings: Finetuning) -> list[dict[str, Any]]:
+    """Return a group for each layer and one for the head, each with its learning rate as a function of the step."""
+    count = len(network.layers)
+    given = settings.layer_rates
+    multipliers = [float(given)] * count if isinstance(given, int | float) else [float(rate) for rate in given]
+    if len(multipliers) != count:
+        raise UserError(f"layer_rates={multipliers}: there are {count} layers; give a number for each, or one for all.")
+    groups = []
+    for module, multiplier in zip([*network.layers, network.head], [*multipliers, 1.0], strict=True):
+        groups.append({"params": list(module.parameters()), "rate": _Rate(settings, multiplier)})
+    return groups
+
+
+@dataclass
+class _Rate:
+    """Learning rate of a group: one schedule while the head learns alone, and one for the rest."""
+
+    settings: Finetuning
+    multiplier: float
+
+    def __call__(self, step: int) -> float:
+        first = self.settings.head_steps
+        steps = first if step < first else self.settings.steps - first
+        factor = schedule_factor(step if step < first else step - first, self.settings, steps)
+        return self.settings.learning_rate * self.multiplier * factor

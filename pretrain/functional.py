@@ -1,0 +1,117 @@
+"""Equations only: each a function of tensors, with its source. No state, no modules, no settings."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def scaled_tanh(x: Tensor) -> Tensor:
+    """Return 1.7159 tanh(2x / 3), which has unit gain near the origin for unit-variance inputs.
+
+    References
+    ----------
+    LeCun, Bottou, Orr and Mueller (1998), Efficient BackProp, section 4.4.
+    """
+    return 1.7159 * torch.tanh(x * (2 / 3))
+
+
+def gaussian_noise(x: Tensor, level: float, generator: torch.Generator) -> Tensor:
+    """Return x + level * N(0, 1): `level` is a standard deviation, in the units of `x`.
+
+    References
+    ----------
+    Vincent et al. (2010), Stacked denoising autoencoders, JMLR 11, section 3.3.
+    """
+    return x + level * torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
+
+
+def masking_noise(x: Tensor, level: float, generator: torch.Generator) -> Tensor:
+    """Return `x` with a share `level` in [0, 1] of its elements, chosen at random, set to zero.
+
+    References
+    ----------
+    Vincent et al. (2010), Stacked denoising autoencoders, JMLR 11, section 3.3.
+    """
+    return x * (torch.rand(x.shape, generator=generator, device=x.device) >= level)
+
+
+def salt_and_pepper_noise(x: Tensor, level: float, generator: torch.Generator) -> Tensor:
+    """Return `x` with a share `level` in [0, 1] of its elements set to the batch's least or greatest value.
+
+    References
+    ----------
+    Vincent et al. (2010), Stacked denoising autoencoders, JMLR 11, section 3.3.
+    """
+    draw = torch.rand(x.shape, generator=generator, device=x.device)
+    x = torch.where(draw < level / 2, x.amin(), x)
+    return torch.where(draw >= 1 - level / 2, x.amax(), x)
+
+
+def max_pool_with_switches(x: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """Return the maxima of windows of `size` x `size`, (N, C, H/size, W/size), and where they were.
+
+    References
+    ----------
+    Zeiler and Fergus (2014), Visualizing and understanding convolutional networks, section 2.1.
+    """
+    return F.max_pool2d(x, size, return_indices=True)
+
+
+def unpool_with_switches(pooled: Tensor, switches: Tensor, size: int) -> Tensor:
+    """Put each maximum back where `switches` says it was, with zeros elsewhere: (N, C, H, W).
+
+    References
+    ----------
+    Zeiler and Fergus (2014), Visualizing and understanding convolutional networks, section 2.1.
+    """
+    return F.max_unpool2d(pooled, switches, [size, size])
+
+
+def spatial_winner_take_all(h: Tensor) -> Tensor:
+    """Keep the greatest activation of each map of each image, (N, C, H, W), and set the others to zero.
+
+    References
+    ----------
+    Makhzani and Frey (2015), Winner-take-all autoencoders, section 3.
+    """
+    return h * (h == h.amax(dim=(2, 3), keepdim=True))
+
+
+def lifetime_winner_take_all(h: Tensor, share: float) -> Tensor:
+    """Keep, for each map, the images of the batch with the strongest peaks: a `share` in (0, 1], at least one.
+
+    Applied after `spatial_winner_take_all`, as its authors do. Shape (N, C, H, W) in and out.
+
+    References
+    ----------
+    Makhzani and Frey (2015), Winner-take-all autoencoders, section 3.
+    """
+    peaks = h.amax(dim=(2, 3))  # (N, C)
+    winners = max(1, round(share * len(h)))
+    threshold = peaks.topk(winners, dim=0).values[-1]  # (C,)
+    return h * (peaks >= threshold)[:, :, None, None]
+
+
+def l1_penalty(h: Tensor) -> Tensor:
+    """Return the mean absolute activation, a scalar.
+
+    References
+    ----------
+    Olshausen and Field (1996), Emergence of simple-cell receptive field properties, Nature 381, equation 4.
+    """
+    return h.abs().mean()
+
+
+def kl_penalty(h: Tensor, target: float) -> Tensor:
+    """Return the mean over maps of KL(target || mean activation), for activations in (0, 1); a scalar.
+
+    References
+    ----------
+    Lee, Ekanadham and Ng (2008), Sparse deep belief net model for visual area V2, section 3, for the target;
+    Hinton (2010), A practical guide to training RBMs, section 11, for the cross-entropy form.
+    """
+    precise = torch.promote_types(h.dtype, torch.float32)
+    mean = h.mean(dim=(0, 2, 3), dtype=precise).clamp(1e-6, 1 - 1e-6)  # (C,)
+    goal = torch.full_like(mean, target)
+    divergence = goal * (goal / mean).log() + (1 - goal) * ((1 - goal) / (1 - mean)).log()
+    return divergence.mean()

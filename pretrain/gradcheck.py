@@ -1,0 +1,46 @@
+"""Check gradients numerically: ``python -m pretrain.gradcheck stack=cae``."""
+
+import sys
+
+import torch
+
+from pretrain.config import blank_images, build_stack, command, data_shape
+from pretrain.gradients import check_network, check_stage, format_gradients, turned_off
+from pretrain.network import assemble
+from pretrain.runs import Config
+from pretrain.seeding import generator
+
+
+@command("gradcheck")
+def main(config: Config) -> None:
+    """Check the assembled network, and each stage of the stack on the output of those below."""
+    shape, classes = data_shape(config["data"])
+    seed, count = config["seed"], config["images"]
+    stack = build_stack(config["stack"], blank_images(shape), seed).stack
+    stack.standardise = type(stack.standardise).identity(shape[0])
+    images = torch.rand(count, *shape, generator=generator(seed, "images"), dtype=torch.float64)
+    labels = torch.randint(len(classes), (count,), generator=generator(seed, "classes"))
+    network = assemble(stack, classes, seed=seed)
+    print(f"off, since it would make the estimate meaningless: {', '.join(turned_off([network, *stack]))}")
+    print(f"float64, central differences, {config['dimensions']} dimensions of each parameter\n")
+    options = {"dimensions": config["dimensions"], "seed": seed}
+    checks = {"network": check_network(network, images, labels, **options)}
+    x = images
+    for position, stage in enumerate(stack, 1):
+        checks[f"stage {position}, {type(stage).__name__}"] = check_stage(stage, x, **options)
+        with torch.no_grad():
+            x = stage.layer(x)
+    for name, rows in checks.items():
+        print(f"{name}\n{format_gradients(rows)}\n")
+    worst = max(row.relative_error for rows in checks.values() for row in rows)
+    print(f"greatest relative error {worst:.1e}, tolerance {config['tolerance']:.1e}")
+    if worst > config["tolerance"]:
+        print(
+            "error: a gradient is wrong, or a kink of a rectifier or a pool lies within the step.",
+            file=sys.stderr,
+        )
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

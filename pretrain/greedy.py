@@ -1,0 +1,199 @@
+"""Greedy layer-wise training: each stage learns from what the trained layers below it make of the images."""
+
+from collections.abc import Sequence
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+
+from pretrain.device import Device
+from pretrain.errors import UserError
+from pretrain.runs import RunFolder
+from pretrain.seeding import generator
+from pretrain.stack import SAMPLE, Stack
+from pretrain.stages import Stage
+from pretrain.training import BatchOrder, Loop, Metrics, Optimisation, build_optimizer, schedule_factor
+
+KEPT_BYTES = 4 * 2**30  # what the inputs of a stage may take when they are kept
+
+
+class Inputs:
+    """What a stage learns from: images passed through the frozen layers below it.
+
+    Parameters
+    ----------
+    images : Tensor, (N, C, H, W), uint8 or in [0, 1]
+        Unlabelled images.
+    below : nn.Module
+        Standardisation and the layers below.
+    fabric : Fabric
+        Device and precision.
+    draws : int
+        How many inputs the stage will ask for. They are computed once for all and kept, if at least as many
+        as there are images, if there is a layer below, and if they fit.
+
+    Notes
+    -----
+    Under bfloat16 autocast the kept inputs are bfloat16: what the layers below put out, to the bit.
+    """
+
+    def __init__(self, images: Tensor, below: nn.Module, fabric: Fabric, draws: int):
+        self.images, self.fabric = images, fabric
+        self.below = below.to(fabric.device).eval()
+        self.kept: Tensor | None = None
+        depth = len(below) - 1 if isinstance(below, nn.Sequential) else 1
+        if depth and draws >= len(images):
+            sample = self._compute(torch.arange(min(2, len(images))))
+            if sample[0].numel() * sample.element_size() * len(images) <= KEPT_BYTES:
+                self.kept = self._compute_all(sample)
+
+    def __len__(self) -> int:
+        """Return how many there are."""
+        return len(self.images)
+
+    def __getitem__(self, positions: Tensor) -> Tensor:
+        """Return inputs, (n, C, H, W), float32 on the device, of the images at `positions`."""
+        x = self._compute(positions) if self.kept is None else self.kept[positions.to(self.kept.device)]
+        return x.float().contiguous(memory_format=torch.channels_last)
+
+    @torch.no_grad()
+    def _compute(self, positions: Tensor) -> Tensor:
+        images = self.images[positions].to(self.fabric.device).contiguous(memory_format=torch.channels_last)
+        with self.fabric.autocast():
+            return self.below(images)
+
+    def _compute_all(self, sample: Tensor) -> Tensor:
+        shape = (len(self), *sample.shape[1:])
+        kept = torch.empty(shape, dtype=sample.dtype, device=sample.device, memory_format=torch.channels_last)
+        for positions in torch.arange(len(self)).split(500):
+            kept[positions[0] : positions[-1] + 1] = self._compute(positions)
+        return kept
+
+
+def fit_stage(
+    stage: Stage,
+    inputs: Inputs,
+    settings: Optimisation,
+    *,
+    seed: int,
+    name: str,
+    fabric: Fabric,
+    folder: RunFolder | None = None,
+) -> Loop:
+    """Train one stage on its inputs, whatever kind it is.
+
+    Parameters
+    ----------
+    stage : Stage
+        Changed in place.
+    inputs : Inputs
+        What it learns from.
+    settings : Optimisation
+        How long and how fast.
+    seed : int
+        Names every random draw, with `name`.
+    name : str
+        Phase of the run, in its log.
+    fabric : Fabric
+        Device and precision.
+    folder : RunFolder, optional
+        Where to log and keep checkpoints; a run that is there goes on.
+
+    Returns
+    -------
+    Loop
+        With its seconds and its history.
+    """
+    stage.to(fabric.device).to(memory_format=torch.channels_last)
+    stage.prepare(_sample(inputs, seed), generator(seed, name, "prepare"))
+    order = BatchOrder(len(inputs), settings.batch_size, seed, name)
+
+    def compute_gradients(step: int) -> Metrics:
+        positions = order(step)[fabric.global_rank :: fabric.world_size]
+        draw = generator(seed, name, "noise", step, fabric.global_rank, device=fabric.device)
+        return stage.accumulate_grad(inputs[positions], draw)
+
+    def rate(step: int) -> float:
+        return settings.learning_rate * schedule_factor(step, settings, settings.steps)
+
+    optimizer = build_optimizer([{"params": list(stage.parameters()), "rate": rate}], settings)
+    loop = Loop(name, stage, optimizer, settings, compute_gradients, seed, fabric, folder)
+    loop.run()
+    stage.eval()
+    return loop
+
+
+def fit_stages(
+    stack: Stack,
+    images: Tensor,
+    settings: Optimisation | Sequence[Optimisation] | None = None,
+    *,
+    seed: int = 0,
+    upto: int | None = None,
+    fabric: Fabric | None = None,
+    folder: RunFolder | None = None,
+) -> list[Loop]:
+    """Train the stages of a stack greedily, from the input upwards.
+
+    Parameters
+    ----------
+    stack : Stack
+        Changed in place.
+    images : Tensor, (N, C, H, W), uint8 or in [0, 1]
+        Unlabelled images.
+    settings : Optimisation or sequence of Optimisation, optional
+        For all stages, or one for each.
+    seed : int
+        Names every random draw.
+    upto : int, optional
+        Train the first so many stages only.
+    fabric : Fabric, optional
+        Device and precision; by default the best that there is.
+    folder : RunFolder, optional
+        Where to log, and keep stack.pt after each stage; a run that is there goes on.
+
+    Returns
+    -------
+    list of Loop
+        One for each stage trained by this call.
+    """
+    fabric = fabric or Device().launch()
+    each = list(settings) if isinstance(settings, Sequence) else [settings or Optimisation()] * len(stack)
+    stack.to(fabric.device).to(memory_format=torch.channels_last)
+    finished = load_stack(stack, folder) if folder else 0
+    loops = []
+    for position in range(finished, len(stack) if upto is None else upto):
+        stage, wanted = stack[position], each[position]
+        inputs = Inputs(images, stack.below(position), fabric, wanted.steps * wanted.batch_size)
+        name = f"stage {position + 1}"
+        loops.append(fit_stage(stage, inputs, wanted, seed=seed, name=name, fabric=fabric, folder=folder))
+        if stack.rescale:
+            stage.layer.measure_scale(_sample(inputs, seed))
+        if folder:
+            folder.save("stack.pt", {"finished": position + 1, "stack": stack.state_dict()})
+            fabric.barrier()  # the other processes read it only once it is whole
+    return loops
+
+
+def load_stack(stack: Stack, folder: RunFolder) -> int:
+    """Load into `stack` what a run has finished of it, and return how many stages that is.
+
+    Raises
+    ------
+    UserError
+        When the checkpoint is of another stack.
+    """
+    checkpoint = folder.load("stack.pt")
+    if checkpoint is None:
+        return 0
+    try:
+        stack.load_state_dict(checkpoint["stack"])
+    except (RuntimeError, KeyError):
+        raise UserError(f"{folder.path / 'stack.pt'} is of another stack: its layers have other shapes.") from None
+    return checkpoint["finished"]
+
+
+def _sample(inputs: Inputs, seed: int) -> Tensor:
+    """Return the same few inputs for every purpose of one stage."""
+    positions = torch.randperm(len(inputs), generator=generator(seed, "sample"))[:SAMPLE]
+    return inputs[positions]

@@ -1,0 +1,123 @@
+"""Pictures of a run: filters, reconstructions, learning curves, confusion."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from matplotlib.figure import Figure
+from sklearn.metrics import ConfusionMatrixDisplay
+from torch import Tensor
+from torchvision.utils import make_grid
+
+from pretrain.evaluation import Evaluation
+from pretrain.stack import Stack
+
+SHOWN = 64  # filters in a picture
+# Okabe and Ito's colours, which people with any colour vision can tell apart.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write a figure as a PNG."""
+    figure.savefig(path, dpi=110, bbox_inches="tight", facecolor="white")
+
+
+@torch.no_grad()
+def project(stack: Stack, upto: int) -> Tensor:
+    """Return what each of the first filters of a layer stands for in pixels: (filters, C, size, size).
+
+    A filter is drawn as its weights on the layer below, these as theirs, and so on down to the image, as if
+    there were no rectifiers and each pooled position counted the same for every place of its window. For the
+    first layer these are the filters themselves.
+    """
+    layers = [stage.layer for stage in stack][:upto]
+    x = torch.eye(layers[-1].conv.out_channels)[:SHOWN, :, None, None]
+    for layer in reversed(layers):
+        if x.shape[-1] > 1:
+            x = F.interpolate(x, scale_factor=layer.pool_size)
+        x = F.conv_transpose2d(x, layer.conv.weight.float(), stride=layer.conv.stride)
+    return x
+
+
+def filters(stack: Stack, upto: int) -> Figure:
+    """Draw the filters of a layer in the colours of the image; grey is zero, each has its own contrast."""
+    fields = project(stack, upto)
+    fields = fields / fields.abs().amax(dim=(1, 2, 3), keepdim=True).clamp(min=1e-12)
+    total = stack[upto - 1].out_channels
+    figure = Figure(figsize=(6, 6.3))
+    axes = figure.subplots()
+    columns = round(len(fields) ** 0.5)
+    _show(axes, make_grid(fields / 2 + 0.5, nrow=columns, padding=1, pad_value=1.0))
+    shown = "all" if total == len(fields) else f"the first {len(fields)} of"
+    axes.set_title(f"Stage {upto}: {shown} {total} filters, as pixels", fontsize=11)
+    return figure
+
+
+def reconstructions(stack: Stack, images: Tensor, upto: int) -> Figure:
+    """Draw images above what is left of them after each of the first stages, decoded through the whole stack.
+
+    Raises
+    ------
+    NotImplementedError
+        When a stage has no decoder.
+    """
+    original = images.float() / 255 if images.dtype == torch.uint8 else images
+    rows = [original, *(stack.reconstruct(images, k) for k in range(1, upto + 1))]
+    figure = Figure(figsize=(1.05 * len(images) + 1, 1.05 * len(rows) + 0.4))
+    for axes, row, k in zip(figure.subplots(len(rows), squeeze=False)[:, 0], rows, range(len(rows)), strict=True):
+        _show(axes, make_grid(row, nrow=len(row), padding=1, pad_value=1.0))
+        axes.set_ylabel("image" if k == 0 else f"through\nstage{'s 1-' + str(k) if k > 1 else ' 1'}", fontsize=9)
+    return figure
+
+
+def _show(axes: Any, picture: Tensor) -> None:
+    axes.imshow(picture.permute(1, 2, 0).clamp(0, 1).numpy(), interpolation="nearest")
+    axes.set(xticks=[], yticks=[])
+    axes.spines[:].set_visible(False)
+
+
+def confusion(evaluation: Evaluation, classes: Sequence[str]) -> Figure:
+    """Draw the confusion matrix in shares of each true class, with each class's accuracy."""
+    counts = evaluation.confusion
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    labels = [f"{name} ({evaluation.per_class[name]:.0%})" for name in classes]
+    size = max(4.5, 0.55 * len(classes) + 1.5)
+    figure = Figure(figsize=(size + 0.8, size))
+    axes = figure.subplots()
+    display = ConfusionMatrixDisplay(100 * shares, display_labels=classes)
+    display.plot(ax=axes, cmap="Blues", values_format=".0f", colorbar=False, xticks_rotation=45)
+    axes.set_yticklabels(labels)
+    axes.set(
+        title=f"Test accuracy {evaluation.accuracy:.1%}; % of each true class",
+        xlabel="predicted",
+        ylabel="true (accuracy)",
+    )
+    return figure
+
+
+def learning_curves(rows: Sequence[dict[str, Any]]) -> Figure:
+    """Draw loss and accuracy over the steps of a fine-tuning run."""
+    figure = Figure(figsize=(9, 3.2), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    training = [row for row in rows if "loss" in row]
+    checks = [row for row in rows if "val_accuracy" in row]
+    steps = [row["step"] for row in training]
+    left.plot(steps, [row["loss"] for row in training], color=COLOURS[0])
+    left.set(xlabel="step", ylabel="training loss", ylim=(0, None))
+    right.plot(steps, [100 * row["accuracy"] for row in training], color=COLOURS[0], label="training batch")
+    if checks:
+        right.plot(
+            [row["step"] for row in checks],
+            [100 * row["val_accuracy"] for row in checks],
+            "o-",
+            color=COLOURS[1],
+            label="validation",
+        )
+    right.set(xlabel="step", ylabel="accuracy (%)", ylim=(0, 100))
+    right.legend(frameon=False)
+    for axes in (left, right):
+        axes.spines[["top", "right"]].set_visible(False)
+    return figure

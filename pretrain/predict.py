@@ -1,0 +1,36 @@
+"""Classify a folder of images: ``python -m pretrain.predict run=runs/ft images=DIR``."""
+
+import csv
+import sys
+from contextlib import nullcontext
+from pathlib import Path
+
+from pretrain.config import command
+from pretrain.data import load_unlabelled
+from pretrain.errors import UserError
+from pretrain.network import ConvNet
+from pretrain.runs import Config
+
+
+@command("predict")
+def main(config: Config) -> None:
+    """Write a CSV: file, class, and the probability of each class."""
+    file = Path(config["run"], "network.pt")
+    if not file.exists():
+        raise UserError(f"run={config['run']} holds no trained network (no network.pt).")
+    network = ConvNet.load(file)
+    channels, size, _ = network.image_shape
+    decoded = load_unlabelled([config["images"]], size, channels, cache=None)
+    probabilities = network.predict_proba(decoded.images)
+    with Path(config["out"]).open("w", newline="") if config["out"] else nullcontext(sys.stdout) as stream:
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow(["file", "class", *network.classes])
+        for path, row in zip(decoded.paths, probabilities.tolist(), strict=True):
+            best = network.classes[row.index(max(row))]
+            writer.writerow([path, best, *(f"{p:.4f}" for p in row)])
+    for skip in decoded.skipped:
+        print(f"skipped {skip.path}: {skip.reason}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,232 @@
+"""A run's folder: what it was told, where it ran, what it measured, and how to go on after an interruption."""
+
+import json
+import os
+import platform
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from pretrain.data.images import Skipped
+from pretrain.errors import UserError
+
+Config = dict[str, Any]
+
+
+class RunFolder:
+    """The folder of one run: config.yaml, env.json, metrics.jsonl, checkpoints, and summary.json last.
+
+    Parameters
+    ----------
+    path : Path
+        The folder.
+    writes : bool
+        False in all but the first of several processes: nothing is written then.
+    """
+
+    def __init__(self, path: Path, writes: bool = True):
+        self.path, self.writes = Path(path), writes
+
+    @classmethod
+    def open(
+        cls,
+        path: str | Path,
+        config: Config,
+        *,
+        overwrite: bool = False,
+        ignore: Iterable[str] = (),
+        writes: bool = True,
+    ) -> "RunFolder":
+        """Begin a run in `path`, or go on with the one that is there.
+
+        Parameters
+        ----------
+        path : str or Path
+            The folder; made when missing.
+        config : dict
+            The run's settings. Those of a run that is there must be the same.
+        overwrite : bool
+            Throw the run that is there away, if its settings differ.
+        ignore : iterable of str
+            Settings, by dotted path, that may differ: they do not change what is computed.
+
+        Raises
+        ------
+        UserError
+            When the folder holds a run with other settings (the differing ones are named), or no run but
+            other files.
+        """
+        folder = cls(Path(path), writes)
+        if (folder.path / "config.yaml").exists():
+            begun = any(folder.path.glob("*.pt")) or (folder.path / "metrics.jsonl").exists()
+            differing = differences(folder.config(), config, ignore) if begun else []
+            if differing and not overwrite:
+                raise UserError(
+                    f"{path} holds a run with other settings: {'; '.join(differing)}. "
+                    "Give another out=, or overwrite=true to begin it again."
+                )
+            if differing:
+                folder._clear()
+        elif folder.path.exists() and any(folder.path.iterdir()):
+            raise UserError(f"{path} is not empty and holds no run: give another out=.")
+        if folder.writes:
+            folder.path.mkdir(parents=True, exist_ok=True)
+            write_text(folder.path / "config.yaml", yaml.safe_dump(config, sort_keys=False))
+            write_text(folder.path / "env.json", json.dumps(environment(), indent=2) + "\n")
+        return folder
+
+    def _clear(self) -> None:
+        """Delete what a run writes into its folder, and nothing else."""
+        if self.writes:
+            for pattern in ("*.json", "*.jsonl", "*.pt", "*.png", "*.csv", "config.yaml"):
+                for file in self.path.glob(pattern):
+                    file.unlink()
+
+    def config(self) -> Config:
+        """Return the run's settings.
+
+        Raises
+        ------
+        UserError
+            When the folder holds no run.
+        """
+        file = self.path / "config.yaml"
+        if not file.exists():
+            raise UserError(f"{self.path} holds no run (no config.yaml).")
+        return yaml.safe_load(file.read_text())
+
+    def summary(self) -> dict[str, Any] | None:
+        """Return the summary of a complete run; None while it is not complete."""
+        file = self.path / "summary.json"
+        return json.loads(file.read_text()) if file.exists() else None
+
+    def write_summary(self, summary: Mapping[str, Any]) -> None:
+        """Mark the run as complete; the checkpoint to go on from is not needed any more."""
+        if self.writes:
+            write_text(self.path / "summary.json", json.dumps(summary, indent=2) + "\n")
+            (self.path / "checkpoint.pt").unlink(missing_ok=True)
+
+    def log(self, row: Mapping[str, Any]) -> None:
+        """Add a row to metrics.jsonl."""
+        if self.writes:
+            with (self.path / "metrics.jsonl").open("a") as file:
+                file.write(json.dumps(row) + "\n")
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """Return the rows of metrics.jsonl."""
+        file = self.path / "metrics.jsonl"
+        return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+
+    def rewind(self, phase: str, step: int) -> None:
+        """Drop what was logged in this phase after `step`: an interrupted run does it again."""
+        rows = self.metrics()
+        kept = [row for row in rows if row["phase"] != phase or row["step"] <= step]
+        if self.writes and len(kept) < len(rows):
+            write_text(self.path / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in kept))
+
+    def save(self, name: str, state: Mapping[str, Any]) -> None:
+        """Write a checkpoint; an interruption leaves the former one whole."""
+        if self.writes:
+            scratch = self.path / f"{name}.part"
+            torch.save(dict(state), scratch)
+            scratch.replace(self.path / name)
+
+    def load(self, name: str) -> dict[str, Any] | None:
+        """Read a checkpoint, as data alone (nothing in it is executed); None where there is none."""
+        file = self.path / name
+        return load_data(file) if file.exists() else None
+
+    def write_skipped(self, skipped: list[Skipped]) -> None:
+        """List the files that could not be read as images, and say how many there are."""
+        if skipped and self.writes:
+            lines = "".join(f"{json.dumps(s.path)},{json.dumps(s.reason)}\n" for s in skipped)
+            write_text(self.path / "skipped.csv", "path,reason\n" + lines)
+            print(
+                f"{len(skipped):,} files could not be read as images and were skipped; see {self.path / 'skipped.csv'}",
+                file=sys.stderr,
+            )
+
+
+def load_data(file: Path) -> dict[str, Any]:
+    """Read a checkpoint of tensors and plain values.
+
+    Raises
+    ------
+    UserError
+        When the file is damaged or holds anything else.
+    """
+    try:
+        return torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many kinds; each means that the file cannot be used
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"{file} is not a checkpoint that can be read ({reason}).") from None
+
+
+def write_text(file: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    scratch = file.with_name(f"{file.name}.part")
+    scratch.write_text(text)
+    scratch.replace(file)
+
+
+def differences(there: Config, wanted: Config, ignore: Iterable[str] = ()) -> list[str]:
+    """Return one phrase for each setting that differs, named by its dotted path."""
+    before, after = _flatten(there), _flatten(wanted)
+    ignored = tuple(f"{key}." for key in ignore)
+    keys = [key for key in {**before, **after} if not f"{key}.".startswith(ignored)]
+    return [
+        f"{key} is {before.get(key, 'not set')} there and {after.get(key, 'not set')} here"
+        for key in keys
+        if before.get(key, "not set") != after.get(key, "not set")
+    ]
+
+
+def _flatten(config: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(config, dict) or not config:
+        return {prefix: config}
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        flat |= _flatten(value, f"{prefix}.{key}" if prefix else str(key))
+    return flat
+
+
+def environment() -> dict[str, Any]:
+    """Return versions, processor, threads and commit: what else a result may depend on."""
+    from importlib.metadata import version
+
+    packages = ("torch", "torchvision", "lightning-fabric", "hydra-core", "scikit-learn", "scipy", "numpy")
+    return {
+        "command": command_line(),
+        "python": platform.python_version(),
+        **{package: version(package) for package in packages},
+        "platform": platform.platform(),
+        "processor": torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "commit": _commit(),
+    }
+
+
+def command_line() -> str:
+    """Return the command that this process runs, as one would type it."""
+    program, *arguments = sys.argv
+    path = Path(program)
+    module = f"-m pretrain.{path.stem}" if path.parent.name == "pretrain" else path.name
+    return f"python {module} {shlex.join(arguments)}".strip()
+
+
+def _commit() -> str | None:
+    """Return the package's commit, where it is used from a clone of its own."""
+    root = Path(__file__).parent.parent
+    if not (root / ".git").exists():
+        return None
+    command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    return result.stdout.strip() or None

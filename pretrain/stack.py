@@ -1,0 +1,91 @@
+"""A stack: stages one above the other, and how the images are brought to the first of them."""
+
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator
+
+import torch
+from torch import Tensor, nn
+
+from pretrain.errors import UserError
+from pretrain.preprocessing import Standardise
+from pretrain.stages import Stage
+from pretrain.volume import layer_rows
+
+SAMPLE = 1000  # unlabelled images that measure a layer's scale and prepare a stage
+
+
+class Stack(nn.Module):
+    """Stages from the input upwards, above standardised images.
+
+    Parameters
+    ----------
+    stages : iterable of Stage
+        The channels of each fit those of the one below.
+    images : Tensor, (N, C, H, W)
+        Unlabelled images, uint8 or in [0, 1]: their shape and statistics are taken.
+    preprocessing : {"standardise", "none"}
+        Zero mean and unit variance in each channel, or pixels from 0 to 1 as they are.
+    rescale : bool
+        Give each layer's output unit variance for what is built on top of it, once it has learnt.
+
+    Raises
+    ------
+    UserError
+        When a stage does not fit what is below it.
+    """
+
+    def __init__(
+        self,
+        stages: Iterable[Stage],
+        images: Tensor,
+        preprocessing: str = "standardise",
+        rescale: bool = True,
+    ):
+        super().__init__()
+        if preprocessing not in ("standardise", "none"):
+            raise UserError(f"stack.preprocessing={preprocessing} is not known; choose one of standardise, none.")
+        self.stages = nn.ModuleList(stages)
+        self.image_shape: tuple[int, int, int] = tuple(images.shape[1:])  # type: ignore[assignment]
+        self.rescale = rescale
+        measured = preprocessing == "standardise"
+        self.standardise = Standardise.from_images(images) if measured else Standardise.identity(self.image_shape[0])
+        layers: OrderedDict[str, nn.Module] = OrderedDict(
+            (f"stage {k}", stage.layer) for k, stage in enumerate(self, 1)
+        )
+        layer_rows(nn.Sequential(layers), self.image_shape)
+
+    def __iter__(self) -> Iterator[Stage]:
+        """Go through the stages, from the input upwards."""
+        return (self[position] for position in range(len(self)))
+
+    def __getitem__(self, position: int) -> Stage:
+        """Return the stage at `position`, counted from 0 at the input."""
+        stage = self.stages[position]
+        assert isinstance(stage, Stage)
+        return stage
+
+    def __len__(self) -> int:
+        """Return how many stages there are."""
+        return len(self.stages)
+
+    def below(self, position: int) -> nn.Sequential:
+        """Return what the stage at `position` (from 0) stands on: standardisation and the layers below."""
+        return nn.Sequential(self.standardise, *(stage.layer for stage in list(self)[:position]))
+
+    @torch.no_grad()
+    def reconstruct(self, images: Tensor, upto: int) -> Tensor:
+        """Encode images through the first `upto` stages and decode them again: pixels in [0, 1].
+
+        Raises
+        ------
+        NotImplementedError
+            When one of these stages has no decoder.
+        """
+        x = self.standardise(images)
+        contexts = []
+        for stage in list(self)[:upto]:
+            x, context = stage.encode(x)
+            contexts.append(context)
+        for stage, context in reversed(list(zip(self, contexts, strict=False))):
+            x = stage.decode(x, context)
+        return self.standardise.inverse(x)

@@ -1,0 +1,19 @@
+"""Train the stages of a stack greedily: ``python -m pretrain.stage data=cifar10 stack=cae out=runs/cae``."""
+
+from pretrain.config import command, device_settings, load_data
+from pretrain.pipeline import run_stages
+from pretrain.runs import Config
+
+
+@command("stage")
+def main(config: Config) -> None:
+    """Train all the stages, or the first ``upto``; go on with a run that is there."""
+    fabric = device_settings(config["device"]).launch()
+    summary = run_stages(config, load_data(config["data"], fabric), fabric)
+    if fabric.global_rank == 0:
+        print(f"{summary['stages']} stages of {summary['stack']} trained in {summary['pretrain_seconds']:.0f} s")
+        print(f"filters and reconstructions: {config['out']}/stage*.png")
+
+
+if __name__ == "__main__":
+    main()

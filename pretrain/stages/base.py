@@ -1,0 +1,219 @@
+"""What every kind of stage shares: the layer that the ConvNet keeps, and the contract for training it."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pretrain.errors import UserError
+from pretrain.functional import scaled_tanh
+
+Metrics = Mapping[str, float]
+
+
+class ScaledTanh(nn.Module):
+    """The activation 1.7159 tanh(2x / 3); see `pretrain.functional.scaled_tanh`."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the activation of `x`, of the same shape."""
+        return scaled_tanh(x)
+
+
+ACTIVATIONS: dict[str, type[nn.Module]] = {
+    "relu": nn.ReLU,
+    "zero_bias_relu": nn.ReLU,  # the convolution has no bias
+    "scaled_tanh": ScaledTanh,
+    "sigmoid": nn.Sigmoid,
+}
+
+
+def choose(option: str, value: str, choices: Any) -> str:
+    """Return `value` if it is one of `choices`; otherwise raise a `UserError` that lists them."""
+    if value not in choices:
+        raise UserError(f"{option}={value} is not known; choose one of {', '.join(choices)}.")
+    return value
+
+
+class Layer(nn.Module):
+    """One layer of the ConvNet: convolution, activation, max-pooling, and a scale.
+
+    Parameters
+    ----------
+    in_channels, out_channels : int
+        Maps in and out.
+    kernel_size : int
+        Side of the filters in pixels.
+    stride : int
+        Step of the convolution in pixels.
+    padding : int, optional
+        Zeros added on each side; by default as many as keep the size at stride 1, ``kernel_size // 2``.
+    activation : str
+        One of `ACTIVATIONS`; "zero_bias_relu" is a ReLU after a convolution without bias.
+    pool : int
+        Side and stride of the max-pooling window; 1 for none.
+
+    Notes
+    -----
+    `scale` multiplies the output. It is set once the layer has learnt, so that its activations have unit
+    variance for what is built on top, and folded into the convolution when the network is assembled.
+    """
+
+    scale: Tensor
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        kernel_size: int,
+        stride: int = 1,
+        padding: int | None = None,
+        activation: str = "relu",
+        pool: int = 1,
+    ):
+        super().__init__()
+        choose("activation", activation, ACTIVATIONS)
+        for name, value in {
+            "in_channels": in_channels,
+            "out_channels": out_channels,
+            "kernel_size": kernel_size,
+            "stride": stride,
+            "pool": pool,
+        }.items():
+            if value < 1:
+                raise UserError(f"{name}={value}: it must be at least 1.")
+        self.padding = padding = kernel_size // 2 if padding is None else padding
+        if padding < 0:
+            raise UserError(f"padding={padding}: it must be at least 0.")
+        self.settings: dict[str, Any] = {
+            "in_channels": in_channels,
+            "out_channels": out_channels,
+            "kernel_size": kernel_size,
+            "stride": stride,
+            "padding": padding,
+            "activation": activation,
+            "pool": pool,
+        }
+        bias = activation != "zero_bias_relu"
+        self.conv = nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding, bias=bias)
+        self.activation = ACTIVATIONS[activation]()
+        self.pool = nn.MaxPool2d(pool) if pool > 1 else nn.Identity()
+        self.register_buffer("scale", torch.ones(()))
+
+    @property
+    def pool_size(self) -> int:
+        """Side of the pooling window, 1 where there is none."""
+        return self.settings["pool"]
+
+    def hidden(self, x: Tensor) -> Tensor:
+        """Return the activations before pooling, without the scale: (N, C, H, W) -> (N, C', H', W')."""
+        return self.activation(self.conv(x))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the layer's output: (N, C, H, W) -> (N, C', H'', W'')."""
+        return self.pool(self.hidden(x)) * self.scale
+
+    @torch.no_grad()
+    def measure_scale(self, inputs: Tensor) -> None:
+        """Set the scale so that the output has unit variance on `inputs`, (N, C, H, W): a few hundred are enough.
+
+        Raises
+        ------
+        UserError
+            When the output is the same everywhere: the layer is dead.
+        """
+        self.scale.fill_(1.0)
+        std = self(inputs).float().std()
+        if not std > 1e-12:
+            raise UserError("a layer's output is constant on the unlabelled images: lower its learning rate.")
+        self.scale.copy_(1 / std)
+
+    @torch.no_grad()
+    def fold_scale(self) -> None:
+        """Move the scale into the convolution, where the activation is positively homogeneous.
+
+        The function computed stays the same. Left outside, a factor s on the output would multiply the
+        learning rate of the weights, relative to their size, by s squared.
+        """
+        if isinstance(self.activation, nn.ReLU):
+            for parameter in self.conv.parameters():
+                parameter.mul_(self.scale)
+            self.scale.fill_(1.0)
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Initialise as a network trained from scratch is: He et al. (2015) for ReLU, else Glorot and Bengio (2010)."""
+        if isinstance(self.activation, nn.ReLU):
+            nn.init.kaiming_normal_(self.conv.weight, nonlinearity="relu")
+        else:
+            nn.init.xavier_normal_(self.conv.weight)
+        if self.conv.bias is not None:
+            nn.init.zeros_(self.conv.bias)
+        self.scale.fill_(1.0)
+
+
+class Stage(nn.Module, ABC):
+    """One layer of the network with the machinery that trains it; the machinery is thrown away at the end.
+
+    A subclass sets `layer` in its constructor, which takes `in_channels` and the keywords of its YAML.
+    Whatever else it learns or remembers is a parameter or a buffer outside `layer`, so that a resumed run
+    goes on exactly.
+
+    Attributes
+    ----------
+    layer : Layer
+        All that the ConvNet keeps: (N, C, H, W) -> (N, C', H', W'), deterministic.
+    out_channels : int
+        C'.
+    monitor : str
+        The metric that should fall while the stage trains.
+    """
+
+    layer: Layer
+    out_channels: int
+    monitor: str = "loss"
+
+    def prepare(self, images: Tensor, generator: torch.Generator) -> None:
+        """Look at a sample of the inputs, (N, C, H, W), once before training; does nothing unless overridden."""
+
+    @abstractmethod
+    def accumulate_grad(self, x: Tensor, generator: torch.Generator) -> Metrics:
+        """Write the gradient of this stage's own parameters for one batch, and return scalar metrics.
+
+        Parameters
+        ----------
+        x : Tensor, (N, C, H, W)
+            What the layers below make of a batch of images. Not changed.
+        generator : torch.Generator
+            For every random draw of this step; on the device of `x`.
+        """
+
+    def encode(self, x: Tensor) -> tuple[Tensor, Any]:
+        """Return the layer's output for `x`, and what `decode` needs besides it."""
+        return self.layer(x), None
+
+    def decode(self, y: Tensor, context: Any) -> Tensor:
+        """Return a reconstruction of the input from the layer's output, where this kind of stage has one.
+
+        Raises
+        ------
+        NotImplementedError
+            When it has none; pictures of reconstructions are then left out.
+        """
+        raise NotImplementedError
+
+
+class AutogradStage(Stage):
+    """A stage that learns by differentiating a loss."""
+
+    @abstractmethod
+    def losses(self, x: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
+        """Return scalars for one batch: "loss", which is differentiated, and others that are only shown."""
+
+    def accumulate_grad(self, x: Tensor, generator: torch.Generator) -> Metrics:
+        """Differentiate "loss" and return all of `losses` as numbers."""
+        losses = self.losses(x.detach(), generator)
+        losses["loss"].backward()
+        return {name: float(value.detach()) for name, value in losses.items()}

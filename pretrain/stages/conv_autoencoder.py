@@ -1,0 +1,197 @@
+"""The convolutional autoencoder, as a stage."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pretrain import functional
+from pretrain.errors import UserError
+from pretrain.stages.base import AutogradStage, Layer, choose
+
+CORRUPTIONS = {
+    "none": None,
+    "gaussian": functional.gaussian_noise,
+    "masking": functional.masking_noise,
+    "salt_and_pepper": functional.salt_and_pepper_noise,
+}
+
+
+class Corruption(nn.Module):
+    """Random corruption of the input while training; like dropout, it does nothing in eval mode.
+
+    Parameters
+    ----------
+    kind : {"none", "gaussian", "masking", "salt_and_pepper"}
+        Which noise; see `pretrain.functional`.
+    level : float
+        The noise's standard deviation ("gaussian"), or the share of elements changed.
+    """
+
+    def __init__(self, kind: str, level: float):
+        super().__init__()
+        choose("corruption", kind, CORRUPTIONS)
+        if level < 0 or (kind != "gaussian" and level > 1):
+            raise UserError(f"corruption_level={level}: it must be a share from 0 to 1 (any size for gaussian).")
+        self.kind, self.level = kind, level
+
+    def forward(self, x: Tensor, generator: torch.Generator) -> Tensor:
+        """Return `x` corrupted, of the same shape."""
+        noise = CORRUPTIONS[self.kind]
+        return noise(x, self.level, generator) if noise and self.training else x
+
+    def extra_repr(self) -> str:
+        """Name the noise, for printing."""
+        return f"{self.kind}, level={self.level}"
+
+
+class ConvAutoencoder(AutogradStage):
+    """A convolutional autoencoder: reconstruct the input from the activations of one convolutional layer.
+
+    ``h = activation(W * corrupt(x) + b)``, pooled and unpooled by its switches where asked; the
+    reconstruction is ``W~ * h + c`` with W~ the transposed convolution (Masci et al. 2011, equation 2). W~ has
+    the filters of W where tied, and its own where not.
+
+    Parameters
+    ----------
+    in_channels : int
+        Channels of the input.
+    out_channels : int
+        Number of filters.
+    kernel_size, stride, padding, pool
+        Those of `Layer`.
+    activation : {"relu", "zero_bias_relu", "scaled_tanh", "sigmoid"}
+        The non-linearity of the layer. Without biases (Memisevic, Konda and Krueger 2015; Paine et al. 2014)
+        an overcomplete layer cannot become the identity by shifting its rectifiers open.
+    tied : bool
+        Decode with the encoder's filters.
+    corruption, corruption_level
+        Noise on the input, which the reconstruction must undo (Vincent et al. 2010); see `Corruption`.
+    unpooling : {"switches", "none"}
+        "switches": the code is the pooled maps, put back where the maxima were; so only one activation of a
+        window takes part (Masci et al. 2011). "none": pooling is left out while the stage learns.
+    sparsity : {"none", "l1", "kl", "spatial_winner_take_all", "lifetime_winner_take_all"}
+        A penalty on the activations, or a competition between them while the stage learns.
+    sparsity_weight : float
+        Factor of the penalty ("l1", "kl").
+    sparsity_target : float
+        Wanted mean activation ("kl"), or share of the batch that may win ("lifetime_winner_take_all").
+    reconstruction : {"mse", "cross_entropy"}
+        The loss: mean over all elements. Cross-entropy needs inputs from 0 to 1.
+
+    References
+    ----------
+    Masci, Meier, Ciresan and Schmidhuber (2011), Stacked convolutional auto-encoders. ICANN.
+    Memisevic, Konda and Krueger (2015), Zero-bias autoencoders and the benefits of co-adapting features. ICLR.
+    Makhzani and Frey (2015), Winner-take-all autoencoders. NeurIPS.
+    """
+
+    SPARSITIES = ("none", "l1", "kl", "spatial_winner_take_all", "lifetime_winner_take_all")
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int = 64,
+        kernel_size: int = 3,
+        stride: int = 1,
+        padding: int | None = None,
+        activation: str = "relu",
+        pool: int = 2,
+        tied: bool = True,
+        corruption: str = "none",
+        corruption_level: float = 0.2,
+        unpooling: str = "none",
+        sparsity: str = "none",
+        sparsity_weight: float = 0.1,
+        sparsity_target: float = 0.05,
+        reconstruction: str = "mse",
+    ):
+        super().__init__()
+        choose("unpooling", unpooling, ("switches", "none"))
+        choose("sparsity", sparsity, self.SPARSITIES)
+        choose("reconstruction", reconstruction, ("mse", "cross_entropy"))
+        if sparsity == "kl" and activation != "sigmoid":
+            raise UserError(f"sparsity=kl needs activations from 0 to 1: use activation=sigmoid, not {activation}.")
+        if not 0 < sparsity_target < 1:
+            raise UserError(f"sparsity_target={sparsity_target}: it must lie between 0 and 1.")
+        self.out_channels = out_channels
+        self.unpooling, self.reconstruction = unpooling, reconstruction
+        self.sparsity, self.sparsity_weight, self.sparsity_target = sparsity, sparsity_weight, sparsity_target
+        self.layer = Layer(
+            in_channels,
+            out_channels,
+            kernel_size=kernel_size,
+            stride=stride,
+            padding=padding,
+            activation=activation,
+            pool=pool,
+        )
+        # Glorot's variance counts both directions: the same filters encode and, transposed, decode.
+        nn.init.xavier_normal_(self.layer.conv.weight)
+        if self.layer.conv.bias is not None:
+            nn.init.zeros_(self.layer.conv.bias)
+        self.corruption = Corruption(corruption, corruption_level)
+        self.visible_bias = nn.Parameter(torch.zeros(in_channels))
+        self.decoder = None if tied else nn.Parameter(self.layer.conv.weight.detach().clone())
+
+    def prepare(self, images: Tensor, generator: torch.Generator) -> None:
+        """Refuse inputs that the reconstruction loss is not defined for."""
+        if self.reconstruction == "cross_entropy" and (images.amin() < 0 or images.amax() > 1):
+            raise UserError(
+                f"reconstruction=cross_entropy needs inputs from 0 to 1, but they go from {float(images.amin()):.3g} "
+                f"to {float(images.amax()):.3g}: use reconstruction=mse, or stack.preprocessing=none with "
+                "stack.rescale=false and sigmoid stages."
+            )
+
+    def losses(self, x: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
+        """Return the loss, its part that is reconstruction error, and the share of activations above zero."""
+        hidden = self.layer.hidden(self.corruption(x, generator))
+        if self.unpooling == "switches" and self.layer.pool_size > 1:
+            pooled, switches = functional.max_pool_with_switches(hidden, self.layer.pool_size)
+            hidden = functional.unpool_with_switches(pooled, switches, self.layer.pool_size)
+        code = self._compete(hidden)
+        error = self._reconstruction_error(self._decode_hidden(code), x)
+        return {
+            "loss": error + self._penalty(hidden),
+            "reconstruction": error,
+            "active": (code.detach() > 0).float().mean(),
+        }
+
+    def encode(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return the layer's output and the switches of its pooling (None without pooling)."""
+        hidden = self.layer.hidden(x)
+        if self.layer.pool_size == 1:
+            return hidden * self.layer.scale, None
+        pooled, switches = functional.max_pool_with_switches(hidden, self.layer.pool_size)
+        return pooled * self.layer.scale, switches
+
+    def decode(self, y: Tensor, context: Tensor | None) -> Tensor:
+        """Return the reconstruction of the input from the layer's output and the switches of its pooling."""
+        hidden = y / self.layer.scale
+        if context is not None:
+            hidden = functional.unpool_with_switches(hidden, context, self.layer.pool_size)
+        x = self._decode_hidden(hidden)
+        return x.sigmoid() if self.reconstruction == "cross_entropy" else x
+
+    def _decode_hidden(self, hidden: Tensor) -> Tensor:
+        conv = self.layer.conv
+        filters = conv.weight if self.decoder is None else self.decoder
+        return F.conv_transpose2d(hidden, filters, self.visible_bias, conv.stride, self.layer.padding)
+
+    def _compete(self, hidden: Tensor) -> Tensor:
+        if self.sparsity.endswith("winner_take_all"):
+            hidden = functional.spatial_winner_take_all(hidden)
+        if self.sparsity == "lifetime_winner_take_all":
+            hidden = functional.lifetime_winner_take_all(hidden, self.sparsity_target)
+        return hidden
+
+    def _penalty(self, hidden: Tensor) -> Tensor:
+        if self.sparsity == "l1":
+            return self.sparsity_weight * functional.l1_penalty(hidden)
+        if self.sparsity == "kl":
+            return self.sparsity_weight * functional.kl_penalty(hidden, self.sparsity_target)
+        return hidden.new_zeros(())
+
+    def _reconstruction_error(self, decoded: Tensor, x: Tensor) -> Tensor:
+        if self.reconstruction == "cross_entropy":
+            return F.binary_cross_entropy_with_logits(decoded.to(x.dtype), x)
+        return F.mse_loss(decoded.to(x.dtype), x)

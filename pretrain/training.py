@@ -1,0 +1,280 @@
+"""The one training loop: batches, optimiser, schedule, clock, log and checkpoints, for stages and fine-tuning."""
+
+import copy
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+
+from pretrain.errors import UserError
+from pretrain.progress import Progress
+from pretrain.runs import RunFolder
+from pretrain.seeding import derive_seed, generator, seeded
+
+Metrics = Mapping[str, float]
+LOG_EVERY = 20  # steps
+CHECKPOINT_EVERY = 30.0  # seconds
+
+
+@dataclass
+class Optimisation:
+    """How long and how fast to learn.
+
+    Attributes
+    ----------
+    steps : int
+        Updates.
+    batch_size : int
+        Images an update; all of them where there are fewer.
+    optimizer : str
+        "sgd" (with momentum, Nesterov's where asked) or "adamw".
+    learning_rate : float
+        The highest of the schedule.
+    momentum : float
+        Of SGD.
+    nesterov : bool
+        Nesterov's momentum (Sutskever et al. 2013).
+    weight_decay : float
+        L2 penalty for SGD; decoupled for AdamW (Loshchilov and Hutter 2019). Biases are not decayed.
+    warmup : float
+        Share of the steps in which the rate rises linearly.
+    schedule : str
+        "cosine" (Loshchilov and Hutter 2017, to zero) or "constant", after the warm-up.
+    """
+
+    steps: int = 400
+    batch_size: int = 128
+    optimizer: str = "adamw"
+    learning_rate: float = 1e-3
+    momentum: float = 0.9
+    nesterov: bool = True
+    weight_decay: float = 0.0
+    warmup: float = 0.05
+    schedule: str = "cosine"
+
+    def __post_init__(self) -> None:
+        """Refuse values that cannot be meant."""
+        if self.optimizer not in ("sgd", "adamw"):
+            raise UserError(f"optimizer={self.optimizer} is not known; choose one of sgd, adamw.")
+        if self.schedule not in ("cosine", "constant"):
+            raise UserError(f"schedule={self.schedule} is not known; choose one of cosine, constant.")
+        for name in ("steps", "batch_size"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name}={getattr(self, name)}: it must be at least 1.")
+
+
+def schedule_factor(step: int, settings: Optimisation, steps: int) -> float:
+    """Return what the learning rate is multiplied by at `step` of `steps`, counted from 0: in (0, 1]."""
+    warm = math.ceil(settings.warmup * steps)
+    if step < warm:
+        return (step + 1) / (warm + 1)
+    if settings.schedule == "constant":
+        return 1.0
+    return 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))
+
+
+def build_optimizer(groups: list[dict[str, Any]], settings: Optimisation) -> torch.optim.Optimizer:
+    """Return the optimiser of parameter groups, each {"params": [...], ...}; biases go undecayed."""
+    split = []
+    for group in groups:
+        matrices = [p for p in group["params"] if p.ndim > 1]
+        vectors = [p for p in group["params"] if p.ndim <= 1]
+        split += [{**group, "params": matrices}, {**group, "params": vectors, "weight_decay": 0.0}]
+    split = [group for group in split if group["params"]]
+    if settings.optimizer == "sgd":
+        return torch.optim.SGD(
+            split,
+            lr=settings.learning_rate,
+            momentum=settings.momentum,
+            nesterov=settings.nesterov,
+            weight_decay=settings.weight_decay,
+        )
+    return torch.optim.AdamW(split, lr=settings.learning_rate, weight_decay=settings.weight_decay)
+
+
+@dataclass
+class BatchOrder:
+    """Which images make up the batch of each step: a new permutation for each pass.
+
+    Attributes
+    ----------
+    count : int
+        Images.
+    batch_size : int
+        Images a step; the rest of a pass that fills no batch waits for another permutation.
+    seed, name
+        Name the draw.
+    """
+
+    count: int
+    batch_size: int
+    seed: int
+    name: str
+    _pass: tuple[int, Tensor] = field(default=(-1, torch.empty(0)), repr=False)
+
+    def __call__(self, step: int) -> Tensor:
+        """Return positions of images, (batch_size,) or all of them where there are fewer."""
+        size = min(self.batch_size, self.count)
+        passes, place = divmod(step, self.count // size)
+        if self._pass[0] != passes:
+            draw = generator(self.seed, self.name, "order", passes)
+            self._pass = passes, torch.randperm(self.count, generator=draw)
+        return self._pass[1][place * size : (place + 1) * size]
+
+
+@dataclass
+class Loop:
+    """One training run of a module.
+
+    Attributes
+    ----------
+    name : str
+        Phase of the run, in its log and its random draws.
+    module : nn.Module
+        What learns; its state goes into the checkpoints.
+    optimizer : torch.optim.Optimizer
+        Over its parameters. A group's "rate" is called with the step and gives its learning rate.
+    settings : Optimisation
+        Steps and batch size.
+    compute_gradients : callable
+        Takes the step, writes the gradients, returns scalar metrics.
+    seed : int
+        The run's.
+    fabric : Fabric
+        Device, precision, processes.
+    folder : RunFolder, optional
+        Where to log and keep checkpoints.
+    evaluate : callable, optional
+        Returns metrics of the module as it stands; its time is not counted.
+    evaluate_every : int
+        Steps from one evaluation to the next; the last step has one in any case.
+    best : str, optional
+        A metric of `evaluate`: stop once it has not risen for `patience` evaluations, and go back to its best.
+    patience : int
+        See `best`.
+    """
+
+    name: str
+    module: nn.Module
+    optimizer: torch.optim.Optimizer
+    settings: Optimisation
+    compute_gradients: Callable[[int], Metrics]
+    seed: int
+    fabric: Fabric
+    folder: RunFolder | None = None
+    evaluate: Callable[[], Metrics] | None = None
+    evaluate_every: int = 100
+    best: str | None = None
+    patience: int = 5
+    step: int = 0
+    seconds: float = 0.0
+    best_value: float = -math.inf
+    best_step: int = 0
+    best_state: dict[str, Tensor] | None = None
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+    def run(self) -> None:
+        """Learn until the last step, from the last checkpoint on where there is one."""
+        self._resume()
+        saved = time.monotonic()
+        shown = self.fabric.global_rank == 0
+        size = self.settings.batch_size
+        progress = Progress(
+            self.name, self.settings.steps, initial=self.step, unit="images", per_step=size, shown=shown
+        )
+        with progress, seeded(self.seed, self.name):
+            while self.step < self.settings.steps and not self._stale():
+                metrics = self._timed_step()
+                self.step += 1
+                last = self.step == self.settings.steps
+                if last or self.step % LOG_EVERY == 0:
+                    self._check(metrics)
+                    self._log(metrics)
+                if self.evaluate and (last or self.step % self.evaluate_every == 0):
+                    self._evaluate()
+                progress.update(self.step, ", ".join(f"{k} {v:.4g}" for k, v in metrics.items()))
+                if not last and time.monotonic() - saved > CHECKPOINT_EVERY:
+                    self._save()
+                    saved = time.monotonic()
+        if self.best_state is not None:
+            self.module.load_state_dict(self.best_state)
+
+    def _timed_step(self) -> Metrics:
+        started = time.monotonic()
+        # Dropout and the like take no generator: each step seeds the global one by its name.
+        torch.manual_seed(derive_seed(self.seed, self.name, "step", self.step, self.fabric.global_rank))
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["rate"](self.step)
+        self.optimizer.zero_grad(set_to_none=True)
+        with self.fabric.autocast():
+            metrics = self.compute_gradients(self.step)
+        if self.fabric.world_size > 1:
+            for parameter in self.module.parameters():
+                if parameter.grad is not None:
+                    mean = self.fabric.all_reduce(parameter.grad, reduce_op="mean")
+                    assert isinstance(mean, Tensor)
+                    parameter.grad.copy_(mean)
+        self.optimizer.step()
+        self.seconds += time.monotonic() - started
+        return metrics
+
+    def _check(self, metrics: Metrics) -> None:
+        if not all(math.isfinite(value) for value in metrics.values()):
+            raise UserError(
+                f"{self.name}: not a finite number any more at step {self.step} "
+                f"({', '.join(f'{k} {v:.3g}' for k, v in metrics.items())}): "
+                f"lower learning_rate={self.settings.learning_rate:g}."
+            )
+
+    def _log(self, metrics: Metrics) -> None:
+        row = {"phase": self.name, "step": self.step, "seconds": round(self.seconds, 3), **metrics}
+        self.history.append(row)
+        if self.folder:
+            self.folder.log(row)
+
+    def _evaluate(self) -> None:
+        assert self.evaluate
+        self.module.eval()
+        metrics = self.evaluate()
+        self.module.train()
+        self._log(metrics)
+        if self.best and metrics[self.best] > self.best_value:
+            self.best_value, self.best_step = metrics[self.best], self.step
+            self.best_state = copy.deepcopy(self.module.state_dict())
+
+    def _stale(self) -> bool:
+        return self.best is not None and self.step - self.best_step >= self.patience * self.evaluate_every
+
+    def _save(self) -> None:
+        if self.folder:
+            self.folder.save(
+                "checkpoint.pt",
+                {
+                    "phase": self.name,
+                    "module": self.module.state_dict(),
+                    "optimizer": {
+                        "state": self.optimizer.state_dict()["state"],
+                    },
+                    "progress": {
+                        name: getattr(self, name)
+                        for name in ("step", "seconds", "best_value", "best_step", "best_state")
+                    },
+                },
+            )
+
+    def _resume(self) -> None:
+        self.module.train()
+        checkpoint = self.folder.load("checkpoint.pt") if self.folder else None
+        if checkpoint and checkpoint["phase"] == self.name:
+            self.module.load_state_dict(checkpoint["module"])
+            groups = self.optimizer.state_dict()["param_groups"]
+            self.optimizer.load_state_dict({**checkpoint["optimizer"], "param_groups": groups})
+            for name, value in checkpoint["progress"].items():
+                setattr(self, name, value)
+        if self.folder:
+            self.folder.rewind(self.name, self.step)

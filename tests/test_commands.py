@@ -1,0 +1,100 @@
+"""Each command as a user types it, from a folder that is not the clone."""
+
+import csv
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from conftest import SMALL
+from PIL import Image
+
+CLASSES = ("dark", "light")
+
+
+def run(folder, command, *arguments):
+    environment = {**os.environ, "XDG_CACHE_HOME": str(folder / ".cache"), "OMP_NUM_THREADS": "1", "HOME": str(folder)}
+    return subprocess.run(
+        [sys.executable, "-m", f"pretrain.{command}", *arguments],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A user's folder of images: two classes, a damaged file, and images without classes."""
+    root = tmp_path_factory.mktemp("user")
+    draw = np.random.default_rng(0)
+    for split, count in (("train", 20), ("test", 6)):
+        for name, level in zip(CLASSES, (40, 200), strict=True):
+            (root / "photos" / split / name).mkdir(parents=True)
+            for k in range(count):
+                pixels = draw.normal(level, 20, (24, 30, 3)).clip(0, 255).astype(np.uint8)
+                Image.fromarray(pixels).save(root / "photos" / split / name / f"{k}.png")
+    (root / "photos" / "train" / "dark" / "broken.png").write_bytes(b"no image")
+    return root
+
+
+DATA = ["data=folder", "data.root=photos", "data.image_size=16", "data.validation=8"]
+
+
+def test_from_images_to_predictions(folder):
+    stage = run(folder, "stage", *DATA, *SMALL, "out=runs/cae")
+    assert stage.returncode == 0, stage.stderr
+    assert "1 files could not be read" in stage.stderr
+    options = [*DATA, *SMALL, "init=pretrained", "stages=runs/cae", "finetuning.steps=60", "labels=16"]
+    finetune = run(folder, "finetune", *options, "out=runs/ft")
+    assert finetune.returncode == 0, finetune.stderr
+    assert "test accuracy 100.00%" in finetune.stdout
+    predict = run(folder, "predict", "run=runs/ft", "images=photos/test")
+    assert predict.returncode == 0, predict.stderr
+    rows = list(csv.DictReader(predict.stdout.splitlines()))
+    assert len(rows) == 12
+    for row in rows:
+        assert row["class"] == row["file"].split("/")[-2]
+        assert float(row["dark"]) + float(row["light"]) == pytest.approx(1, abs=1e-3)
+    assert {path.name for path in folder.iterdir()} <= {"photos", "runs", ".cache", ".config"}
+
+
+def test_two_processes_share_a_batch(folder):
+    options = [*DATA, *SMALL, "device.devices=2", "out=runs/two", "device.precision=32-true"]
+    both = run(folder, "stage", *options)
+    assert both.returncode == 0, both.stderr
+    assert both.stdout.count("stages of") == 1
+
+
+def test_two_processes_make_one_line_of_a_mistake(folder):
+    both = run(folder, "stage", "device.devices=2", "device.accelerator=cpu", "out=photos")
+    assert both.returncode == 2
+    assert both.stderr == "error: photos is not empty and holds no run: give another out=.\n"
+
+
+@pytest.mark.parametrize(
+    ("command", "arguments", "message"),
+    [
+        ("finetune", ["data=folder", "data.root=nowhere", "out=runs/x"], "nowhere/train is missing"),
+        ("finetune", ["data=folder", "out=runs/x"], "data.root is missing"),
+        ("predict", ["run=runs/nothing", "images=photos"], "holds no trained network"),
+        ("report", ["run=photos"], "holds no run"),
+        (
+            "describe",
+            ["stack.stages.stage1.kernel_size=20", "stack.stages.stage1.padding=0"],
+            "wider than the padded input",
+        ),
+        ("stage", ["out=photos"], "is not empty and holds no run"),
+        ("stage", ["device.accelerator=abacus", "out=runs/y"], "device.accelerator=abacus"),
+    ],
+)
+def test_a_mistake_gives_one_line_and_a_status(folder, command, arguments, message):
+    result = run(folder, command, *arguments)
+    assert result.returncode == 2
+    lines = result.stderr.splitlines()
+    assert len(lines) == 1
+    assert lines[0].startswith("error: ")
+    assert message in lines[0]

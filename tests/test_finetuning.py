@@ -1,0 +1,140 @@
+import copy
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.nn.functional as F
+from sklearn.metrics import balanced_accuracy_score, confusion_matrix
+
+import pretrain
+from pretrain.data.splits import label_subset
+from pretrain.errors import UserError
+from pretrain.evaluation import evaluate
+from pretrain.finetuning import finetune
+from pretrain.runs import RunFolder
+from pretrain.training import BatchOrder, Loop
+
+SETTINGS = pretrain.Finetuning(steps=12, batch_size=16, crop=1, flip=False, evaluate_every=4)
+
+
+@pytest.fixture
+def network(stack, digits):
+    return pretrain.assemble(stack, digits.classes, seed=0, pretrained=False, unlabelled=digits.unlabelled)
+
+
+def bits(network):
+    return torch.cat([parameter.detach().flatten() for parameter in network.parameters()])
+
+
+def test_the_plain_case_is_torchs_own_training(network, digits, fabric):
+    settings = replace(
+        SETTINGS, crop=0, dropout=0.0, label_smoothing=0.0, warmup=0.0, schedule="constant", weight_decay=0.0
+    )
+    theirs = copy.deepcopy(network).eval()
+    finetune(network, digits, labels=50, seed=3, settings=settings, fabric=fabric)
+    subset = digits.train.subset(label_subset(digits.train.labels, 50, 3))
+    order = BatchOrder(50, 16, 3, "finetune")
+    optimizer = torch.optim.SGD(theirs.parameters(), lr=settings.learning_rate, momentum=0.9, nesterov=True)
+    for step in range(settings.steps):
+        optimizer.zero_grad()
+        F.cross_entropy(theirs(subset.images[order(step)]), subset.labels[order(step)]).backward()
+        optimizer.step()
+    torch.testing.assert_close(bits(network), bits(theirs), rtol=1e-4, atol=1e-5)
+
+
+def test_a_frozen_network_trains_its_head_alone(network, digits, fabric):
+    before = copy.deepcopy(network)
+    finetune(network, digits, labels=50, settings=replace(SETTINGS, freeze=True), fabric=fabric)
+    assert torch.equal(bits(network.layers), bits(before.layers))
+    assert not torch.equal(bits(network.head), bits(before.head))
+
+
+def test_the_head_goes_first_and_then_all_learn(network, digits, fabric, monkeypatch):
+    learning = []
+    step = Loop._timed_step
+
+    def watched(loop):
+        before = [bits(layer).clone() for layer in loop.module.layers]
+        metrics = step(loop)
+        learning.append(not all(torch.equal(a, bits(b)) for a, b in zip(before, loop.module.layers, strict=True)))
+        return metrics
+
+    monkeypatch.setattr(Loop, "_timed_step", watched)
+    finetune(network, digits, labels=50, settings=replace(SETTINGS, head_steps=5), fabric=fabric)
+    assert learning == [False] * 5 + [True] * 7
+
+
+def test_a_layer_with_rate_zero_stays_and_the_rates_are_as_many_as_the_layers(network, digits, fabric):
+    before = copy.deepcopy(network)
+    settings = replace(SETTINGS, layer_rates=[0.0, 1.0], weight_decay=0.0)
+    finetune(network, digits, labels=50, settings=settings, fabric=fabric)
+    assert torch.equal(bits(network.layers[0]), bits(before.layers[0]))
+    assert not torch.equal(bits(network.layers[1]), bits(before.layers[1]))
+    with pytest.raises(UserError, match="there are 2 layers"):
+        finetune(network, digits, labels=50, settings=replace(SETTINGS, layer_rates=[1.0]), fabric=fabric)
+
+
+def test_the_same_seed_gives_the_same_bits(network, digits, fabric):
+    copies = [copy.deepcopy(network) for _ in range(3)]
+    for each, seed in zip(copies, (0, 0, 1), strict=True):
+        finetune(each, digits, labels=50, seed=seed, settings=SETTINGS, fabric=fabric)
+    assert torch.equal(bits(copies[0]), bits(copies[1]))
+    assert not torch.equal(bits(copies[0]), bits(copies[2]))
+
+
+def test_an_interrupted_run_goes_on_to_the_same_bits(network, digits, fabric, tmp_path, monkeypatch):
+    settings = replace(SETTINGS, head_steps=4, early_stopping=True)
+    whole, first, second = (copy.deepcopy(network) for _ in range(3))
+    expected = finetune(whole, digits, labels=50, settings=settings, fabric=fabric)
+    monkeypatch.setattr("pretrain.training.CHECKPOINT_EVERY", 0.0)
+    folder = RunFolder.open(tmp_path / "run", {})
+    step = Loop._timed_step
+
+    def interrupted(loop):
+        if loop.step == 9:
+            raise KeyboardInterrupt
+        return step(loop)
+
+    monkeypatch.setattr(Loop, "_timed_step", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        finetune(first, digits, labels=50, settings=settings, fabric=fabric, folder=folder)
+    monkeypatch.setattr(Loop, "_timed_step", step)
+    result = finetune(second, digits, labels=50, settings=settings, fabric=fabric, folder=folder)
+    assert torch.equal(bits(whole), bits(second))
+    assert result.test.accuracy == expected.test.accuracy
+    assert [row["step"] for row in folder.metrics() if "val_accuracy" in row] == [4, 8, 12]
+
+
+def test_the_test_split_is_opened_once_and_after_the_last_step(network, digits, fabric, monkeypatch):
+    events = []
+    step = Loop._timed_step
+    monkeypatch.setattr(Loop, "_timed_step", lambda loop: events.append("step") or step(loop))
+    watched = replace(digits, open_test=lambda: events.append("test") or digits.open_test())
+    finetune(network, watched, labels=50, settings=SETTINGS, fabric=fabric)
+    assert events == ["step"] * 12 + ["test"]
+
+
+def test_test_images_change_nothing_in_what_is_learnt(network, digits, fabric):
+    test = digits.open_test()
+    shuffled = pretrain.Labelled(test.images, test.labels.flip(0))
+    networks = [copy.deepcopy(network) for _ in range(2)]
+    settings = replace(SETTINGS, early_stopping=True)
+    for each, split in zip(networks, (test, shuffled), strict=True):
+        finetune(each, replace(digits, open_test=lambda s=split: s), labels=50, settings=settings, fabric=fabric)
+    assert torch.equal(bits(networks[0]), bits(networks[1]))
+
+
+def test_evaluation_agrees_with_scikit_learn(network, digits):
+    test = digits.open_test()
+    predicted = [int(name) for name in network.predict(test.images)]
+    result = evaluate(network, test)
+    assert (result.confusion == confusion_matrix(test.labels, predicted)).all()
+    assert result.accuracy == pytest.approx(sum(p == t for p, t in zip(predicted, test.labels, strict=True)) / 500)
+    recall = sum(result.per_class.values()) / 10
+    assert recall == pytest.approx(balanced_accuracy_score(test.labels, predicted))
+
+
+def test_it_learns_digits(stack, digits, fabric):
+    network = pretrain.assemble(stack, digits.classes, seed=0, pretrained=False, unlabelled=digits.unlabelled)
+    settings = pretrain.Finetuning(steps=250, batch_size=32, dropout=0.0, crop=0, flip=False)
+    assert finetune(network, digits, settings=settings, fabric=fabric).test.accuracy > 0.95

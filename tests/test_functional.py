@@ -1,0 +1,158 @@
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch.distributions import Bernoulli, kl_divergence
+
+from pretrain import functional
+from pretrain.seeding import generator
+
+NOISES = [functional.gaussian_noise, functional.masking_noise, functional.salt_and_pepper_noise]
+COUNT = 20_000
+
+
+def draw(*names):
+    return generator(0, "test", *names)
+
+
+def uniform(*shape, dtype=torch.float32):
+    return torch.rand(shape, generator=draw(*shape), dtype=dtype)
+
+
+def within_five_sigma(share, level, count):
+    return abs(share - level) < 5 * math.sqrt(level * (1 - level) / count)
+
+
+def test_scaled_tanh_is_its_closed_form():
+    x = torch.linspace(-4, 4, 41, dtype=torch.float64)
+    expected = torch.tensor([1.7159 * math.tanh(2 * value / 3) for value in x.tolist()], dtype=torch.float64)
+    torch.testing.assert_close(functional.scaled_tanh(x), expected, rtol=1e-14, atol=1e-15)
+
+
+def test_scaled_tanh_maps_plus_and_minus_one_to_themselves_as_lecun_wanted():
+    ends = torch.tensor([-1.0, 1.0], dtype=torch.float64)
+    torch.testing.assert_close(functional.scaled_tanh(ends), ends, rtol=0, atol=2e-5)
+
+
+def test_gaussian_noise_has_the_standard_deviation_asked_for():
+    x = uniform(COUNT, dtype=torch.float64)
+    noise = functional.gaussian_noise(x, 0.3, draw("noise")) - x
+    assert abs(noise.std() - 0.3) < 5 * 0.3 / math.sqrt(2 * COUNT)
+    assert abs(noise.mean()) < 5 * 0.3 / math.sqrt(COUNT)
+
+
+@pytest.mark.parametrize("level", [0.1, 0.5, 0.9])
+def test_masking_noise_sets_the_share_asked_for_to_zero_and_leaves_the_rest(level):
+    x = uniform(COUNT) + 1
+    noisy = functional.masking_noise(x, level, draw("noise"))
+    changed = noisy != x
+    assert within_five_sigma(changed.double().mean().item(), level, COUNT)
+    assert (noisy[changed] == 0).all()
+
+
+@pytest.mark.parametrize("level", [0.1, 0.5, 0.9])
+def test_salt_and_pepper_noise_sets_half_the_share_to_the_least_and_half_to_the_greatest_value(level):
+    x = torch.randn(COUNT, generator=draw("values"))
+    noisy = functional.salt_and_pepper_noise(x, level, draw("noise"))
+    least, greatest = noisy == x.min(), noisy == x.max()
+    assert within_five_sigma(least.double().mean().item(), level / 2, COUNT)
+    assert within_five_sigma(greatest.double().mean().item(), level / 2, COUNT)
+    assert torch.equal(noisy[~(least | greatest)], x[~(least | greatest)])
+
+
+@pytest.mark.parametrize("noise", NOISES)
+def test_noise_of_level_zero_changes_nothing(noise):
+    x = uniform(50)
+    assert torch.equal(noise(x, 0.0, draw("noise")), x)
+
+
+def test_masking_and_salt_and_pepper_of_level_one_leave_no_element_as_it_was():
+    x = uniform(1000)
+    assert not functional.masking_noise(x, 1.0, draw("noise")).any()
+    assert set(functional.salt_and_pepper_noise(x, 1.0, draw("noise")).tolist()) == {x.min().item(), x.max().item()}
+
+
+@pytest.mark.parametrize("noise", NOISES)
+def test_noise_is_named_by_its_generator_and_leaves_its_input_alone(noise):
+    x = uniform(100)
+    before = x.clone()
+    assert torch.equal(noise(x, 0.5, draw("a")), noise(x, 0.5, draw("a")))
+    assert not torch.equal(noise(x, 0.5, draw("a")), noise(x, 0.5, draw("b")))
+    assert torch.equal(x, before)
+
+
+@pytest.mark.parametrize("size", [2, 3])
+def test_unpooling_puts_the_maxima_back_where_they_were_with_zeros_elsewhere(size):
+    x = torch.randn(2, 3, 6, 6, generator=draw("values"), dtype=torch.float64)
+    expected = torch.zeros_like(x)
+    for n in range(2):
+        for c in range(3):
+            for top in range(0, 6, size):
+                for left in range(0, 6, size):
+                    cells = [(i, j) for i in range(top, top + size) for j in range(left, left + size)]
+                    i, j = max(cells, key=lambda cell: x[n, c, cell[0], cell[1]].item())
+                    expected[n, c, i, j] = x[n, c, i, j]
+    pooled, switches = functional.max_pool_with_switches(x, size)
+    assert torch.equal(pooled, F.max_pool2d(x, size))
+    assert torch.equal(functional.unpool_with_switches(pooled, switches, size), expected)
+
+
+def test_spatial_winner_take_all_keeps_the_one_greatest_activation_of_each_map():
+    h = uniform(3, 4, 5, 5)
+    kept = functional.spatial_winner_take_all(h)
+    for n in range(3):
+        for c in range(4):
+            flat = h[n, c].flatten().tolist()
+            winner = flat.index(max(flat))
+            assert kept[n, c].flatten().tolist() == [value if k == winner else 0 for k, value in enumerate(flat)]
+
+
+@pytest.mark.parametrize(("share", "winners"), [(0.05, 1), (0.25, 2), (0.5, 4), (1.0, 8)])
+def test_lifetime_winner_take_all_keeps_the_images_with_the_strongest_peaks_of_each_map(share, winners):
+    h = functional.spatial_winner_take_all(uniform(8, 3, 4, 4))
+    kept = functional.lifetime_winner_take_all(h, share)
+    for c in range(3):
+        order = sorted(range(8), key=lambda n: h[n, c].max().item(), reverse=True)
+        for place, n in enumerate(order):
+            expected = h[n, c] if place < winners else torch.zeros_like(h[n, c])
+            assert torch.equal(kept[n, c], expected)
+
+
+def test_l1_penalty_is_the_mean_absolute_activation():
+    h = torch.tensor([[[[1.0, -2.0], [0.0, 5.0]]]])
+    assert functional.l1_penalty(h).item() == 2.0
+
+
+@pytest.mark.parametrize("target", [0.05, 0.3])
+def test_kl_penalty_is_the_divergence_between_bernoulli_variables(target):
+    h = uniform(4, 6, 3, 3, dtype=torch.float64)
+    mean = h.transpose(0, 1).flatten(1).mean(1)
+    explicit = [target * math.log(target / q) + (1 - target) * math.log((1 - target) / (1 - q)) for q in mean.tolist()]
+    penalty = functional.kl_penalty(h, target)
+    torch.testing.assert_close(penalty.item(), sum(explicit) / 6, rtol=1e-12, atol=0)
+    goal = Bernoulli(torch.full_like(mean, target))
+    torch.testing.assert_close(penalty, kl_divergence(goal, Bernoulli(mean)).mean(), rtol=1e-12, atol=0)
+
+
+def test_kl_penalty_is_zero_at_its_target_and_finite_for_dead_and_saturated_maps():
+    assert abs(functional.kl_penalty(torch.full((2, 3, 2, 2), 0.2, dtype=torch.float64), 0.2)) < 1e-15
+    assert functional.kl_penalty(torch.zeros(2, 3, 2, 2), 0.2).isfinite()
+    assert functional.kl_penalty(torch.ones(2, 3, 2, 2), 0.2).isfinite()
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        functional.scaled_tanh,
+        *(lambda x, noise=noise: noise(x, 0.5, draw("noise")) for noise in NOISES),
+        lambda x: functional.max_pool_with_switches(x, 2)[0],
+        lambda x: functional.unpool_with_switches(*functional.max_pool_with_switches(x, 2), 2),
+        functional.spatial_winner_take_all,
+        lambda x: functional.lifetime_winner_take_all(x, 0.5),
+        functional.l1_penalty,
+        lambda x: functional.kl_penalty(x, 0.1),
+    ],
+)
+def test_float64_stays_float64(function):
+    assert function(uniform(2, 3, 4, 4, dtype=torch.float64)).dtype == torch.float64

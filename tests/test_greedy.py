@@ -1,0 +1,114 @@
+import copy
+
+import pytest
+import torch
+
+import pretrain
+from pretrain.errors import UserError
+from pretrain.greedy import Inputs, fit_stages, load_stack
+from pretrain.runs import RunFolder
+from pretrain.training import Loop
+
+SETTINGS = pretrain.Optimisation(steps=12, batch_size=16)
+
+
+def bits(module):
+    return [tensor.clone() for tensor in module.state_dict().values()]
+
+
+def same(left, right):
+    return all(torch.equal(a, b) for a, b in zip(left, right, strict=True))
+
+
+def test_a_stage_learns_from_the_output_of_the_trained_layers_below(stack, digits, fabric):
+    fit_stages(stack, digits.unlabelled, SETTINGS, fabric=fabric, upto=1)
+    inputs = Inputs(digits.unlabelled, stack.below(1), fabric, draws=10**6)
+    positions = torch.tensor([5, 900, 31])
+    expected = stack[0].layer(stack.standardise(digits.unlabelled[positions]))
+    assert inputs.kept is not None
+    torch.testing.assert_close(inputs[positions], expected.detach())
+
+
+def test_kept_inputs_are_those_computed_for_each_batch(stack, digits, fabric):
+    kept, computed = (Inputs(digits.unlabelled, stack.below(1), fabric, draws=draws) for draws in (10**6, 1))
+    assert computed.kept is None
+    positions = torch.arange(100, 140)
+    torch.testing.assert_close(kept[positions], computed[positions])
+
+
+def test_training_a_stage_leaves_those_below_alone(stack, digits, fabric):
+    fit_stages(stack, digits.unlabelled, SETTINGS, fabric=fabric, upto=1)
+    before = bits(stack[0])
+    untrained = bits(stack[1])
+    fit_stages(stack, digits.unlabelled, SETTINGS, fabric=fabric)
+    assert not same(bits(stack[1]), untrained)
+    assert len(before) == len(bits(stack[0]))
+
+
+def test_each_trained_layer_has_unit_variance(stack, digits, fabric):
+    fit_stages(stack, digits.unlabelled, SETTINGS, fabric=fabric)
+    x = stack.standardise(digits.unlabelled)
+    for stage in stack:
+        x = stage.layer(x)
+        assert float(x.detach().std()) == pytest.approx(1, abs=1e-3)
+
+
+def test_without_rescaling_the_layers_keep_their_own_scale(digits, fabric):
+    stack = pretrain.Stack([pretrain.ConvAutoencoder(1, 4)], digits.unlabelled, rescale=False)
+    fit_stages(stack, digits.unlabelled, SETTINGS, fabric=fabric)
+    assert float(stack[0].layer.scale) == 1
+
+
+def test_the_same_seed_gives_the_same_bits_and_another_seed_others(stack, digits, fabric):
+    stacks = [copy.deepcopy(stack) for _ in range(3)]
+    for each, seed in zip(stacks, (0, 0, 1), strict=True):
+        fit_stages(each, digits.unlabelled, SETTINGS, seed=seed, fabric=fabric)
+    assert same(bits(stacks[0]), bits(stacks[1]))
+    assert not same(bits(stacks[0]), bits(stacks[2]))
+
+
+class Interrupted(Exception):
+    pass
+
+
+@pytest.mark.parametrize("at", [5, 12, 17])
+def test_an_interrupted_run_goes_on_to_the_same_bits(stack, digits, fabric, tmp_path, monkeypatch, at):
+    whole = copy.deepcopy(stack)
+    fit_stages(whole, digits.unlabelled, SETTINGS, fabric=fabric)
+
+    monkeypatch.setattr("pretrain.training.CHECKPOINT_EVERY", 0.0)  # after every step
+    folder = RunFolder.open(tmp_path / "run", {})
+    step, calls = Loop._timed_step, []
+
+    def interrupted(loop):
+        calls.append(loop.step)
+        if len(calls) > at:
+            raise Interrupted
+        return step(loop)
+
+    monkeypatch.setattr(Loop, "_timed_step", interrupted)
+    with pytest.raises(Interrupted):
+        fit_stages(copy.deepcopy(stack), digits.unlabelled, SETTINGS, fabric=fabric, folder=folder)
+    monkeypatch.setattr(Loop, "_timed_step", step)
+    resumed = copy.deepcopy(stack)
+    fit_stages(resumed, digits.unlabelled, SETTINGS, fabric=fabric, folder=folder)
+    assert same(bits(whole), bits(resumed))
+    assert len(calls) == at + 1
+
+
+def test_a_call_for_one_stage_more_goes_on_from_there(stack, digits, fabric, tmp_path):
+    whole = copy.deepcopy(stack)
+    fit_stages(whole, digits.unlabelled, SETTINGS, fabric=fabric)
+    folder = RunFolder.open(tmp_path / "run", {})
+    first = fit_stages(copy.deepcopy(stack), digits.unlabelled, SETTINGS, fabric=fabric, folder=folder, upto=1)
+    second = fit_stages(stack, digits.unlabelled, SETTINGS, fabric=fabric, folder=folder)
+    assert [loop.name for loop in (*first, *second)] == ["stage 1", "stage 2"]
+    assert same(bits(whole), bits(stack))
+
+
+def test_a_checkpoint_of_another_stack_is_refused(stack, digits, fabric, tmp_path):
+    folder = RunFolder.open(tmp_path / "run", {})
+    fit_stages(stack, digits.unlabelled, SETTINGS, fabric=fabric, folder=folder)
+    other = pretrain.Stack([pretrain.ConvAutoencoder(1, 5)], digits.unlabelled)
+    with pytest.raises(UserError, match="another stack"):
+        load_stack(other, folder)

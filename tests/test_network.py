@@ -1,0 +1,255 @@
+import os
+
+import numpy as np
+import pytest
+import torch
+
+from pretrain import ConvAutoencoder, ConvNet, Layer, Stack, Standardise, UserError, assemble
+from pretrain.network import rescale_layers, set_trainable
+from pretrain.seeding import generator, seeded
+
+CLASSES = ["ant", "bee", "cow", "dog"]
+
+
+def pictures(count=12, side=8):
+    return torch.randint(256, (count, 3, side, side), generator=generator(0, "pictures"), dtype=torch.uint8)
+
+
+def small_stack(activation="relu", **options):
+    with seeded(0, "stack"):
+        stages = [ConvAutoencoder(3, 4, activation=activation), ConvAutoencoder(4, 5, activation=activation)]
+    stack = Stack(stages, pictures(), **options)
+    rescale_layers([stage.layer for stage in stack], stack.standardise(pictures()))
+    return stack
+
+
+def network(activation="relu", **options):
+    return assemble(small_stack(activation), CLASSES, seed=0, **options).eval()
+
+
+def copied(module):
+    return {name: value.clone() for name, value in module.state_dict().items()}
+
+
+def equal(first, second):
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.parametrize("activation", ["relu", "zero_bias_relu", "scaled_tanh", "sigmoid"])
+def test_a_saved_network_comes_back_as_it_was(tmp_path, activation):
+    before = network(activation)
+    before.save(tmp_path / "network.pt")
+    after = ConvNet.load(tmp_path / "network.pt")
+    assert torch.equal(after(pictures()), before(pictures()))
+    assert (after.classes, after.image_shape, after.training) == (before.classes, before.image_shape, False)
+
+
+class Malicious:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+def test_nothing_in_a_loaded_file_is_executed(tmp_path):
+    torch.save({"architecture": Malicious(tmp_path / "proof"), "state": {}}, tmp_path / "network.pt")
+    with pytest.raises(UserError, match=r"network\.pt is not a checkpoint"):
+        ConvNet.load(tmp_path / "network.pt")
+    assert not (tmp_path / "proof").exists()
+    torch.load(tmp_path / "network.pt", weights_only=False)
+    assert (tmp_path / "proof").exists()  # so the file was malicious
+
+
+@pytest.mark.parametrize("content", [b"", b"garbage", b"PK\x03\x04 garbage"])
+def test_a_damaged_file_is_refused(tmp_path, content):
+    (tmp_path / "network.pt").write_bytes(content)
+    with pytest.raises(UserError, match=r"network\.pt"):
+        ConvNet.load(tmp_path / "network.pt")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        3,
+        "text",
+        [],
+        {},
+        torch.zeros(3),
+        {"architecture": {"layers": [], "image_shape": (), "classes": ["a"]}, "state": {}},
+        {"architecture": {"layers": [5], "image_shape": (1, 4, 4), "classes": ["a"]}, "state": {}},
+        {"architecture": {"layers": [], "image_shape": (1, 4, 4), "classes": ["a"]}, "state": {}},
+        {"architecture": {"layers": [], "image_shape": (1, 4, 4), "classes": ["a"]}, "state": []},
+        {"architecture": {"layers": [], "image_shape": (1, 4, 4), "classes": ["a"]}, "state": {5: torch.zeros(1)}},
+    ],
+    ids=[
+        "number",
+        "text",
+        "list",
+        "dict",
+        "tensor",
+        "no shape",
+        "no layer",
+        "no weights",
+        "list of weights",
+        "nameless weights",
+    ],
+)
+def test_a_file_that_holds_something_else_is_refused(tmp_path, content):
+    torch.save(content, tmp_path / "network.pt")
+    with pytest.raises(UserError, match=r"network\.pt does not hold a network"):
+        ConvNet.load(tmp_path / "network.pt")
+
+
+def test_a_missing_file_is_refused(tmp_path):
+    with pytest.raises(UserError, match="No such file"):
+        ConvNet.load(tmp_path / "network.pt")
+
+
+def test_pretrained_and_from_scratch_share_the_head_to_the_bit_and_differ_in_the_layers():
+    pretrained, scratch = network(), network(pretrained=False, unlabelled=pictures())
+    assert equal(pretrained.head.state_dict(), scratch.head.state_dict())
+    assert equal(pretrained.standardise.state_dict(), scratch.standardise.state_dict())
+    assert not torch.equal(pretrained.layers[0].conv.weight, scratch.layers[0].conv.weight)
+
+
+def test_the_seed_names_the_initial_weights():
+    draws = [assemble(small_stack(), CLASSES, seed=seed, pretrained=False) for seed in (1, 1, 2)]
+    assert equal(draws[0].state_dict(), draws[1].state_dict())
+    assert not torch.equal(draws[0].layers[0].conv.weight, draws[2].layers[0].conv.weight)
+    assert not torch.equal(draws[0].head.fc.weight, draws[2].head.fc.weight)
+
+
+@pytest.mark.parametrize("pretrained", [True, False])
+def test_assembling_leaves_the_stack_as_it_is(pretrained):
+    stack = small_stack()
+    before = copied(stack)
+    assembled = assemble(stack, CLASSES, seed=0, pretrained=pretrained, unlabelled=pictures())
+    with torch.no_grad():
+        for parameter in assembled.parameters():
+            parameter.zero_()
+    assert equal(before, stack.state_dict())
+
+
+@pytest.mark.parametrize("activation", ["relu", "scaled_tanh", "sigmoid"])
+def test_rescaling_gives_each_layers_output_unit_variance(activation):
+    stack = small_stack(activation)
+    x = stack.standardise(pictures())
+    for stage in stack:
+        x = stage.layer(x)
+        torch.testing.assert_close(x.var().item(), 1.0, rtol=1e-4, atol=0)
+
+
+def test_layers_from_scratch_are_rescaled_as_the_stack_rescales_its_own():
+    x = pictures()
+    scratch = network(pretrained=False, unlabelled=x)
+    for layer in (scratch.standardise, *scratch.layers):
+        x = layer(x)
+        torch.testing.assert_close(x.var().item(), 1.0, rtol=1e-2, atol=0)
+    plain = assemble(small_stack(rescale=False), CLASSES, seed=0, pretrained=False, unlabelled=pictures())
+    assert equal(plain.state_dict(), network(pretrained=False).state_dict())
+
+
+@pytest.mark.parametrize("activation", ["relu", "zero_bias_relu", "scaled_tanh", "sigmoid"])
+def test_folding_the_scale_leaves_the_function_unchanged(activation):
+    layer = Layer(3, 4, kernel_size=3, activation=activation, pool=2).double()
+    layer.scale.fill_(2.7)
+    x = torch.randn(2, 3, 8, 8, generator=generator(0, "x"), dtype=torch.float64)
+    before = layer(x)
+    layer.fold_scale()
+    torch.testing.assert_close(layer(x), before, rtol=1e-12, atol=1e-14)
+    assert (layer.scale == 1) == (activation in ("relu", "zero_bias_relu"))
+
+
+def test_a_dead_layer_is_refused():
+    layer = Layer(3, 4, kernel_size=3)
+    torch.nn.init.constant_(layer.conv.bias, -1e3)
+    with pytest.raises(UserError, match="constant"):
+        layer.measure_scale(torch.rand(2, 3, 8, 8))
+
+
+def test_standardisation_has_the_statistics_that_numpy_gives():
+    images = pictures(count=50)
+    pixels = images.numpy() / 255
+    standardise = Standardise.from_images(images)
+    np.testing.assert_allclose(standardise.mean, pixels.mean(axis=(0, 2, 3)), rtol=1e-6)
+    np.testing.assert_allclose(standardise.std, pixels.std(axis=(0, 2, 3)), rtol=1e-6)
+    standardised = standardise(images)
+    np.testing.assert_allclose(standardised.mean(dim=(0, 2, 3)), 0, atol=1e-5)
+    np.testing.assert_allclose(standardised.std(dim=(0, 2, 3), correction=0), 1, rtol=1e-5)
+
+
+def test_bytes_and_floats_are_standardised_alike():
+    from_bytes, from_floats = Standardise.from_images(pictures()), Standardise.from_images(pictures() / 255)
+    assert equal(from_bytes.state_dict(), from_floats.state_dict())
+    assert torch.equal(from_bytes(pictures()), from_bytes(pictures() / 255))
+
+
+@pytest.mark.parametrize("standardise", [Standardise.from_images(pictures()), Standardise.identity(3)])
+def test_standardisation_can_be_undone(standardise):
+    torch.testing.assert_close(standardise.inverse(standardise(pictures())), pictures() / 255)
+    assert standardise.inverse(torch.tensor([-99.0, 99.0]).expand(3, 1, 2)).unique().tolist() == [0, 1]
+
+
+def test_statistics_of_a_single_grey_value_stay_finite():
+    assert Standardise.from_images(torch.full((2, 3, 4, 4), 7, dtype=torch.uint8))(pictures()).isfinite().all()
+
+
+def test_probabilities_are_the_softmax_of_the_logits_and_sum_to_one():
+    probabilities = network().predict_proba(pictures())
+    torch.testing.assert_close(probabilities, network()(pictures()).softmax(dim=1))
+    torch.testing.assert_close(probabilities.sum(dim=1), torch.ones(12))
+
+
+@pytest.mark.parametrize("batch_size", [1, 5, 12, 100])
+def test_probabilities_do_not_depend_on_the_batch_size(batch_size):
+    torch.testing.assert_close(network().predict_proba(pictures(), batch_size), network().predict_proba(pictures()))
+
+
+def test_the_prediction_is_the_name_of_the_most_probable_class():
+    expected = [CLASSES[row.index(max(row))] for row in network().predict_proba(pictures()).tolist()]
+    assert network().predict(pictures()) == expected
+    assert len(set(expected)) > 1
+
+
+def test_dropout_is_off_in_prediction_and_the_mode_comes_back():
+    training = network().train()
+    assert not torch.equal(training(pictures()), training(pictures()))
+    assert torch.equal(training.predict_proba(pictures()), network().predict_proba(pictures()))
+    assert all(module.training for module in training.modules())
+
+
+def test_freezing_and_unfreezing_reach_every_parameter():
+    frozen = network()
+    set_trainable(frozen, False)
+    assert not any(parameter.requires_grad for parameter in frozen.parameters())
+    set_trainable(frozen, True)
+    assert all(parameter.requires_grad for parameter in frozen.parameters())
+
+
+@pytest.mark.parametrize("scale", [1.0, 4.0])
+def test_overcomplete_identity_stages_without_pooling_reconstruct_the_images(scale):
+    stages = [ConvAutoencoder(3, 6, kernel_size=1, pool=1), ConvAutoencoder(6, 8, kernel_size=1, pool=1)]
+    for stage in stages:
+        torch.nn.init.eye_(stage.layer.conv.weight.view(stage.out_channels, -1))
+        stage.layer.scale.fill_(scale)
+    stack = Stack(stages, pictures(), preprocessing="none")
+    for upto in (0, 1, 2):
+        assert torch.equal(stack.reconstruct(pictures(), upto), pictures() / 255)
+
+
+def test_below_a_stage_stand_the_standardisation_and_the_layers_under_it():
+    stack = small_stack()
+    torch.testing.assert_close(stack.below(0)(pictures()), stack.standardise(pictures()))
+    lower, upper = (stage.layer for stage in stack)
+    torch.testing.assert_close(stack.below(2)(pictures()), upper(lower(stack.standardise(pictures()))))
+
+
+def test_a_stage_whose_channels_do_not_fit_those_below_is_refused():
+    with pytest.raises(UserError, match="stage 2"):
+        Stack([ConvAutoencoder(3, 4), ConvAutoencoder(5, 4)], pictures())
+
+
+def test_an_unknown_preprocessing_is_refused():
+    with pytest.raises(UserError, match="choose one of standardise, none"):
+        small_stack(preprocessing="whiten")

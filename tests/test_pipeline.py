@@ -1,0 +1,120 @@
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+
+import pretrain
+from pretrain.config import build_stack, finetuning_settings
+from pretrain.data.images import Skipped
+from pretrain.errors import UserError
+from pretrain.greedy import fit_stages
+from pretrain.pipeline import run_finetune, run_stages
+
+FINETUNE = ["finetuning.steps=8", "finetuning.batch_size=16", "labels=40"]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, configure, digits, fabric):
+    out = tmp_path_factory.mktemp("stages") / "run"
+    run_stages(configure("stage", f"out={out}"), digits, fabric)
+    return out
+
+
+def test_a_finished_run_holds_what_the_readme_promises(trained):
+    summary = json.loads((trained / "summary.json").read_text())
+    assert summary["stages"] == 2
+    assert summary["images"] == 2 * 6 * 128
+    files = {file.name for file in trained.iterdir()}
+    pictures = {f"stage{k}-{what}.png" for k in (1, 2) for what in ("filters", "reconstructions")}
+    assert files == {"config.yaml", "env.json", "metrics.jsonl", "stack.pt", "summary.json", *pictures}
+
+
+def test_the_command_trains_what_the_python_functions_train(trained, configure, digits, fabric):
+    config = configure("stage", "out=unused")
+    plan = build_stack(config["stack"], digits.unlabelled, config["seed"])
+    fit_stages(plan.stack, digits.unlabelled, plan.training, fabric=fabric)
+    saved = torch.load(trained / "stack.pt", weights_only=True)["stack"]
+    assert all(torch.equal(saved[name], value) for name, value in plan.stack.state_dict().items())
+
+
+def test_stages_can_be_trained_one_call_at_a_time(trained, configure, digits, fabric, tmp_path):
+    out = tmp_path / "run"
+    first = run_stages(configure("stage", f"out={out}", "upto=1"), digits, fabric)
+    assert first["stages"] == 1
+    assert not (out / "summary.json").exists()
+    second = run_stages(configure("stage", f"out={out}"), digits, fabric)
+    assert second["stages"] == 2
+    one, two = (torch.load(run / "stack.pt", weights_only=True)["stack"] for run in (out, trained))
+    assert all(torch.equal(one[name], two[name]) for name in two)
+
+
+def test_pretrained_layers_reach_the_network(trained, configure, digits, fabric, tmp_path):
+    options = ["init=pretrained", f"stages={trained}", "finetuning.freeze=true", *FINETUNE]
+    summary = run_finetune(configure("finetune", f"out={tmp_path / 'ft'}", *options), digits, fabric)
+    assert summary["arm"] == "pretrained-frozen"
+    assert summary["pretrain_seconds"] == json.loads((trained / "summary.json").read_text())["pretrain_seconds"]
+    network = pretrain.ConvNet.load(tmp_path / "ft" / "network.pt")
+    stack = build_stack(configure("stage", "out=unused")["stack"], digits.unlabelled, 0).stack
+    stack.load_state_dict(torch.load(trained / "stack.pt", weights_only=True)["stack"])
+    images = digits.unlabelled[:20]
+    torch.testing.assert_close(network.layers(network.standardise(images)), stack.below(2)(images))
+
+
+def test_a_saved_network_has_the_accuracy_of_its_summary(configure, digits, fabric, tmp_path):
+    options = [*FINETUNE, "device.precision=32-true"]
+    summary = run_finetune(configure("finetune", f"out={tmp_path / 'ft'}", *options), digits, fabric)
+    network = pretrain.ConvNet.load(tmp_path / "ft" / "network.pt")
+    result = pretrain.evaluate(network, digits.open_test())
+    assert result.accuracy == summary["test_accuracy"]
+    assert result.confusion.tolist() == summary["confusion"]
+    wanted = {"arm", "init", "stack", "labels", "seed", "val_accuracy", "test_accuracy"}
+    assert wanted | {"pretrain_seconds", "finetune_seconds"} <= set(summary)
+
+
+def test_a_complete_run_is_left_as_it_is(configure, digits, fabric, tmp_path):
+    config = configure("finetune", f"out={tmp_path / 'ft'}", *FINETUNE)
+    first = run_finetune(config, digits, fabric)
+    nothing = replace(digits, open_test=lambda: pytest.fail("the test split was opened again"))
+    assert run_finetune(config, nothing, fabric) == first
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["init=pretrained"], "needs trained stages"),
+        (["init=pretrained", "stages=nowhere"], "holds no run"),
+        (["init=guess"], "choose one of scratch, pretrained"),
+        (["labels=7"], "from 10 .one a class. to 1000"),
+        (["labels=100000"], "from 10 .one a class. to 1000"),
+        (["labels=many"], "give a number, or all"),
+        (["finetuning.steps=0"], "at least 1"),
+        (["finetuning.learning_rate=fast"], "finetuning.learning_rate: .*could not be converted to Float"),
+        (["stack.stages.stage1.activation=step"], "choose one of relu"),
+        (["stack.stages.stage1.stride=3", "stack.stages.stage1.padding=0"], "do not come out whole"),
+    ],
+)
+def test_a_mistake_is_named(configure, digits, fabric, tmp_path, overrides, message):
+    with pytest.raises(UserError, match=message):
+        run_finetune(configure("finetune", f"out={tmp_path / 'ft'}", *FINETUNE, *overrides), digits, fabric)
+
+
+def test_stages_of_another_stack_are_refused_by_the_setting_that_differs(trained, configure, digits, fabric, tmp_path):
+    options = ["init=pretrained", f"stages={trained}", "stack.stages.stage2.kernel_size=5"]
+    with pytest.raises(UserError, match=r"stack\.stages\.stage2\.kernel_size is 3 there and 5 here"):
+        run_finetune(configure("finetune", f"out={tmp_path / 'ft'}", *options), digits, fabric)
+
+
+def test_skipped_files_are_listed_in_the_run(configure, digits, fabric, tmp_path, capsys):
+    some = replace(digits, skipped=[Skipped("a,b.jpg", "truncated"), Skipped("c.txt", "no image")])
+    summary = run_stages(configure("stage", f"out={tmp_path / 'run'}", "upto=1"), some, fabric)
+    assert summary["skipped"] == 2
+    lines = (tmp_path / "run" / "skipped.csv").read_text().splitlines()
+    assert lines == ["path,reason", '"a,b.jpg","truncated"', '"c.txt","no image"']
+    assert "2 files could not be read" in capsys.readouterr().err
+
+
+def test_settings_reach_the_recipe(configure):
+    config = configure("finetune", "out=x", "finetuning.layer_rates=[0.1,0.5]", "finetuning.head_steps=3")
+    settings = finetuning_settings(config["finetuning"])
+    assert (settings.layer_rates, settings.head_steps) == ([0.1, 0.5], 3)

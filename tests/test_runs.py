@@ -1,0 +1,96 @@
+import json
+import os
+import pickle
+
+import pytest
+import torch
+
+from pretrain.errors import UserError
+from pretrain.runs import RunFolder, differences, load_data
+
+CONFIG = {"stack": {"name": "cae", "stages": {"stage1": {"pool": 2}}}, "seed": 0, "out": "a"}
+
+
+def begun(path, config=CONFIG):
+    folder = RunFolder.open(path, config)
+    folder.log({"phase": "x", "step": 1, "loss": 1.0})
+    return folder
+
+
+def test_differing_settings_are_named_by_their_path():
+    other = {"stack": {"name": "cae", "stages": {"stage1": {"pool": 3}}}, "seed": 1, "out": "b"}
+    assert differences(CONFIG, other, ignore=["out", "stack.name"]) == [
+        "stack.stages.stage1.pool is 2 there and 3 here",
+        "seed is 0 there and 1 here",
+    ]
+
+
+def test_a_folder_with_other_settings_is_refused_unless_told(tmp_path):
+    begun(tmp_path / "run")
+    (tmp_path / "run" / "notes.txt").write_text("mine")
+    other = {**CONFIG, "seed": 1}
+    with pytest.raises(UserError, match="seed is 0 there and 1 here"):
+        RunFolder.open(tmp_path / "run", other)
+    again = RunFolder.open(tmp_path / "run", other, overwrite=True)
+    assert again.config() == other
+    assert again.metrics() == []
+    assert (tmp_path / "run" / "notes.txt").read_text() == "mine"
+
+
+def test_a_mistake_before_any_work_does_not_block_the_folder(tmp_path):
+    RunFolder.open(tmp_path / "run", {**CONFIG, "seed": 99})
+    assert RunFolder.open(tmp_path / "run", CONFIG).config() == CONFIG
+
+
+def test_the_same_settings_go_on(tmp_path):
+    begun(tmp_path / "run")
+    assert len(RunFolder.open(tmp_path / "run", {**CONFIG, "out": "b"}, ignore=["out"]).metrics()) == 1
+
+
+def test_a_folder_of_something_else_is_refused_and_left_alone(tmp_path):
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(UserError, match="holds no run"):
+        RunFolder.open(tmp_path, CONFIG, overwrite=True)
+    assert [file.name for file in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_rewinding_drops_what_came_after_the_checkpoint_in_this_phase_alone(tmp_path):
+    folder = RunFolder.open(tmp_path / "run", CONFIG)
+    for phase, step in (("a", 10), ("a", 20), ("b", 10), ("b", 20)):
+        folder.log({"phase": phase, "step": step})
+    folder.rewind("b", 10)
+    assert [(row["phase"], row["step"]) for row in folder.metrics()] == [("a", 10), ("a", 20), ("b", 10)]
+
+
+def test_a_checkpoint_round_trips(tmp_path):
+    folder = RunFolder.open(tmp_path / "run", CONFIG)
+    state = {"weights": torch.randn(3, 2), "step": 7, "nested": {"best": None}}
+    folder.save("checkpoint.pt", state)
+    loaded = folder.load("checkpoint.pt")
+    assert torch.equal(loaded.pop("weights"), state.pop("weights"))
+    assert loaded == state
+
+
+class Malicious:
+    def __init__(self, target):
+        self.target = target
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.target),)
+
+
+@pytest.mark.parametrize("write", [torch.save, lambda value, file: file.write_bytes(pickle.dumps(value))])
+def test_a_checkpoint_from_elsewhere_is_never_executed(tmp_path, write):
+    file = tmp_path / "network.pt"
+    write({"state": Malicious(tmp_path / "owned")}, file)
+    with pytest.raises(UserError, match="is not a checkpoint"):
+        load_data(file)
+    assert not (tmp_path / "owned").exists()
+
+
+def test_the_environment_says_what_a_result_may_depend_on(tmp_path):
+    RunFolder.open(tmp_path / "run", CONFIG)
+    environment = json.loads((tmp_path / "run" / "env.json").read_text())
+    assert torch.__version__.startswith(environment["torch"])
+    assert environment["threads"] == torch.get_num_threads()
+    assert environment["command"].startswith("python ")

@@ -1,0 +1,173 @@
+import contextlib
+import inspect
+import math
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import pytest
+import torch
+from hydra.utils import get_class
+from omegaconf import OmegaConf
+from torch import nn
+
+from pretrain import Device, Layer, Optimisation, Stack, Standardise, assemble, fit_stage, layer_rows, output_size
+from pretrain.config import CONF
+from pretrain.greedy import Inputs
+from pretrain.seeding import generator, seeded
+
+CHANNELS, FILTERS, SIDE = 2, 5, 8
+
+
+@dataclass
+class Kind:
+    """What one YAML of conf/stage describes."""
+
+    file: Path
+
+    def __post_init__(self):
+        config = OmegaConf.to_container(OmegaConf.load(self.file))
+        self.cls = get_class(config.pop("_target_"))
+        self.training = config.pop("training")
+        self.keywords = config
+
+    def build(self, in_channels=CHANNELS):
+        with seeded(0, "test"):
+            return self.cls(in_channels=in_channels, **{**self.keywords, "out_channels": FILTERS})
+
+    def settings(self, steps):
+        return Optimisation(**{**self.training, "steps": steps, "batch_size": 16})
+
+
+@pytest.fixture(params=sorted((CONF / "stage").glob("*.yaml")), ids=lambda file: file.stem)
+def kind(request):
+    return Kind(request.param)
+
+
+@pytest.fixture(scope="module")
+def fabric():
+    return Device(accelerator="cpu", precision="32-true").launch()
+
+
+def pictures(count=16):
+    return torch.rand(count, CHANNELS, SIDE, SIDE, generator=generator(0, "pictures"))
+
+
+def noise():
+    return generator(0, "noise")
+
+
+def gradients(stage):
+    return {name: parameter.grad for name, parameter in stage.named_parameters()}
+
+
+def train(stage, settings, fabric):
+    images = pictures()
+    inputs = Inputs(images, nn.Sequential(Standardise.from_images(images)), fabric, settings.steps * 16)
+    fit_stage(stage, inputs, settings, seed=0, name="stage 1", fabric=fabric)
+    return stage, inputs[torch.arange(len(images))]
+
+
+def same_tensors(first, second):
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_the_layers_output_has_the_volume_that_the_arithmetic_gives(kind):
+    layer = kind.build().layer
+    shape = tuple(layer(pictures()).shape[1:])
+    options = layer.settings
+    conv = output_size(SIDE, options["kernel_size"], options["stride"], options["padding"])
+    pooled = output_size(conv, options["pool"], options["pool"])
+    assert shape == (FILTERS, pooled, pooled)
+    assert shape == layer_rows(layer, (CHANNELS, SIDE, SIDE))[-1].shape
+
+
+def test_the_stage_says_how_many_channels_it_puts_out(kind):
+    stage = kind.build()
+    assert stage.out_channels == FILTERS == stage.layer(pictures()).shape[1]
+
+
+def test_metrics_are_finite_floats_and_include_the_monitor(kind):
+    stage = kind.build()
+    metrics = stage.accumulate_grad(pictures(), noise())
+    assert stage.monitor in metrics
+    assert all(type(value) is float and math.isfinite(value) for value in metrics.values())
+
+
+def test_every_parameter_gets_a_finite_gradient_and_the_input_stays_as_it_was(kind):
+    stage, x = kind.build(), pictures()
+    stage.accumulate_grad(x, noise())
+    assert all(gradient is not None and gradient.isfinite().all() for gradient in gradients(stage).values())
+    assert torch.equal(x, pictures())
+    assert x.grad is None
+
+
+def test_no_gradient_reaches_the_layers_below(kind):
+    below = Layer(CHANNELS, CHANNELS, kernel_size=3)
+    kind.build().accumulate_grad(below(pictures()), noise())
+    assert all(parameter.grad is None for parameter in below.parameters())
+
+
+def test_the_same_seed_gives_the_same_gradients_to_the_bit(kind):
+    first, second = kind.build(), kind.build()
+    assert first.accumulate_grad(pictures(), noise()) == second.accumulate_grad(pictures(), noise())
+    assert same_tensors(gradients(first), gradients(second))
+
+
+def test_the_same_seed_gives_the_same_trained_weights_to_the_bit(kind, fabric):
+    first, second = (train(kind.build(), kind.settings(steps=5), fabric)[0] for _ in range(2))
+    assert same_tensors(first.state_dict(), second.state_dict())
+    assert not same_tensors(first.state_dict(), kind.build().state_dict())
+
+
+def test_the_monitor_falls_in_training(kind, fabric):
+    stage = kind.build()
+    untrained = kind.build().eval()
+    _, x = train(stage, kind.settings(steps=60), fabric)
+    before = untrained.accumulate_grad(x, noise())[stage.monitor]
+    assert stage.accumulate_grad(x, noise())[stage.monitor] < before
+
+
+def test_a_state_dict_carries_a_trained_stage_over_to_a_fresh_one(kind, fabric):
+    trained, x = train(kind.build(), kind.settings(steps=3), fabric)
+    fresh = kind.build().eval()
+    fresh.load_state_dict(trained.state_dict())
+    torch.testing.assert_close(fresh.layer(x), trained.layer(x))
+    assert fresh.accumulate_grad(x, noise()) == pytest.approx(trained.accumulate_grad(x, noise()), rel=1e-5)
+
+
+def test_the_layer_is_deterministic_in_training_mode_too(kind):
+    layer = kind.build().train().layer
+    assert torch.equal(layer(pictures()), layer(pictures()))
+
+
+def test_encoding_puts_out_what_the_layer_does_and_decoding_brings_back_the_shape_of_the_input(kind):
+    stage = kind.build()
+    stage.layer.scale.fill_(3.0)
+    y, context = stage.encode(pictures())
+    torch.testing.assert_close(y, stage.layer(pictures()))
+    with contextlib.suppress(NotImplementedError):
+        assert stage.decode(y, context).shape == pictures().shape
+
+
+def test_the_assembled_network_computes_the_layers_one_after_the_other_times_their_scales(kind):
+    stack = Stack([kind.build(), kind.build(FILTERS)], pictures())
+    x = stack.standardise(pictures())
+    for stage, scale in zip(stack, (2.5, 0.3), strict=True):
+        stage.layer.scale.fill_(scale)
+        x = stage.layer.pool(stage.layer.activation(stage.layer.conv(x))) * scale
+    network = assemble(stack, ["a", "b", "c"], seed=0)
+    torch.testing.assert_close(network.layers(network.standardise(pictures())), x)
+    torch.testing.assert_close(network.eval()(pictures()), network.head.fc(x.flatten(1)))
+
+
+def test_the_yaml_lists_the_constructors_keywords_with_their_defaults(kind):
+    parameters = dict(inspect.signature(kind.cls).parameters)
+    del parameters["in_channels"]
+    assert set(kind.keywords) == set(parameters)
+    given = {name: p.default for name, p in parameters.items() if p.default is not inspect.Parameter.empty}
+    assert {name: kind.keywords[name] for name in given} == given
+
+
+def test_the_yamls_training_block_lists_all_that_can_be_set(kind):
+    assert set(kind.training) == {field.name for field in fields(Optimisation)}
+    assert Optimisation(**kind.training).steps >= 1
