@@ -1,14 +1,17 @@
 """From Hydra's configuration to objects, and from a function to a command."""
 
 import functools
+import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import hydra
 import torch
+from hydra.errors import HydraException
 from hydra.utils import get_class
 from lightning_fabric import Fabric
 from lightning_fabric.utilities.rank_zero import rank_zero_only
@@ -22,6 +25,7 @@ from pretrain.device import Device, first_then_others
 from pretrain.errors import UserError
 from pretrain.finetuning import Finetuning
 from pretrain.runs import Config
+from pretrain.seeding import seeded
 from pretrain.stack import Stack
 from pretrain.stages import Stage
 from pretrain.training import Optimisation
@@ -42,20 +46,33 @@ def command(name: str) -> Callable[[Callable[[Config], None]], Callable[[], None
     """
 
     def decorate(function: Callable[[Config], None]) -> Callable[[], None]:
+        @hydra.main(config_path=str(CONF), config_name=name, version_base="1.3")
         @functools.wraps(function)
-        def task(config: DictConfig) -> None:
-            try:
+        def run(config: DictConfig) -> None:
+            with _one_line_for_mistakes():
                 function(plain(config))
-            except (UserError, OmegaConfBaseException) as error:
-                _complain(f"error: {_one_line(error)}")
-                sys.exit(2)
-            except KeyboardInterrupt:
-                _complain("interrupted; the same command goes on from the last checkpoint")
-                sys.exit(130)
 
-        return hydra.main(config_path=str(CONF), config_name=name, version_base="1.3")(task)
+        @functools.wraps(function)
+        def main() -> None:
+            os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra's own errors reach us, instead of being printed by it
+            with _one_line_for_mistakes():
+                run()
+
+        return main
 
     return decorate
+
+
+@contextmanager
+def _one_line_for_mistakes() -> Iterator[None]:
+    try:
+        yield
+    except (UserError, HydraException, OmegaConfBaseException) as error:
+        _complain(f"error: {_one_line(error)}")
+        sys.exit(2)
+    except KeyboardInterrupt:
+        _complain("interrupted; the same command goes on from the last checkpoint")
+        sys.exit(130)
 
 
 def plain(config: DictConfig) -> Config:
@@ -64,11 +81,13 @@ def plain(config: DictConfig) -> Config:
     Raises
     ------
     UserError
-        When a value that must be given is missing.
+        When a value that must be given is missing, or the seed is not a whole number.
     """
     missing = OmegaConf.missing_keys(config)
     if missing:
         raise UserError("; ".join(f"{key} is missing: give {key}=..." for key in sorted(missing)))
+    if type(config.get("seed", 0)) is not int:
+        raise UserError(f"seed={config['seed']}: give a whole number.")
     return OmegaConf.to_container(config, resolve=True)  # type: ignore[return-value]
 
 
@@ -79,9 +98,11 @@ def _complain(line: str) -> None:
 
 
 def _one_line(error: Exception) -> str:
-    """Return the first line of a message, and the key that it is about where OmegaConf names one."""
-    lines = str(error).splitlines()
-    key = next((line.strip().removeprefix("full_key: ") for line in lines if "full_key:" in line), "")
+    """Return what a message says, in one line, and the key that it is about where OmegaConf names one."""
+    lines = [line.strip() for line in str(error).split("Config search path:")[0].splitlines() if line.strip()]
+    if isinstance(error, HydraException) and lines[0].startswith("Could not override"):
+        return f"{lines[0]} There is no such setting; --help lists those there are."
+    key = next((line.removeprefix("full_key: ") for line in lines if line.startswith("full_key:")), "")
     return f"{key}: {lines[0]}" if key else " ".join(lines)
 
 
@@ -120,15 +141,16 @@ def build_stack(config: Config, images: Tensor, seed: int) -> StackPlan:
     UserError
         When a stage is unknown, or does not fit what is below it.
     """
-    from pretrain.seeding import seeded
-
     stages: list[Stage] = []
     training = []
     for name, settings in config["stages"].items():
         keywords = {key: value for key, value in settings.items() if key not in ("_target_", "training")}
         in_channels = stages[-1].out_channels if stages else images.shape[1]
         with seeded(seed, "initialise", name):
-            stages.append(_stage_class(settings["_target_"])(in_channels=in_channels, **keywords))
+            try:
+                stages.append(_stage_class(settings["_target_"])(in_channels=in_channels, **keywords))
+            except TypeError as error:  # an unknown keyword, or a value of the wrong type
+                raise UserError(f"stack.stages.{name}: {error}") from None
         training.append(typed(Optimisation, settings["training"], f"stack.stages.{name}.training"))
     if not stages:
         raise UserError(f"stack.name={config['name']} has no stages.")

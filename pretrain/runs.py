@@ -17,6 +17,7 @@ from pretrain.data.images import Skipped
 from pretrain.errors import UserError
 
 Config = dict[str, Any]
+BEFORE_WORK = {"config.yaml", "env.json", "skipped.csv", "failure.txt"}  # nothing is lost with these
 
 
 class RunFolder:
@@ -64,7 +65,7 @@ class RunFolder:
         """
         folder = cls(Path(path), writes)
         if (folder.path / "config.yaml").exists():
-            begun = any(folder.path.glob("*.pt")) or (folder.path / "metrics.jsonl").exists()
+            begun = {entry.name for entry in folder.path.iterdir()} - BEFORE_WORK
             differing = differences(folder.config(), config, ignore) if begun else []
             if differing and not overwrite:
                 raise UserError(

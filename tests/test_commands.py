@@ -89,6 +89,11 @@ def test_two_processes_make_one_line_of_a_mistake(folder):
         ),
         ("stage", ["out=photos"], "is not empty and holds no run"),
         ("stage", ["device.accelerator=abacus", "out=runs/y"], "device.accelerator=abacus"),
+        ("stage", ["stack=tower"], "Could not find 'stack/tower' Available options in 'stack': cae cae_small"),
+        ("stage", ["stack.depth=3"], "Could not override 'stack.depth'. There is no such setting"),
+        ("stage", ["seed="], "seed=: give a whole number"),
+        ("stage", ["out=runs/y", "+stack.stages.stage1.depth=3"], "unexpected keyword argument 'depth'"),
+        ("stage", ["out=runs/y", "stack.stages.stage1.pool=two"], "stack.stages.stage1"),
     ],
 )
 def test_a_mistake_gives_one_line_and_a_status(folder, command, arguments, message):
