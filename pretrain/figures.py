@@ -52,7 +52,8 @@ def accuracy(results: pd.DataFrame, arms: list[str]) -> Figure:
             _bar(axes, [float(k)], [estimates[arm, budgets[0]]], style[arm], arm)
         else:
             here = [n for n in budgets if (arm, n) in estimates]
-            _bar(axes, here, [estimates[arm, n] for n in here], {**style[arm], "linestyle": "-"}, arm)
+            beside = [n * 1.02 ** (k - (len(present) - 1) / 2) for n in here]  # so that no bar hides another
+            _bar(axes, beside, [estimates[arm, n] for n in here], {**style[arm], "linestyle": "-"}, arm)
     if len(budgets) == 1:
         axes.set_xticks(range(len(present)), present)
         axes.set(xlim=(-0.6, len(present) - 0.4), xlabel=f"{budgets[0]:,} labels")
@@ -62,7 +63,8 @@ def accuracy(results: pd.DataFrame, arms: list[str]) -> Figure:
         axes.minorticks_off()
         axes.set_xlabel("labels")
         axes.legend(frameon=False)
-    axes.set_ylabel("test accuracy (%)")
+    low, high = axes.get_ylim()
+    axes.set(ylabel="test accuracy (%)", ylim=(max(low, 0), min(high, 100.5)))
     _clean(axes)
     return figure
 

@@ -13,7 +13,8 @@ def main(config: Config) -> None:
     if fabric.global_rank == 0:
         print(
             f"{summary['arm']}, {summary['labels']:,} labels, seed {summary['seed']}: "
-            f"test accuracy {summary['test_accuracy']:.2%}, {summary['finetune_seconds']:.0f} s"
+            f"test accuracy {summary['test_accuracy']:.2%}, {summary['steps']:,} steps in "
+            f"{summary['finetune_seconds']:.0f} s"
         )
         print(f"numbers and pictures: {config['out']}")
 

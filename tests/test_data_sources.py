@@ -352,11 +352,13 @@ def test_validation_of_cifar10_is_taken_from_training(cifar):
 
 
 @pytest.mark.parametrize("download", [False, True])
-def test_cifar10_is_downloaded_once(cifar, monkeypatch, download):
+def test_cifar10_is_downloaded_once_and_says_so(cifar, monkeypatch, capsys, download):
     load_cifar10(cifar.root, validation=0)
+    assert f"downloading it from {CIFAR10.url}" in capsys.readouterr().err
     monkeypatch.setattr(CIFAR10, "url", f"http://127.0.0.1:{closed_port()}/small.tar.gz")
     data = load_cifar10(cifar.root, download=download, validation=0)
     assert np.array_equal(data.train.images, cifar.images[:20])
+    assert capsys.readouterr().err == ""
 
 
 def refusal(root, **options):

@@ -1,5 +1,6 @@
 """Where images come from: scikit-learn's digits, CIFAR-10, or folders of the user's own."""
 
+import sys
 import urllib.error
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -151,6 +152,8 @@ def load_cifar10(
             ) from None
         return Labelled(torch.from_numpy(source.data).permute(0, 3, 1, 2), torch.tensor(source.targets)), source.classes
 
+    if download and not Path(root, CIFAR10.base_folder).expanduser().exists():
+        print(f"CIFAR-10 is not in {root} yet: downloading it from {CIFAR10.url}", file=sys.stderr)
     train, classes = split(train=True)
     pools = load_unlabelled(unlabelled, 32, 3, cache) if unlabelled else None
     return _dataset(classes, train, lambda: split(train=False)[0], validation, pools)
