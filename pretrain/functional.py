@@ -67,6 +67,19 @@ def unpool_with_switches(pooled: Tensor, switches: Tensor, size: int) -> Tensor:
     return F.max_unpool2d(pooled, switches, [size, size])
 
 
+def keep_maxima(h: Tensor, size: int) -> Tensor:
+    """Return what max-pooling and unpooling by switches make of `h`: all but the greatest of each window is zero.
+
+    Computed without leaving the memory format of `h`, (N, C, H, W), which is twice as fast; activations that are
+    equally great all stay.
+
+    References
+    ----------
+    Zeiler and Fergus (2014), Visualizing and understanding convolutional networks, section 2.1.
+    """
+    return h * (h == F.interpolate(F.max_pool2d(h, size), scale_factor=size))
+
+
 def spatial_winner_take_all(h: Tensor) -> Tensor:
     """Keep the greatest activation of each map of each image, (N, C, H, W), and set the others to zero.
 

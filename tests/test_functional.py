@@ -98,6 +98,20 @@ def test_unpooling_puts_the_maxima_back_where_they_were_with_zeros_elsewhere(siz
     assert torch.equal(functional.unpool_with_switches(pooled, switches, size), expected)
 
 
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_keeping_the_maxima_is_pooling_and_unpooling_by_switches_and_so_is_its_gradient(size, layout):
+    x, weights = (torch.randn(2, 3, 6, 6, generator=draw(name), dtype=torch.float64) for name in ("values", "weights"))
+    kept, unpooled = (x.to(memory_format=layout).requires_grad_() for _ in range(2))
+    first = functional.keep_maxima(kept, size)
+    second = functional.unpool_with_switches(*functional.max_pool_with_switches(unpooled, size), size)
+    assert first.is_contiguous(memory_format=layout)
+    for y in (first, second):
+        (y * weights).sum().backward()
+    assert torch.equal(first, second)
+    assert torch.equal(kept.grad, unpooled.grad)
+
+
 def test_spatial_winner_take_all_keeps_the_one_greatest_activation_of_each_map():
     h = uniform(3, 4, 5, 5)
     kept = functional.spatial_winner_take_all(h)
