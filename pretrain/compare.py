@@ -1,7 +1,10 @@
 """Compare arms over label budgets and seeds: ``python -m pretrain.compare experiment=digits out=runs/digits``."""
 
+from lightning_fabric.utilities.rank_zero import rank_zero_only
+
 from pretrain.comparison import compare
 from pretrain.config import command
+from pretrain.errors import UserError
 from pretrain.reporting import write_report
 from pretrain.runs import Config
 
@@ -9,9 +12,12 @@ from pretrain.runs import Config
 @command("compare")
 def main(config: Config) -> None:
     """Run what is missing, then write the report."""
-    report = write_report(compare(config))
-    print(report.headline)
-    print(f"report: {report.path}")
+    failures = compare(config)
+    if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
+        report = write_report(config["out"])
+        print(f"{report.headline}\nreport: {report.path}")
+    if failures:
+        raise UserError(f"{len(failures)} runs failed, and the report names them; the first: {failures[0]}")
 
 
 if __name__ == "__main__":

@@ -9,14 +9,15 @@ from pathlib import Path
 from lightning_fabric import Fabric
 from omegaconf import OmegaConf
 
-from pretrain.config import device_settings, load_data
+from pretrain.config import device_settings, finetuning_settings, load_data
 from pretrain.data import Dataset
+from pretrain.data.splits import label_subset
 from pretrain.errors import UserError
-from pretrain.pipeline import open_run, run_finetune, run_stages
-from pretrain.runs import Config, RunFolder
+from pretrain.pipeline import check_init, open_run, run_finetune, run_stages
+from pretrain.runs import Config, RunFolder, write_text
 
-# What may grow in a second call: the runs that are there stay, and keep their own settings.
-GRID = ("arms", "labels", "seeds", "baseline")
+# What may change in a second call: the runs that are there stay. So may arms be added, but not changed.
+GRID = ("labels", "seeds", "baseline", "seed")
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,10 @@ class Cell:
     arm: str
     labels: int | str
     seed: int
+
+    def __str__(self) -> str:
+        """Name the run, for a line of text."""
+        return f"{self.arm}, {self.labels} labels, seed {self.seed}"
 
     def folder(self, out: Path) -> Path:
         """Return the run's folder within that of the comparison."""
@@ -72,76 +77,104 @@ def cells(config: Config) -> Iterator[Cell]:
                 yield Cell(arm, labels, seed)
 
 
-def compare(config: Config) -> Path:
-    """Run what is missing of a comparison, in the folder ``config["out"]``, and return that folder.
+def compare(config: Config) -> list[str]:
+    """Run what is missing of a comparison, in the folder ``config["out"]``.
 
     Parameters
     ----------
     config : dict
         As conf/compare.yaml.
 
+    Returns
+    -------
+    list of str
+        A line for each run that failed. The reason is in its folder as well, in failure.txt; the others went on.
+
     Raises
     ------
     UserError
-        When a setting is wrong, or the folder holds something else. A run that fails is recorded in its
-        folder, in failure.txt, and the others go on; the error comes at the end.
+        When a setting is wrong, or the folder holds something else.
     """
     _check(config)
     fabric = device_settings(config["device"]).launch()
     out = Path(config["out"])
-    folder = open_run(config, fabric, ignore=GRID)
+    folder = open_run(config, fabric, ignore=(*GRID, *_added_or_removed(config, out)))
     data = load_data(config["data"], fabric)
     folder.write_skipped(data.skipped)
+    _check_budgets(config, data)
     grid = list(cells(config))
-    failures = []
-    started, done_here = time.monotonic(), 0
-    for position, cell in enumerate(grid, 1):
-        run = RunFolder(cell.folder(out))
-        was_there = run.summary() is not None
+    missing = [cell for cell in grid if RunFolder(cell.folder(out)).summary() is None]
+    failures: list[str] = []
+    failed_stages: dict[int, UserError] = {}
+    started = time.monotonic()
+    for cell in grid:
         try:
-            summary = _run_cell(cell, config, out, data, fabric)
+            summary = _run_cell(cell, config, out, data, fabric, failed_stages)
         except UserError as error:
-            failures.append(f"{cell.folder(out)}: {error}")
-            _record_failure(run, error)
+            failures.append(f"{cell}: {error}")
+            if folder.writes:
+                cell.folder(out).mkdir(parents=True, exist_ok=True)
+                write_text(cell.folder(out) / "failure.txt", f"{error}\n")
             continue
-        done_here += not was_there
-        left = (time.monotonic() - started) / max(done_here, 1) * (len(grid) - position)
-        if not was_there and fabric.global_rank == 0:
+        if cell in missing and folder.writes:
+            done = missing.index(cell) + 1
+            left = (time.monotonic() - started) / done * (len(missing) - done)
             print(
-                f"[{position}/{len(grid)}] {cell.arm}, {cell.labels} labels, seed {cell.seed}: validation "
-                f"{_percent(summary['val_accuracy'])}; about {left:.0f} s left",
+                f"[{grid.index(cell) + 1}/{len(grid)}] {cell}: validation {_percent(summary['val_accuracy'])}; "
+                f"about {left:.0f} s left",
                 file=sys.stderr,
                 flush=True,
             )
-    if failures and len(failures) == len(grid):
-        raise UserError(f"every run failed; the first: {failures[0]}")
-    for failure in failures:
-        print(f"failed: {failure}", file=sys.stderr)
-    return out
+    return failures
 
 
-def _run_cell(cell: Cell, config: Config, out: Path, data: Dataset, fabric: Fabric) -> Config:
+def _added_or_removed(config: Config, out: Path) -> list[str]:
+    """Name, as settings, the arms that only one of this call and the comparison in `out` has."""
+    there = RunFolder(out).config().get("arms", {}) if (out / "config.yaml").exists() else {}
+    return [f"arms.{arm}" for arm in {*there} ^ {*config["arms"]}]
+
+
+def _run_cell(
+    cell: Cell, config: Config, out: Path, data: Dataset, fabric: Fabric, failed_stages: dict[int, UserError]
+) -> Config:
     run = cell.config(config, out)
     if run["init"] == "pretrained":
+        if cell.seed in failed_stages:
+            raise failed_stages[cell.seed]
         shared = {key: config[key] for key in ("data", "stack", "device", "overwrite")}
-        run_stages({**shared, "seed": cell.seed, "out": run["stages"]}, data, fabric)
+        try:
+            run_stages({**shared, "seed": cell.seed, "out": run["stages"]}, data, fabric)
+        except UserError as error:
+            failed_stages[cell.seed] = error
+            raise
     summary = run_finetune(run, data, fabric)
     (cell.folder(out) / "failure.txt").unlink(missing_ok=True)
     return summary
 
 
-def _record_failure(run: RunFolder, error: UserError) -> None:
-    run.path.mkdir(parents=True, exist_ok=True)
-    if (run.path / "config.yaml").exists():
-        (run.path / "failure.txt").write_text(f"{error}\n")
-
-
 def _check(config: Config) -> None:
+    """Refuse what would make every run fail, or mean something else than it says, before any work is done."""
     if config["baseline"] not in config["arms"]:
         raise UserError(f"baseline={config['baseline']} is not an arm; choose one of {', '.join(config['arms'])}.")
     for name in ("labels", "seeds"):
-        if not isinstance(config[name], list) or not config[name]:
-            raise UserError(f"{name}={config[name]}: give a list, for example {name}=[0,1,2].")
+        values = config[name]
+        if not isinstance(values, list) or not values or len({*map(str, values)}) < len(values):
+            raise UserError(f"{name}={values}: give a list without repeats, for example {name}=[10,20,50].")
+        if wrong := [value for value in values if type(value) is not int and (name, value) != ("labels", "all")]:
+            raise UserError(f"{name}={values}: {wrong[0]} is not a whole number.")
+    for arm, changed in config["arms"].items():
+        if unknown := {*(changed or {})} - {"init", "finetuning"}:
+            raise UserError(f"arms.{arm}.{min(unknown)} cannot differ between arms; only init and finetuning can.")
+        run = Cell(arm, config["labels"][0], config["seeds"][0]).config(config, Path())
+        check_init(run["init"])
+        finetuning_settings(run["finetuning"])
+
+
+def _check_budgets(config: Config, data: Dataset) -> None:
+    for labels in config["labels"]:
+        label_subset(data.train.labels, None if labels == "all" else labels, seed=0)
+    if "all" in config["labels"] and len(data.train) in config["labels"]:
+        raise UserError(f"labels={config['labels']}: {len(data.train)} are all; name them once.")
 
 
 def _percent(share: float | None) -> str:

@@ -1,13 +1,14 @@
 """From Hydra's configuration to objects, and from a function to a command."""
 
 import functools
+import inspect
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, make_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import hydra
 import torch
@@ -39,6 +40,14 @@ SOURCES: dict[str, Callable[..., Dataset]] = {
 }
 
 
+@dataclass
+class Common:
+    """Types of what conf/base.yaml gives every command."""
+
+    seed: int = 0
+    overwrite: bool = False
+
+
 def command(name: str) -> Callable[[Callable[[Config], None]], Callable[[], None]]:
     """Make a function of a plain, resolved configuration into the command that conf/`name`.yaml configures.
 
@@ -67,7 +76,7 @@ def command(name: str) -> Callable[[Callable[[Config], None]], Callable[[], None
 def _one_line_for_mistakes() -> Iterator[None]:
     try:
         yield
-    except (UserError, HydraException, OmegaConfBaseException) as error:
+    except (UserError, HydraException, OmegaConfBaseException, OSError) as error:
         _complain(f"error: {_one_line(error)}")
         sys.exit(2)
     except KeyboardInterrupt:
@@ -81,14 +90,15 @@ def plain(config: DictConfig) -> Config:
     Raises
     ------
     UserError
-        When a value that must be given is missing, or the seed is not a whole number.
+        When a value that must be given is missing, or one has the wrong type.
     """
     missing = OmegaConf.missing_keys(config)
     if missing:
         raise UserError("; ".join(f"{key} is missing: give {key}=..." for key in sorted(missing)))
-    if type(config.get("seed", 0)) is not int:
-        raise UserError(f"seed={config['seed']}: give a whole number.")
-    return OmegaConf.to_container(config, resolve=True)  # type: ignore[return-value]
+    resolved = OmegaConf.to_container(config, resolve=True)
+    assert isinstance(resolved, dict)
+    common = {key: value for key, value in resolved.items() if key in Common.__annotations__}
+    return {**resolved, **vars(typed(Common, common))}
 
 
 @rank_zero_only
@@ -114,7 +124,8 @@ def load_data(config: Config, fabric: Fabric) -> Dataset:
         raise UserError(f"data.name={config['name']} is not known; choose one of {', '.join(SOURCES)}.")
     if isinstance(settings.get("unlabelled"), str):
         settings["unlabelled"] = [settings["unlabelled"]]
-    return first_then_others(fabric, lambda: source(**settings))
+    typed_settings = typed_keywords(source, settings, "data")
+    return first_then_others(fabric, lambda: source(**typed_settings))
 
 
 def data_shape(config: Config) -> tuple[tuple[int, int, int], Sequence[str]]:
@@ -144,17 +155,17 @@ def build_stack(config: Config, images: Tensor, seed: int) -> StackPlan:
     stages: list[Stage] = []
     training = []
     for name, settings in config["stages"].items():
+        where = f"stack.stages.{name}"
+        kind = _stage_class(settings["_target_"])
         keywords = {key: value for key, value in settings.items() if key not in ("_target_", "training")}
         in_channels = stages[-1].out_channels if stages else images.shape[1]
         with seeded(seed, "initialise", name):
-            try:
-                stages.append(_stage_class(settings["_target_"])(in_channels=in_channels, **keywords))
-            except TypeError as error:  # an unknown keyword, or a value of the wrong type
-                raise UserError(f"stack.stages.{name}: {error}") from None
-        training.append(typed(Optimisation, settings["training"], f"stack.stages.{name}.training"))
+            stages.append(kind(in_channels=in_channels, **typed_keywords(kind, keywords, where)))
+        training.append(typed(Optimisation, settings.get("training", {}), f"{where}.training"))
     if not stages:
         raise UserError(f"stack.name={config['name']} has no stages.")
-    return StackPlan(Stack(stages, images, config["preprocessing"], config["rescale"]), training)
+    options = typed_keywords(Stack, {key: config[key] for key in ("preprocessing", "rescale")}, "stack")
+    return StackPlan(Stack(stages, images, **options), training)
 
 
 def _stage_class(target: str) -> Callable[..., Stage]:
@@ -167,8 +178,8 @@ def _stage_class(target: str) -> Callable[..., Stage]:
     return found
 
 
-def typed(kind: type, config: Config, where: str) -> Any:
-    """Return an object of a dataclass from a configuration, its types checked.
+def typed(kind: type, config: Config, where: str = "") -> Any:
+    """Return an object of a dataclass from a configuration, its types checked; `where` is the configuration's path.
 
     Raises
     ------
@@ -178,7 +189,24 @@ def typed(kind: type, config: Config, where: str) -> Any:
     try:
         return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(kind), config))
     except OmegaConfBaseException as error:
-        raise UserError(f"{where}.{_one_line(error)}") from None
+        raise UserError(f"{where}.{_one_line(error)}".lstrip(".")) from None
+
+
+def typed_keywords(function: Callable[..., Any], keywords: Config, where: str) -> Config:
+    """Return keywords of a function, those of a plain type checked against its annotations.
+
+    Raises
+    ------
+    UserError
+        When it has no such keyword, or a value has the wrong type; the setting is named.
+    """
+    known = inspect.signature(function, eval_str=True).parameters
+    if unknown := [key for key in keywords if key not in known]:
+        raise UserError(f"{where}.{unknown[0]}: there is no such setting; choose among {', '.join(known)}.")
+    checked = {bool, int, float, str, type(None)}
+    hints = [(key, known[key].annotation) for key in keywords]
+    fields = [(key, hint if {*(get_args(hint) or [hint])} <= checked else Any) for key, hint in hints]
+    return vars(typed(make_dataclass("Keywords", fields), keywords, where))
 
 
 def finetuning_settings(config: Config) -> Finetuning:

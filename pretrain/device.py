@@ -8,9 +8,10 @@ from typing import TypeVar
 import torch
 from lightning_fabric import Fabric
 
-from pretrain.errors import UserError
+from pretrain.errors import UserError, require_between
 
 T = TypeVar("T")
+PRECISIONS = ("32-true", "bf16-mixed")
 
 
 @dataclass
@@ -24,8 +25,8 @@ class Device:
     devices : int
         Processes, each on a device of its own; every batch is shared out among them.
     precision : str
-        One of Fabric's, for example "32-true" or "bf16-mixed"; "auto" is bfloat16 autocast where the hardware
-        multiplies in it, and float32 elsewhere.
+        "32-true", or "bf16-mixed" for bfloat16 autocast; "auto" takes the latter where the hardware multiplies
+        bfloat16. Weights are float32 in any case.
     threads : int, optional
         Threads of each process on the CPU; None leaves torch's choice.
     """
@@ -43,9 +44,14 @@ class Device:
         UserError
             When this machine lacks what is asked for.
         """
-        logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it announces the precision each time
+        if self.precision not in ("auto", *PRECISIONS):
+            known = ", ".join(("auto", *PRECISIONS))
+            raise UserError(f"device.precision={self.precision} is not known; choose one of {known}.")
+        require_between("device.devices", self.devices, 1)
         if self.threads is not None:
+            require_between("device.threads", self.threads, 1)
             torch.set_num_threads(self.threads)
+        logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it announces the precision each time
         try:
             # Only a name of a backend of several processes makes Fabric start them on a CPU.
             strategy = "ddp" if self.devices > 1 else "auto"
@@ -83,6 +89,11 @@ def first_then_others(fabric: Fabric, function: Callable[[], T]) -> T:
     if mistake := fabric.broadcast(mistake):
         raise UserError(mistake)
     return function() if fabric.global_rank else result  # type: ignore[return-value]
+
+
+def precision_of(fabric: Fabric) -> str:
+    """Return the precision that a launched Fabric computes in: one of `PRECISIONS`."""
+    return str(fabric.strategy.precision.precision)
 
 
 def best_precision(device: torch.device) -> str:

@@ -11,12 +11,13 @@ from pretrain.data import Dataset
 from pretrain.data.augmentation import random_crop, random_flip
 from pretrain.data.splits import label_subset
 from pretrain.device import Device
-from pretrain.errors import UserError
+from pretrain.errors import UserError, require_between
 from pretrain.evaluation import Evaluation, evaluate
 from pretrain.network import ConvNet, set_trainable
 from pretrain.runs import RunFolder
 from pretrain.seeding import generator
-from pretrain.training import BatchOrder, Loop, Metrics, Optimisation, build_optimizer, schedule_factor
+from pretrain.stages import Metrics
+from pretrain.training import BatchOrder, Loop, Optimisation, build_optimizer, schedule_factor, share_out
 
 
 @dataclass
@@ -66,8 +67,12 @@ class Finetuning(Optimisation):
     def __post_init__(self) -> None:
         """Refuse values that cannot be meant."""
         super().__post_init__()
-        if not 0 <= self.head_steps < self.steps:
-            raise UserError(f"head_steps={self.head_steps}: it must be at least 0 and below steps={self.steps}.")
+        require_between("head_steps", self.head_steps, 0, self.steps - 1)
+        require_between("label_smoothing", self.label_smoothing, 0, 1)
+        require_between("dropout", self.dropout, 0, 1)
+        require_between("crop", self.crop, 0)
+        require_between("evaluate_every", self.evaluate_every, 1)
+        require_between("patience", self.patience, 1)
 
 
 @dataclass
@@ -130,6 +135,7 @@ def finetune(
         When there are not so many labels, or the settings do not fit the network.
     """
     settings = settings or Finetuning()
+    require_between("crop", settings.crop, 0, min(network.image_shape[1:]) - 1)
     fabric = fabric or Device().launch()
     subset = data.train.subset(label_subset(data.train.labels, labels, seed))
     network.head.get_submodule("dropout").p = settings.dropout  # type: ignore[assignment]
@@ -139,7 +145,7 @@ def finetune(
 
     def compute_gradients(step: int) -> Metrics:
         set_trainable(network.layers, not settings.freeze and step >= settings.head_steps)
-        positions = order(step)[fabric.global_rank :: fabric.world_size]
+        positions = share_out(order(step), fabric)
         draw = generator(seed, "finetune", "augment", step, fabric.global_rank)
         images = random_crop(subset.images[positions].to(fabric.device), settings.crop, draw)
         images = random_flip(images, draw) if settings.flip else images
@@ -184,9 +190,10 @@ def _parameter_groups(network: ConvNet, settings: Finetuning) -> list[dict[str, 
     """Return a group for each layer and one for the head, each with its learning rate as a function of the step."""
     count = len(network.layers)
     given = settings.layer_rates
-    multipliers = [float(given)] * count if isinstance(given, int | float) else [float(rate) for rate in given]
-    if len(multipliers) != count:
-        raise UserError(f"layer_rates={multipliers}: there are {count} layers; give a number for each, or one for all.")
+    multipliers = [given] * count if isinstance(given, int | float) else given
+    numbers = isinstance(multipliers, list) and all(isinstance(m, int | float) and m >= 0 for m in multipliers)
+    if not numbers or len(multipliers) != count:
+        raise UserError(f"layer_rates={given}: there are {count} layers; give a number for each, or one for all.")
     groups = []
     for module, multiplier in zip([*network.layers, network.head], [*multipliers, 1.0], strict=True):
         groups.append({"params": list(module.parameters()), "rate": _Rate(settings, multiplier)})

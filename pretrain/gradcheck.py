@@ -5,6 +5,7 @@ import sys
 import torch
 
 from pretrain.config import blank_images, build_stack, command, data_shape
+from pretrain.errors import require_between
 from pretrain.gradients import check_network, check_stage, format_gradients, turned_off
 from pretrain.network import assemble
 from pretrain.runs import Config
@@ -16,6 +17,8 @@ def main(config: Config) -> None:
     """Check the assembled network, and each stage of the stack on the output of those below."""
     shape, classes = data_shape(config["data"])
     seed, count = config["seed"], config["images"]
+    require_between("images", count, 1)
+    require_between("dimensions", config["dimensions"], 1)
     stack = build_stack(config["stack"], blank_images(shape), seed).stack
     stack.standardise = type(stack.standardise).identity(shape[0])
     images = torch.rand(count, *shape, generator=generator(seed, "images"), dtype=torch.float64)
@@ -32,9 +35,9 @@ def main(config: Config) -> None:
             x = stage.layer(x)
     for name, rows in checks.items():
         print(f"{name}\n{format_gradients(rows)}\n")
-    worst = max(row.relative_error for rows in checks.values() for row in rows)
-    print(f"greatest relative error {worst:.1e}, tolerance {config['tolerance']:.1e}")
-    if worst > config["tolerance"]:
+    errors = [row.relative_error for rows in checks.values() for row in rows]
+    print(f"greatest relative error {max(errors):.1e}, tolerance {config['tolerance']:.1e}")
+    if not all(error <= config["tolerance"] for error in errors):  # nor may one be NaN
         print(
             "error: a gradient is wrong, or a kink of a rectifier or a pool lies within the step.",
             file=sys.stderr,

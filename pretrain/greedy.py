@@ -1,5 +1,6 @@
 """Greedy layer-wise training: each stage learns from what the trained layers below it make of the images."""
 
+import time
 from collections.abc import Sequence
 
 import torch
@@ -11,8 +12,8 @@ from pretrain.errors import UserError
 from pretrain.runs import RunFolder
 from pretrain.seeding import generator
 from pretrain.stack import SAMPLE, Stack
-from pretrain.stages import Stage
-from pretrain.training import BatchOrder, Loop, Metrics, Optimisation, build_optimizer, schedule_factor
+from pretrain.stages import Metrics, Stage
+from pretrain.training import BatchOrder, Loop, Optimisation, build_optimizer, schedule_factor, share_out
 
 KEPT_BYTES = 4 * 2**30  # what the inputs of a stage may take when they are kept
 
@@ -32,6 +33,11 @@ class Inputs:
         How many inputs the stage will ask for. They are computed once for all and kept, if at least as many
         as there are images, if there is a layer below, and if they fit.
 
+    Attributes
+    ----------
+    seconds : float
+        What it took to compute those that are kept.
+
     Notes
     -----
     Under bfloat16 autocast the kept inputs are bfloat16: what the layers below put out, to the bit.
@@ -41,11 +47,13 @@ class Inputs:
         self.images, self.fabric = images, fabric
         self.below = below.to(fabric.device).eval()
         self.kept: Tensor | None = None
+        started = time.monotonic()
         depth = len(below) - 1 if isinstance(below, nn.Sequential) else 1
         if depth and draws >= len(images):
             sample = self._compute(torch.arange(min(2, len(images))))
             if sample[0].numel() * sample.element_size() * len(images) <= KEPT_BYTES:
                 self.kept = self._compute_all(sample)
+        self.seconds = time.monotonic() - started
 
     def __len__(self) -> int:
         """Return how many there are."""
@@ -102,14 +110,14 @@ def fit_stage(
     Returns
     -------
     Loop
-        With its seconds and its history.
+        With its seconds, those of keeping the inputs among them.
     """
     stage.to(fabric.device).to(memory_format=torch.channels_last)
     stage.prepare(_sample(inputs, seed), generator(seed, name, "prepare"))
     order = BatchOrder(len(inputs), settings.batch_size, seed, name)
 
     def compute_gradients(step: int) -> Metrics:
-        positions = order(step)[fabric.global_rank :: fabric.world_size]
+        positions = share_out(order(step), fabric)
         draw = generator(seed, name, "noise", step, fabric.global_rank, device=fabric.device)
         return stage.accumulate_grad(inputs[positions], draw)
 
@@ -117,7 +125,7 @@ def fit_stage(
         return settings.learning_rate * schedule_factor(step, settings, settings.steps)
 
     optimizer = build_optimizer([{"params": list(stage.parameters()), "rate": rate}], settings)
-    loop = Loop(name, stage, optimizer, settings, compute_gradients, seed, fabric, folder)
+    loop = Loop(name, stage, optimizer, settings, compute_gradients, seed, fabric, folder, seconds=inputs.seconds)
     loop.run()
     stage.eval()
     return loop
@@ -156,13 +164,21 @@ def fit_stages(
     -------
     list of Loop
         One for each stage trained by this call.
+
+    Raises
+    ------
+    UserError
+        When the stack has fewer stages than `upto`, or not as many as there are settings; or when one diverges.
     """
     fabric = fabric or Device().launch()
+    upto = len(stack) if upto is None else upto
     each = list(settings) if isinstance(settings, Sequence) else [settings or Optimisation()] * len(stack)
+    if not (1 <= upto <= len(stack) == len(each)):
+        raise UserError(f"upto={upto}, {len(each)} settings: the stack has {len(stack)} stages.")
     stack.to(fabric.device).to(memory_format=torch.channels_last)
     finished = load_stack(stack, folder) if folder else 0
     loops = []
-    for position in range(finished, len(stack) if upto is None else upto):
+    for position in range(finished, upto):
         stage, wanted = stack[position], each[position]
         inputs = Inputs(images, stack.below(position), fabric, wanted.steps * wanted.batch_size)
         name = f"stage {position + 1}"

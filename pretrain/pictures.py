@@ -84,12 +84,17 @@ def confusion(evaluation: Evaluation, classes: Sequence[str]) -> Figure:
     counts = evaluation.confusion
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     labels = [f"{name} ({evaluation.per_class[name]:.0%})" for name in classes]
-    size = max(4.5, 0.55 * len(classes) + 1.5)
+    few = len(classes) <= 30
+    size = max(4.5, 0.55 * len(classes) + 1.5) if few else 18.0
     figure = Figure(figsize=(size + 0.8, size))
     axes = figure.subplots()
     display = ConfusionMatrixDisplay(100 * shares, display_labels=classes)
-    display.plot(ax=axes, cmap="Blues", values_format=".0f", colorbar=False, xticks_rotation=45)
+    rotation = 45 if few else 90
+    display.plot(
+        ax=axes, cmap="Blues", values_format=".0f", include_values=few, colorbar=False, xticks_rotation=rotation
+    )
     axes.set_yticklabels(labels)
+    axes.tick_params(labelsize=None if few else min(10, 1000 / len(classes)))
     axes.set(
         title=f"Test accuracy {evaluation.accuracy:.1%}; % of each true class",
         xlabel="predicted",

@@ -1,5 +1,8 @@
 """The story of one run in its folder: training a stack, and fine-tuning an assembled network."""
 
+import hashlib
+import math
+import sys
 from typing import Any
 
 import torch
@@ -8,7 +11,7 @@ from lightning_fabric import Fabric
 from pretrain import pictures
 from pretrain.config import StackPlan, build_stack, finetuning_settings
 from pretrain.data import Dataset
-from pretrain.device import first_then_others
+from pretrain.device import first_then_others, precision_of
 from pretrain.errors import UserError
 from pretrain.finetuning import Result, finetune
 from pretrain.greedy import fit_stages, load_stack
@@ -18,7 +21,7 @@ from pretrain.seeding import generator
 from pretrain.stack import Stack
 
 # Settings that do not change what is computed.
-HOUSEKEEPING = ("out", "overwrite", "device", "data.cache", "data.download")
+HOUSEKEEPING = ("out", "overwrite", "device.accelerator", "device.threads", "data.cache", "data.download")
 PICTURED = 8  # images in the pictures of reconstructions
 
 
@@ -30,26 +33,22 @@ def run_stages(config: Config, data: Dataset, fabric: Fabric) -> dict[str, Any]:
     dict
         The run's summary, as in summary.json; of the stages so far, where not all are trained.
     """
-    folder = open_run(config, fabric, ignore=("upto", "labels"))
+    folder = open_run(config, fabric, ignore=("upto",))
     if summary := folder.summary():
         return summary
     folder.write_skipped(data.skipped)
     plan = build_stack(config["stack"], data.unlabelled, config["seed"])
-    upto = config.get("upto") or len(plan.stack)
-    if not 1 <= upto <= len(plan.stack):
+    upto = config.get("upto")
+    upto = len(plan.stack) if upto is None else upto
+    if upto not in range(1, len(plan.stack) + 1):
         raise UserError(f"upto={upto}: the stack has {len(plan.stack)} stages.")
-    for count in range(load_stack(plan.stack, folder), upto + 1):
-        fit_stages(
-            plan.stack,
-            data.unlabelled,
-            plan.training,
-            seed=config["seed"],
-            upto=count,
-            fabric=fabric,
-            folder=folder,
-        )
+    finished = load_stack(plan.stack, folder)
+    for count in range(finished, upto + 1):  # the pictures of the last that was finished may be missing
+        if count > finished:
+            options = {"seed": config["seed"], "upto": count, "fabric": fabric, "folder": folder}
+            fit_stages(plan.stack, data.unlabelled, plan.training, **options)
         _draw_stage(plan.stack, count, data, folder)
-    summary = _stages_summary(config, plan, data, folder)
+    summary = _stages_summary(config, plan, data, folder, stages=max(finished, upto))
     if summary["stages"] == len(plan.stack):
         folder.write_summary(summary)
     fabric.barrier()
@@ -70,22 +69,22 @@ def _draw_stage(stack: Stack, count: int, data: Dataset, folder: RunFolder) -> N
     pictures.save(figure, folder.path / f"stage{count}-reconstructions.png")
 
 
-def _stages_summary(config: Config, plan: StackPlan, data: Dataset, folder: RunFolder) -> dict[str, Any]:
-    """Gather what the log says of the stages trained so far."""
+def _stages_summary(config: Config, plan: StackPlan, data: Dataset, folder: RunFolder, stages: int) -> dict[str, Any]:
+    """Gather what the log says of the first `stages` stages, which are trained."""
     last = {row["phase"]: row for row in folder.metrics()}
-    stages = [last[f"stage {k}"] for k in range(1, len(plan.stack) + 1) if f"stage {k}" in last]
-    drawn = [training.steps * min(training.batch_size, len(data.unlabelled)) for training in plan.training]
-    seconds = [row["seconds"] for row in stages]
+    rows = [last[f"stage {k}"] for k in range(1, stages + 1)]
+    drawn = [training.steps * min(training.batch_size, len(data.unlabelled)) for training in plan.training[:stages]]
+    seconds = [row["seconds"] for row in rows]
     return {
         "stack": config["stack"]["name"],
         "seed": config["seed"],
-        "stages": len(stages),
+        "stages": stages,
         "unlabelled": len(data.unlabelled),
         "skipped": len(data.skipped),
         "pretrain_seconds": round(sum(seconds), 3),
-        "images": sum(drawn[: len(stages)]),
-        "images_per_second": [round(d / s, 1) for d, s in zip(drawn, seconds, strict=False)],
-        "last": [{k: v for k, v in row.items() if k not in ("phase", "step", "seconds")} for row in stages],
+        "images": sum(drawn),
+        "images_per_second": [round(d / s, 1) for d, s in zip(drawn, seconds, strict=True)],
+        "last": [{k: v for k, v in row.items() if k not in ("phase", "step", "seconds")} for row in rows],
     }
 
 
@@ -98,11 +97,10 @@ def run_finetune(config: Config, data: Dataset, fabric: Fabric) -> dict[str, Any
         The run's summary, as in summary.json.
     """
     settings = finetuning_settings(config["finetuning"])
+    check_init(config["init"])
     pretrained = config["init"] == "pretrained"
-    if config["init"] not in ("pretrained", "scratch"):
-        raise UserError(f"init={config['init']} is not known; choose one of scratch, pretrained.")
     stages = _finished_stages(config) if pretrained else {"pretrain_seconds": 0.0}
-    folder = open_run(config, fabric)
+    folder = open_run({**config, "stages_digest": stages.get("digest")}, fabric)
     if summary := folder.summary():
         return summary
     folder.write_skipped(data.skipped)
@@ -120,6 +118,7 @@ def run_finetune(config: Config, data: Dataset, fabric: Fabric) -> dict[str, Any
         folder=folder,
     )
     network = network.cpu()
+    folder.write_skipped(data.skipped)  # the test split was opened now
     if folder.writes:
         network.save(folder.path / "network.pt")
         _draw_finetuning(network, result, folder)
@@ -136,12 +135,18 @@ def run_finetune(config: Config, data: Dataset, fabric: Fabric) -> dict[str, Any
         "images_per_second": round(result.images_per_second, 1),
         "steps": result.steps,
         "parameters": sum(p.numel() for p in network.parameters()),
-        "per_class_accuracy": result.test.per_class,
+        "per_class_accuracy": {k: None if math.isnan(v) else v for k, v in result.test.per_class.items()},
         "confusion": result.test.confusion.tolist(),
     }
+    fabric.barrier()  # complete only when every process is
     folder.write_summary(summary)
-    fabric.barrier()
     return summary
+
+
+def check_init(init: str) -> None:
+    """Raise a `UserError` unless `init` says where the layers start."""
+    if init not in ("pretrained", "scratch"):
+        raise UserError(f"init={init} is not known; choose one of scratch, pretrained.")
 
 
 def arm_name(pretrained: bool, frozen: bool) -> str:
@@ -159,6 +164,7 @@ def _count(labels: Any) -> int:
 
 def open_run(config: Config, fabric: Fabric, ignore: tuple[str, ...] = ()) -> RunFolder:
     """Open the folder ``config["out"]``, where the settings in `ignore` may differ."""
+    config = {**config, "device": {**config["device"], "precision": precision_of(fabric)}}  # not auto: what it is here
     ignored, writes = (*HOUSEKEEPING, *ignore), fabric.global_rank == 0
     return first_then_others(
         fabric,
@@ -167,7 +173,9 @@ def open_run(config: Config, fabric: Fabric, ignore: tuple[str, ...] = ()) -> Ru
 
 
 def _finished_stages(config: Config) -> dict[str, Any]:
-    """Return the summary of the run that trained the stages, if it is complete and of the same stack.
+    """Return the summary of the run that trained the stages, and a digest of them.
+
+    The run must be complete and of the same stack. That it saw other images is said, but allowed.
 
     Raises
     ------
@@ -183,7 +191,10 @@ def _finished_stages(config: Config) -> dict[str, Any]:
     summary = folder.summary()
     if summary is None:
         raise UserError(f"stages={config['stages']} is not complete: run python -m pretrain.stage on it again.")
-    return summary
+    if others := differences({"data": folder.config()["data"]}, {"data": config["data"]}, HOUSEKEEPING):
+        print(f"note: stages={config['stages']} were trained on other data: {'; '.join(others)}", file=sys.stderr)
+    digest = hashlib.blake2b((folder.path / "stack.pt").read_bytes(), digest_size=8).hexdigest()
+    return {**summary, "digest": digest}
 
 
 def _draw_finetuning(network: ConvNet, result: Result, folder: RunFolder) -> None:

@@ -5,7 +5,7 @@ import sys
 from contextlib import nullcontext
 from pathlib import Path
 
-from pretrain.config import command
+from pretrain.config import command, device_settings
 from pretrain.data import load_unlabelled
 from pretrain.errors import UserError
 from pretrain.network import ConvNet
@@ -18,7 +18,8 @@ def main(config: Config) -> None:
     file = Path(config["run"], "network.pt")
     if not file.exists():
         raise UserError(f"run={config['run']} holds no trained network (no network.pt).")
-    network = ConvNet.load(file)
+    fabric = device_settings(config["device"]).launch()
+    network = ConvNet.load(file).to(fabric.device)
     channels, size, _ = network.image_shape
     decoded = load_unlabelled([config["images"]], size, channels, cache=None)
     probabilities = network.predict_proba(decoded.images)

@@ -14,7 +14,7 @@ import yaml
 from pretrain import figures
 from pretrain.comparison import Cell, cells, stages_folder
 from pretrain.errors import UserError
-from pretrain.runs import Config, RunFolder, write_text
+from pretrain.runs import Config, RunFolder, flatten, write_text
 from pretrain.statistics import Comparison, arm_estimates, as_json, compare_arms
 
 COLUMNS = (
@@ -58,7 +58,8 @@ def write_report(out: str | Path) -> Report:
     runs = {cell: RunFolder(cell.folder(out)) for cell in grid}
     complete = {cell: summary for cell, run in runs.items() if (summary := run.summary())}
     if not complete:
-        raise UserError(f"{out}: none of the {len(grid)} runs of this comparison is complete.")
+        reason = "".join(f" Failed: {line}" for line in _failures(runs)[:1])
+        raise UserError(f"{out}: none of the {len(grid)} runs of this comparison is complete.{reason}")
     results = pd.DataFrame([{column: s[column] for column in COLUMNS} for s in complete.values()])
     comparisons = compare_arms(results, config["baseline"])
     facts = {
@@ -91,7 +92,7 @@ def _failures(runs: dict[Cell, RunFolder]) -> list[str]:
     for cell, run in runs.items():
         note = run.path / "failure.txt"
         if note.exists() and run.summary() is None:
-            lines.append(f"{cell.arm}, {cell.labels} labels, seed {cell.seed}: {note.read_text().strip()}")
+            lines.append(f"{cell}: {note.read_text().strip()}")
     return lines
 
 
@@ -111,10 +112,16 @@ def _page(facts: dict[str, Any]) -> dict[str, Any]:
         "failures": facts["failures"],
         "seeds": config["seeds"],
         "baseline": config["baseline"],
+        "arms": [f"{arm} ({_settings(changed)})" for arm, changed in config["arms"].items()],
         "command": facts["environment"].get("command", ""),
         "environment": facts["environment"],
         "configuration": yaml.safe_dump(config, sort_keys=False),
     }
+
+
+def _settings(changed: Config | None) -> str:
+    """Return what an arm changes, as on a command line."""
+    return ", ".join(f"{key}={value}" for key, value in flatten(changed or {}).items() if key) or "as configured"
 
 
 def _headline(comparisons: list[Comparison], config: Config) -> str:

@@ -18,6 +18,12 @@ from pretrain.errors import UserError
 
 Config = dict[str, Any]
 BEFORE_WORK = {"config.yaml", "env.json", "skipped.csv", "failure.txt"}  # nothing is lost with these
+WRITTEN = (  # what runs write into their folders
+    *BEFORE_WORK,
+    *("metrics.jsonl", "checkpoint.pt", "stack.pt", "network.pt", "summary.json"),
+    *("stage*-filters.png", "stage*-reconstructions.png", "confusion.png", "learning-curves.png"),
+    *("results.csv", "results.json", "report.html", "report.md"),
+)
 
 
 class RunFolder:
@@ -64,30 +70,33 @@ class RunFolder:
             other files.
         """
         folder = cls(Path(path), writes)
-        if (folder.path / "config.yaml").exists():
-            begun = {entry.name for entry in folder.path.iterdir()} - BEFORE_WORK
-            differing = differences(folder.config(), config, ignore) if begun else []
-            if differing and not overwrite:
+        there = folder._entries()
+        if not {"config.yaml", "env.json"} <= there:
+            if there - {"failure.txt"}:
+                raise UserError(f"{path} is not empty and holds no run: give another out=.")
+        elif there - BEFORE_WORK and (differing := differences(folder.config(), config, ignore)):
+            if not overwrite:
                 raise UserError(
                     f"{path} holds a run with other settings: {'; '.join(differing)}. "
                     "Give another out=, or overwrite=true to begin it again."
                 )
-            if differing:
-                folder._clear()
-        elif folder.path.exists() and any(folder.path.iterdir()):
-            raise UserError(f"{path} is not empty and holds no run: give another out=.")
-        if folder.writes:
+            folder._clear()
+        if folder.writes and folder.summary() is None:  # a complete run keeps the record of how it came about
             folder.path.mkdir(parents=True, exist_ok=True)
             write_text(folder.path / "config.yaml", yaml.safe_dump(config, sort_keys=False))
             write_text(folder.path / "env.json", json.dumps(environment(), indent=2) + "\n")
         return folder
 
+    def _entries(self) -> set[str]:
+        if self.path.exists() and not self.path.is_dir():
+            raise UserError(f"{self.path} is a file: give another out=.")
+        return {entry.name for entry in self.path.iterdir()} if self.path.exists() else set()
+
     def _clear(self) -> None:
         """Delete what a run writes into its folder, and nothing else."""
         if self.writes:
-            for pattern in ("*.json", "*.jsonl", "*.pt", "*.png", "*.csv", "config.yaml"):
-                for file in self.path.glob(pattern):
-                    file.unlink()
+            for file in (file for pattern in WRITTEN for file in self.path.glob(pattern)):
+                file.unlink()
 
     def config(self) -> Config:
         """Return the run's settings.
@@ -95,12 +104,18 @@ class RunFolder:
         Raises
         ------
         UserError
-            When the folder holds no run.
+            When the folder holds no run, or its configuration is damaged.
         """
         file = self.path / "config.yaml"
         if not file.exists():
             raise UserError(f"{self.path} holds no run (no config.yaml).")
-        return yaml.safe_load(file.read_text())
+        try:
+            config = yaml.safe_load(file.read_text())
+        except yaml.YAMLError:
+            config = None
+        if not isinstance(config, dict):
+            raise UserError(f"{file} is damaged: give another folder.")
+        return config
 
     def summary(self) -> dict[str, Any] | None:
         """Return the summary of a complete run; None while it is not complete."""
@@ -120,15 +135,15 @@ class RunFolder:
                 file.write(json.dumps(row) + "\n")
 
     def metrics(self) -> list[dict[str, Any]]:
-        """Return the rows of metrics.jsonl."""
+        """Return the rows of metrics.jsonl; a last line that an interruption cut short is none."""
         file = self.path / "metrics.jsonl"
-        return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+        lines = file.read_text().split("\n")[:-1] if file.exists() else []
+        return [json.loads(line) for line in lines]
 
     def rewind(self, phase: str, step: int) -> None:
         """Drop what was logged in this phase after `step`: an interrupted run does it again."""
-        rows = self.metrics()
-        kept = [row for row in rows if row["phase"] != phase or row["step"] <= step]
-        if self.writes and len(kept) < len(rows):
+        kept = [row for row in self.metrics() if row["phase"] != phase or row["step"] <= step]
+        if self.writes and (self.path / "metrics.jsonl").exists():
             write_text(self.path / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in kept))
 
     def save(self, name: str, state: Mapping[str, Any]) -> None:
@@ -178,7 +193,7 @@ def write_text(file: Path, text: str) -> None:
 
 def differences(there: Config, wanted: Config, ignore: Iterable[str] = ()) -> list[str]:
     """Return one phrase for each setting that differs, named by its dotted path."""
-    before, after = _flatten(there), _flatten(wanted)
+    before, after = flatten(there), flatten(wanted)
     ignored = tuple(f"{key}." for key in ignore)
     keys = [key for key in {**before, **after} if not f"{key}.".startswith(ignored)]
     return [
@@ -188,12 +203,13 @@ def differences(there: Config, wanted: Config, ignore: Iterable[str] = ()) -> li
     ]
 
 
-def _flatten(config: Any, prefix: str = "") -> dict[str, Any]:
+def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
+    """Return nested settings by their dotted paths."""
     if not isinstance(config, dict) or not config:
         return {prefix: config}
     flat: dict[str, Any] = {}
     for key, value in config.items():
-        flat |= _flatten(value, f"{prefix}.{key}" if prefix else str(key))
+        flat |= flatten(value, f"{prefix}.{key}" if prefix else str(key))
     return flat
 
 

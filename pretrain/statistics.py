@@ -77,12 +77,15 @@ def estimate(values: ArrayLike) -> Estimate:
 
 
 def paired_p(differences: ArrayLike) -> float:
-    """Return the two-sided p value of a paired t test, from the differences; 1 when there are fewer than two."""
+    """Return the two-sided p value of a paired t test, from the differences; 1 when there are fewer than two.
+
+    Where all differences are the same, t has no spread to measure them by, and the sign test stands in.
+    """
     x = np.asarray(differences, dtype=float)
     if len(x) < 2 or not x.any():
         return 1.0
     if np.ptp(x) == 0:
-        return 0.0  # the same difference for every seed: no spread to hold it against
+        return float(stats.binomtest(len(x), len(x)).pvalue)
     return float(stats.ttest_1samp(x, 0.0).pvalue)
 
 

@@ -3,7 +3,7 @@
 import copy
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,12 +11,12 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from pretrain.errors import UserError
+from pretrain.errors import UserError, require_between
 from pretrain.progress import Progress
 from pretrain.runs import RunFolder
 from pretrain.seeding import derive_seed, generator, seeded
+from pretrain.stages import Metrics
 
-Metrics = Mapping[str, float]
 LOG_EVERY = 20  # steps
 CHECKPOINT_EVERY = 30.0  # seconds
 
@@ -63,9 +63,12 @@ class Optimisation:
             raise UserError(f"optimizer={self.optimizer} is not known; choose one of sgd, adamw.")
         if self.schedule not in ("cosine", "constant"):
             raise UserError(f"schedule={self.schedule} is not known; choose one of cosine, constant.")
-        for name in ("steps", "batch_size"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name}={getattr(self, name)}: it must be at least 1.")
+        require_between("steps", self.steps, 1)
+        require_between("batch_size", self.batch_size, 1)
+        require_between("learning_rate", self.learning_rate, 0)
+        require_between("momentum", self.momentum, 0, 0.9999)
+        require_between("weight_decay", self.weight_decay, 0)
+        require_between("warmup", self.warmup, 0, 1)
 
 
 def schedule_factor(step: int, settings: Optimisation, steps: int) -> float:
@@ -91,7 +94,7 @@ def build_optimizer(groups: list[dict[str, Any]], settings: Optimisation) -> tor
             split,
             lr=settings.learning_rate,
             momentum=settings.momentum,
-            nesterov=settings.nesterov,
+            nesterov=settings.nesterov and settings.momentum > 0,
             weight_decay=settings.weight_decay,
         )
     return torch.optim.AdamW(split, lr=settings.learning_rate, weight_decay=settings.weight_decay)
@@ -125,6 +128,22 @@ class BatchOrder:
             draw = generator(self.seed, self.name, "order", passes)
             self._pass = passes, torch.randperm(self.count, generator=draw)
         return self._pass[1][place * size : (place + 1) * size]
+
+
+def share_out(positions: Tensor, fabric: Fabric) -> Tensor:
+    """Return the part of a batch that this process computes; all have equally many, so that means of parts agree.
+
+    Raises
+    ------
+    UserError
+        When the batch cannot be shared out equally.
+    """
+    if len(positions) % fabric.world_size:
+        raise UserError(
+            f"batches of {len(positions)} images cannot be shared out equally among device.devices="
+            f"{fabric.world_size} processes: give a batch_size that can."
+        )
+    return positions[fabric.global_rank :: fabric.world_size]
 
 
 @dataclass
@@ -176,7 +195,6 @@ class Loop:
     best_value: float = -math.inf
     best_step: int = 0
     best_state: dict[str, Tensor] | None = None
-    history: list[dict[str, Any]] = field(default_factory=list)
 
     def run(self) -> None:
         """Learn until the last step, from the last checkpoint on where there is one."""
@@ -232,10 +250,8 @@ class Loop:
             )
 
     def _log(self, metrics: Metrics) -> None:
-        row = {"phase": self.name, "step": self.step, "seconds": round(self.seconds, 3), **metrics}
-        self.history.append(row)
         if self.folder:
-            self.folder.log(row)
+            self.folder.log({"phase": self.name, "step": self.step, "seconds": round(self.seconds, 3), **metrics})
 
     def _evaluate(self) -> None:
         assert self.evaluate

@@ -62,7 +62,7 @@ def test_a_second_call_runs_only_what_is_missing(out, configure):
 def test_the_arms_of_a_seed_differ_in_nothing_else(out):
     runs = [RunFolder(file.parent).config() for file in summaries(out)]
     for run in runs:
-        for key in ("arm", "init", "stages", "out", "labels", "seed"):
+        for key in ("arm", "init", "stages", "stages_digest", "out", "labels", "seed"):
             run.pop(key)
         run["finetuning"].pop("freeze")
     assert all(run == runs[0] for run in runs)
@@ -87,26 +87,52 @@ def test_the_report_is_a_function_of_the_folder(out):
 
 
 def test_a_running_comparison_has_a_report_of_what_is_there(out, tmp_path, configure):
-    config = configure("compare", f"out={tmp_path / 'run'}", *GRID, "labels=[20]", "seeds=[0]")
-    compare(config)
-    grown = configure("compare", f"out={tmp_path / 'run'}", *GRID, "labels=[20]", "seeds=[0,1]")
+    options = [f"out={tmp_path / 'run'}", *GRID, "labels=[20]", "device.precision=32-true"]
+    compare(configure("compare", *options, "seeds=[0]"))
+    grown = configure("compare", *options, "seeds=[0,1]")
     RunFolder.open(tmp_path / "run", grown, ignore=["seeds"])
     write_report(tmp_path / "run")
     assert "4 of 8 runs are complete" in (tmp_path / "run" / "report.md").read_text()
 
 
-def test_a_run_that_fails_is_named_and_the_others_go_on(tmp_path, configure, capsys):
-    config = configure("compare", f"out={tmp_path / 'run'}", *GRID, "labels=[20,5000]", "seeds=[0]")
-    compare(config)
-    assert len(summaries(tmp_path / "run")) == 4
-    assert "failed: " in capsys.readouterr().err
+def test_runs_that_fail_are_named_and_the_others_go_on(tmp_path, configure):
+    diverging = "stack.stages.stage2.training.learning_rate=1e30"
+    config = configure("compare", f"out={tmp_path / 'run'}", *GRID, "labels=[20]", "seeds=[0]", diverging)
+    failures = compare(config)
+    assert [line.split(",")[0] for line in failures] == ["pretrained", "pretrained-frozen"]
+    assert all("stage 2: not a finite number any more" in line for line in failures)
+    assert len(summaries(tmp_path / "run")) == 2
+    assert len(list(tmp_path.glob("run/runs/*/*/*/failure.txt"))) == 2
     write_report(tmp_path / "run")
     page = (tmp_path / "run" / "report.html").read_text()
-    assert page.count("give a number from 10 (one a class) to 1000") == 4
+    assert page.count("stage 2: not a finite number any more") == 2
+    assert compare(config) == failures
+
+
+def test_an_arm_may_be_added_but_not_changed(out, configure):
+    before = summaries(out)
+    with pytest.raises(UserError, match=r"arms\.pretrained\.finetuning\.dropout is not set there and 0\.1 here"):
+        compare(configure("compare", f"out={out}", *GRID, "+arms.pretrained.finetuning.dropout=0.1"))
+    options = ["+arms.gentle={init: pretrained, finetuning: {learning_rate: 0.001}}", "labels=[20]", "seeds=[0]"]
+    compare(configure("compare", f"out={out}", *GRID, *options))
+    added = out / "runs" / "gentle" / "labels-20" / "seed-0" / "summary.json"
+    assert {file: time for file, time in summaries(out).items() if file != added} == before
+    assert RunFolder(added.parent).config()["finetuning"]["learning_rate"] == 0.001
 
 
 @pytest.mark.parametrize(
-    ("override", "message"), [("baseline=nobody", "is not an arm"), ("seeds=3", "give a list"), ("labels=[]", "list")]
+    ("override", "message"),
+    [
+        ("baseline=nobody", "is not an arm"),
+        ("seeds=3", "give a list"),
+        ("labels=[]", "list"),
+        ("labels=[1000,all]", "1000 are all"),
+        ("labels=[20,5000]", "give a number from 10"),
+        ("seeds=[0,1.5]", "1.5 is not a whole number"),
+        ("finetuning.optimizer=sdg", "choose one of sgd, adamw"),
+        ("+arms.pretrained.labels=50", "arms.pretrained.labels cannot differ"),
+        ("arms.scratch.init=nothing", "choose one of scratch, pretrained"),
+    ],
 )
 def test_a_mistake_is_named(tmp_path, configure, override, message):
     with pytest.raises(UserError, match=message):

@@ -179,6 +179,14 @@ def test_files_of_every_depth_are_listed_by_path_without_the_hidden_ones(tmp_pat
     assert list_files(tmp_path) == sorted(tmp_path / name for name in shown)
 
 
+def test_links_to_folders_are_followed_but_not_in_circles(tmp_path):
+    save_flat(tmp_path / "real/x.png", 0)
+    (tmp_path / "pool").mkdir()
+    (tmp_path / "pool/linked").symlink_to(tmp_path / "real")
+    (tmp_path / "real/back").symlink_to(tmp_path)
+    assert list_files(tmp_path / "pool") == [tmp_path / "pool/linked/x.png"]
+
+
 @pytest.fixture
 def messy(tmp_path):
     """Two good images among what folders of photographs gather, in the order of their paths."""

@@ -1,6 +1,7 @@
 import hashlib
 import os
 import pickle
+import shutil
 import socket
 import tarfile
 from functools import partial
@@ -119,7 +120,7 @@ def test_the_digits_are_those_of_scikit_learn_each_in_just_one_split():
     pixels = np.rint(bundled.images * 255 / 16).astype(np.uint8)[:, None]
     assert pairs(*map(arrays, (data.train, data.validation, test))) == pairs((pixels, bundled.target))
     assert data.classes == tuple("0123456789")
-    assert data.image_shape == (1, 8, 8)
+    assert data.unlabelled.shape[1:] == (1, 8, 8)
 
 
 def test_the_digits_to_pretrain_on_are_the_training_images():
@@ -162,7 +163,7 @@ load_small = partial(load_folder, image_size=8, channels=1, cache=None)
 def test_classes_are_the_folders_in_alphabetical_order(root):
     data = load_small(root, validation=4)
     assert data.classes == ("cat", "dog")
-    assert data.image_shape == (1, 8, 8)
+    assert data.unlabelled.shape[1:] == (1, 8, 8)
     for split in (data.train, data.validation, data.open_test()):
         assert split.labels.tolist() == [int(value >= 100) for value in values(split.images)]
     assert values(data.open_test().images) == [50, 150]
@@ -231,6 +232,30 @@ def test_test_images_that_cannot_be_read_do_no_harm_until_they_are_opened(root):
     data = load_small(root)
     with pytest.raises(UserError, match="test holds no image that can be read"):
         data.open_test()
+
+
+def test_damaged_test_images_are_listed_once_they_are_opened(root):
+    save_flat(root / "test/dog/y.png", 160)
+    (root / "test/dog/x.png").write_bytes(b"damaged")
+    data = load_small(root)
+    assert data.skipped == []
+    for _ in range(2):
+        assert values(data.open_test().images) == [50, 160]
+        assert [Path(skip.path).name for skip in data.skipped] == ["x.png"]
+
+
+def test_one_class_is_refused(root):
+    shutil.rmtree(root / "train/dog")
+    shutil.rmtree(root / "test/dog")
+    with pytest.raises(UserError, match="one class only"):
+        load_small(root)
+
+
+def test_validation_may_not_take_the_last_image_of_a_class(root):
+    for k in range(1, 10):
+        (root / f"train/dog/{k}.png").unlink()
+    with pytest.raises(UserError, match="leaves no image to train on of 1 classes"):
+        load_small(root, validation=4)
 
 
 def test_test_images_outside_the_class_folders_are_none(root):
@@ -340,13 +365,13 @@ def test_cifar10_is_downloaded_and_comes_back_as_it_was_written(cifar):
     assert np.array_equal(test.images, cifar.images[20:])
     assert np.array_equal(test.labels, cifar.labels[20:])
     assert data.classes == cifar.classes
-    assert data.image_shape == (3, 32, 32)
+    assert data.unlabelled.shape[1:] == (3, 32, 32)
     assert (data.train.images.dtype, data.train.labels.dtype) == (torch.uint8, torch.int64)
 
 
 def test_validation_of_cifar10_is_taken_from_training(cifar):
-    data = load_cifar10(cifar.root, validation=8)
-    assert len(data.validation) == 8
+    data = load_cifar10(cifar.root, validation=4)
+    assert len(data.validation) == 4
     assert pairs(arrays(data.train), arrays(data.validation)) == pairs((cifar.images[:20], cifar.labels[:20]))
     assert torch.equal(data.unlabelled, data.train.images)
 

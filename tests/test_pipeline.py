@@ -1,4 +1,5 @@
 import json
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -10,6 +11,7 @@ from pretrain.data.images import Skipped
 from pretrain.errors import UserError
 from pretrain.greedy import fit_stages
 from pretrain.pipeline import run_finetune, run_stages
+from pretrain.training import Loop
 
 FINETUNE = ["finetuning.steps=8", "finetuning.batch_size=16", "labels=40"]
 
@@ -47,6 +49,39 @@ def test_stages_can_be_trained_one_call_at_a_time(trained, configure, digits, fa
     assert second["stages"] == 2
     one, two = (torch.load(run / "stack.pt", weights_only=True)["stack"] for run in (out, trained))
     assert all(torch.equal(one[name], two[name]) for name in two)
+
+
+def test_a_stage_that_was_interrupted_does_not_count_as_trained(
+    trained, configure, digits, fabric, tmp_path, monkeypatch
+):
+    out = tmp_path / "run"
+    step = Loop._timed_step
+
+    def interrupted(loop):
+        if loop.name == "stage 2" and loop.step == 4:
+            raise KeyboardInterrupt
+        return step(loop)
+
+    monkeypatch.setattr("pretrain.training.LOG_EVERY", 2)
+    monkeypatch.setattr(Loop, "_timed_step", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run_stages(configure("stage", f"out={out}"), digits, fabric)
+    monkeypatch.setattr(Loop, "_timed_step", step)
+    assert run_stages(configure("stage", f"out={out}", "upto=1"), digits, fabric)["stages"] == 1
+    assert not (out / "summary.json").exists()
+    assert run_stages(configure("stage", f"out={out}"), digits, fabric)["stages"] == 2
+    one, two = (torch.load(run / "stack.pt", weights_only=True)["stack"] for run in (out, trained))
+    assert all(torch.equal(one[name], two[name]) for name in two)
+
+
+def test_a_run_is_bound_to_the_very_stages_it_began_with(trained, configure, digits, fabric, tmp_path):
+    stages = shutil.copytree(trained, tmp_path / "stages")
+    config = configure("finetune", f"out={tmp_path / 'ft'}", "init=pretrained", f"stages={stages}", *FINETUNE)
+    run_finetune(config, digits, fabric)
+    retrained = {**configure("stage", f"out={stages}", "seed=9"), "overwrite": True}
+    run_stages(retrained, digits, fabric)
+    with pytest.raises(UserError, match="stages_digest is"):
+        run_finetune(config, digits, fabric)
 
 
 def test_pretrained_layers_reach_the_network(trained, configure, digits, fabric, tmp_path):

@@ -42,6 +42,40 @@ def test_a_mistake_before_any_work_does_not_block_the_folder(tmp_path):
     assert RunFolder.open(tmp_path / "run", CONFIG).config() == CONFIG
 
 
+def test_files_that_a_run_did_not_write_are_never_deleted(tmp_path):
+    begun(tmp_path / "run")
+    for name in ("mine.csv", "notes.json", "photo.png", "model.pt"):
+        (tmp_path / "run" / name).write_text("mine")
+    RunFolder.open(tmp_path / "run", {**CONFIG, "seed": 1}, overwrite=True)
+    kept = {file.name for file in (tmp_path / "run").iterdir()}
+    assert kept == {"mine.csv", "notes.json", "photo.png", "model.pt", "config.yaml", "env.json"}
+
+
+def test_a_complete_run_keeps_the_record_of_how_it_came_about(tmp_path):
+    begun(tmp_path / "run").write_summary({"accuracy": 1.0})
+    before = {file.name: file.read_bytes() for file in (tmp_path / "run").iterdir()}
+    RunFolder.open(tmp_path / "run", {**CONFIG, "out": "elsewhere"}, ignore=["out"])
+    assert {file.name: file.read_bytes() for file in (tmp_path / "run").iterdir()} == before
+
+
+def test_a_last_line_that_was_cut_short_is_dropped(tmp_path):
+    folder = begun(tmp_path / "run")
+    with (folder.path / "metrics.jsonl").open("a") as file:
+        file.write('{"phase": "x", "st')
+    assert [row["step"] for row in folder.metrics()] == [1]
+    folder.rewind("x", 1)
+    folder.log({"phase": "x", "step": 2})
+    assert [row["step"] for row in folder.metrics()] == [1, 2]
+
+
+@pytest.mark.parametrize("text", ["[1, 2", "just words"])
+def test_a_damaged_configuration_is_one_line(tmp_path, text):
+    folder = begun(tmp_path / "run")
+    (folder.path / "config.yaml").write_text(text)
+    with pytest.raises(UserError, match=r"config\.yaml is damaged"):
+        RunFolder.open(tmp_path / "run", CONFIG)
+
+
 def test_the_same_settings_go_on(tmp_path):
     begun(tmp_path / "run")
     assert len(RunFolder.open(tmp_path / "run", {**CONFIG, "out": "b"}, ignore=["out"]).metrics()) == 1

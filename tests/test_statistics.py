@@ -65,7 +65,8 @@ def test_holms_correction_is_over_the_budgets_of_an_arm():
         ([-1.0, -1.1, -0.9, -1.0, -1.05], "hurts"),
         ([1.0, -1.1, 0.9, -1.0, 0.1], "no detectable difference"),
         ([0.0, 0.0, 0.0, 0.0, 0.0], "no detectable difference"),
-        ([0.5, 0.5, 0.5, 0.5, 0.5], "helps"),
+        ([0.5] * 5, "no detectable difference"),  # the sign test: p = 2/32
+        ([0.5] * 6, "helps"),  # p = 2/64
     ],
 )
 def test_verdicts(difference, expected):

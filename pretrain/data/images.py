@@ -88,11 +88,15 @@ def _to_eight_bits(image: Image.Image) -> Image.Image:
 
 
 def list_files(folder: Path) -> list[Path]:
-    """Return every file below `folder`, sorted by path, whatever its depth; hidden ones are left out."""
+    """Return every file below `folder`, sorted by path, whatever its depth; hidden ones are left out.
+
+    Links to folders are followed, but into none of those that they lie in.
+    """
     found = []
-    for root, folders, names in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        found += [Path(root, name) for name in names if not name.startswith(".")]
+    for root, folders, names in os.walk(folder, followlinks=True):
+        above = {Path(root).resolve(), *Path(root).resolve().parents}
+        folders[:] = [name for name in folders if name[0] != "." and Path(root, name).resolve() not in above]
+        found += [Path(root, name) for name in names if name[0] != "."]
     return sorted(found)
 
 

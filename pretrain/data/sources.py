@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pretrain.data.images import Decoded, Skipped, decode_files, list_files
 from pretrain.data.splits import split_validation, stratified_order
-from pretrain.errors import UserError
+from pretrain.errors import UserError, require_between
 
 Folder = str | Path
 CACHE = Path("~/.cache/pretrain")
@@ -48,7 +48,7 @@ class Dataset:
     open_test : callable
         Returns the test split. Called once, by a finished run.
     skipped : list of Skipped
-        Files that could not be read.
+        Files that could not be read; those of the test split are added when it is opened.
     """
 
     classes: tuple[str, ...]
@@ -58,36 +58,35 @@ class Dataset:
     open_test: Callable[[], Labelled]
     skipped: list[Skipped] = field(default_factory=list)
 
-    @property
-    def image_shape(self) -> tuple[int, int, int]:
-        """(C, H, W) of every image."""
-        channels, height, width = self.unlabelled.shape[1:]
-        return channels, height, width
-
 
 def _dataset(
     classes: Sequence[str],
     train: Labelled,
     open_test: Callable[[], Labelled],
-    validation: int,
+    validation: int | float,
     pools: Decoded | None,
-    skipped: Sequence[Skipped] = (),
+    skipped: list[Skipped] | None = None,
 ) -> Dataset:
     """Split off the validation images, and gather the unlabelled pool from the rest."""
+    if len(classes) < 2:
+        raise UserError(f"there is one class only ({classes[0]}): give two or more to tell apart.")
     training, held_out = split_validation(train.labels, validation)
     rest = train.subset(training)
     unlabelled = torch.cat([rest.images, pools.images]) if pools else rest.images
-    skipped = [*skipped, *(pools.skipped if pools else [])]
+    skipped = [] if skipped is None else skipped
+    skipped += pools.skipped if pools else []
     return Dataset(tuple(classes), rest, train.subset(held_out), unlabelled, open_test, skipped)
 
 
-def load_digits(validation: int = 297, unlabelled: Sequence[Folder] = (), cache: Folder | None = CACHE) -> Dataset:
+def load_digits(
+    validation: int | float = 297, unlabelled: Sequence[Folder] = (), cache: Folder | None = CACHE
+) -> Dataset:
     """Load the handwritten digits that scikit-learn bundles: 1,797 images of 1x8x8, 500 of them for testing.
 
     Parameters
     ----------
-    validation : int
-        Training images set aside for validation.
+    validation : int or float
+        Training images set aside for validation: a number, or a share below 1.
     unlabelled, cache
         Those of `load_folder`.
 
@@ -110,7 +109,7 @@ def load_digits(validation: int = 297, unlabelled: Sequence[Folder] = (), cache:
 def load_cifar10(
     root: Folder = "data",
     download: bool = True,
-    validation: int = 5000,
+    validation: int | float = 5000,
     unlabelled: Sequence[Folder] = (),
     cache: Folder | None = CACHE,
 ) -> Dataset:
@@ -122,8 +121,8 @@ def load_cifar10(
         Folder that holds the data, or into which torchvision downloads it and checks its checksum.
     download : bool
         Download what is missing.
-    validation : int
-        Training images set aside for validation.
+    validation : int or float
+        Training images set aside for validation: a number, or a share below 1.
     unlabelled, cache
         Those of `load_folder`.
 
@@ -197,10 +196,11 @@ def load_folder(
         raise UserError(f"{root / 'test'} has classes that {root / 'train'} lacks: {', '.join(unknown)}.")
 
     def open_test() -> Labelled:
-        return _load_classes(root / "test", classes, image_size, channels, cache)[0]
+        test, damaged = _load_classes(root / "test", classes, image_size, channels, cache)
+        skipped.extend(skip for skip in damaged if skip not in skipped)
+        return test
 
-    count = round(validation * len(train)) if 0 < validation < 1 else int(validation)
-    return _dataset(classes, train, open_test, count, pools, skipped)
+    return _dataset(classes, train, open_test, validation, pools, skipped)
 
 
 def load_unlabelled(
@@ -228,6 +228,7 @@ def _load_files(folder: Path, image_size: int, channels: int, cache: Folder | No
         raise UserError(f"{folder} is not a folder.")
     if channels not in (1, 3):
         raise UserError(f"data.channels={channels}: give 1 (grey) or 3 (RGB).")
+    require_between("data.image_size", image_size, 1)
     decoded = decode_files(list_files(folder), image_size, channels, Path(cache).expanduser() if cache else None)
     if not decoded.paths:
         what = f"; the first of {len(decoded.skipped)}: {decoded.skipped[0].reason}" if decoded.skipped else ""

@@ -31,20 +31,34 @@ def stratified_order(labels: Tensor, seed: int, name: str) -> Tensor:
     return by_draw[key[by_draw].argsort(stable=True)]
 
 
-def split_validation(labels: Tensor, size: int) -> tuple[Tensor, Tensor]:
+def split_validation(labels: Tensor, size: int | float) -> tuple[Tensor, Tensor]:
     """Return positions of the training and of the validation images, both ascending.
 
     The split is fixed for a data set: it has no seed, so that every stack and every run leaves out the same.
 
+    Parameters
+    ----------
+    labels : Tensor, (N,), int64
+        Class of each image.
+    size : int or float
+        How many to set aside: a number, or a share below 1.
+
     Raises
     ------
     UserError
-        When `size` leaves no image to train on.
+        When `size` leaves no image of some class to train on.
     """
-    if not 0 <= size < len(labels):
+    count = round(size * len(labels)) if 0 < size < 1 else int(size)
+    if not 0 <= count < len(labels):
         raise UserError(f"data.validation={size}: there are {len(labels)} training images to take them from.")
     order = stratified_order(labels, 0, "validation")
-    return order[size:].sort().values, order[:size].sort().values
+    training, validation = order[count:].sort().values, order[:count].sort().values
+    if missing := {*labels.tolist()} - {*labels[training].tolist()}:
+        raise UserError(
+            f"data.validation={size} leaves no image to train on of {len(missing)} classes that have few: "
+            "give fewer, or add images."
+        )
+    return training, validation
 
 
 def label_subset(labels: Tensor, budget: int | None, seed: int) -> Tensor:

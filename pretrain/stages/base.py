@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pretrain.errors import UserError
+from pretrain.errors import UserError, require_between
 from pretrain.functional import scaled_tanh
 
 Metrics = Mapping[str, float]
@@ -29,11 +29,10 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
 }
 
 
-def choose(option: str, value: str, choices: Any) -> str:
-    """Return `value` if it is one of `choices`; otherwise raise a `UserError` that lists them."""
+def choose(option: str, value: str, choices: Any) -> None:
+    """Raise a `UserError` that lists the `choices`, unless `value` is one of them."""
     if value not in choices:
         raise UserError(f"{option}={value} is not known; choose one of {', '.join(choices)}.")
-    return value
 
 
 class Layer(nn.Module):
@@ -82,11 +81,9 @@ class Layer(nn.Module):
             "stride": stride,
             "pool": pool,
         }.items():
-            if value < 1:
-                raise UserError(f"{name}={value}: it must be at least 1.")
+            require_between(name, value, 1)
         self.padding = padding = kernel_size // 2 if padding is None else padding
-        if padding < 0:
-            raise UserError(f"padding={padding}: it must be at least 0.")
+        require_between("padding", padding, 0)
         self.settings: dict[str, Any] = {
             "in_channels": in_channels,
             "out_channels": out_channels,

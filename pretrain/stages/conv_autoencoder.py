@@ -67,8 +67,8 @@ class ConvAutoencoder(AutogradStage):
     corruption, corruption_level
         Noise on the input, which the reconstruction must undo (Vincent et al. 2010); see `Corruption`.
     unpooling : {"switches", "none"}
-        "switches": the code is the pooled maps, put back where the maxima were; so only one activation of a
-        window takes part (Masci et al. 2011). "none": pooling is left out while the stage learns.
+        "switches": the code is the pooled maps, put back where the maxima were; so only the greatest activation of
+        a window takes part (Masci et al. 2011). "none": pooling is left out while the stage learns.
     sparsity : {"none", "l1", "kl", "spatial_winner_take_all", "lifetime_winner_take_all"}
         A penalty on the activations, or a competition between them while the stage learns.
     sparsity_weight : float
