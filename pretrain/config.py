@@ -12,7 +12,8 @@ from typing import Any, get_args
 
 import hydra
 import torch
-from hydra.errors import HydraException
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException, OverrideParseException
 from hydra.utils import get_class
 from lightning_fabric import Fabric
 from lightning_fabric.utilities.rank_zero import rank_zero_only
@@ -33,6 +34,7 @@ from pretrain.training import Optimisation
 
 _HERE = Path(__file__).parent
 CONF = next(path for path in (_HERE / "conf", _HERE.parent / "conf") if path.is_dir())  # in a wheel; in a clone
+FOLDERS = ("out", "run", "stages", "images")  # settings in which ~ stands for the home folder, as it does in data.*
 SOURCES: dict[str, Callable[..., Dataset]] = {
     "digits": load_digits,
     "cifar10": load_cifar10,
@@ -64,12 +66,25 @@ def command(name: str) -> Callable[[Callable[[Config], None]], Callable[[], None
         @functools.wraps(function)
         def main() -> None:
             os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra's own errors reach us, instead of being printed by it
+            sys.argv[1:] = [_quoted(argument) for argument in sys.argv[1:]]
             with _one_line_for_mistakes():
                 run()
 
         return main
 
     return decorate
+
+
+def _quoted(argument: str) -> str:
+    """Quote the value of a setting that Hydra's grammar has no word for: a path with accents, ``~``, brackets."""
+    key, equals, value = argument.partition("=")
+    try:
+        if equals and not argument.startswith("-"):
+            OverridesParser.create().parse_override(argument)
+    except HydraException:
+        if not value.startswith(("[", "{", "'", '"')):
+            return f"{key}='{value}'" if "'" not in value else f'{key}="{value}"'
+    return argument
 
 
 @contextmanager
@@ -98,7 +113,8 @@ def plain(config: DictConfig) -> Config:
     resolved = OmegaConf.to_container(config, resolve=True)
     assert isinstance(resolved, dict)
     common = {key: value for key, value in resolved.items() if key in Common.__annotations__}
-    return {**resolved, **vars(typed(Common, common))}
+    folders = {key: os.path.expanduser(resolved[key]) for key in FOLDERS if isinstance(resolved.get(key), str)}
+    return {**resolved, **vars(typed(Common, common)), **folders}
 
 
 @rank_zero_only
@@ -109,6 +125,8 @@ def _complain(line: str) -> None:
 
 def _one_line(error: Exception) -> str:
     """Return what a message says, in one line, and the key that it is about where OmegaConf names one."""
+    if isinstance(error, OverrideParseException):
+        return f"{error.override}: write setting=value, and a list without blanks or in quotes, 'labels=[10, 20]'."
     lines = [line.strip() for line in str(error).split("Config search path:")[0].splitlines() if line.strip()]
     if isinstance(error, HydraException) and lines[0].startswith("Could not override"):
         return f"{lines[0]} There is no such setting; --help lists those there are."
@@ -125,7 +143,12 @@ def load_data(config: Config, fabric: Fabric) -> Dataset:
     if isinstance(settings.get("unlabelled"), str):
         settings["unlabelled"] = [settings["unlabelled"]]
     typed_settings = typed_keywords(source, settings, "data")
-    return first_then_others(fabric, lambda: source(**typed_settings))
+    data = first_then_others(fabric, lambda: source(**typed_settings))
+    if data.skipped:
+        _complain(
+            f"{len(data.skipped):,} files could not be read as images and are left out; see skipped.csv of the run"
+        )
+    return data
 
 
 def data_shape(config: Config) -> tuple[tuple[int, int, int], Sequence[str]]:

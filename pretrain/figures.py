@@ -37,6 +37,11 @@ def _clean(axes: Any) -> None:
     axes.set_axisbelow(True)
 
 
+def _legend_below(figure: Figure, axes: Any) -> None:
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False, fontsize=9)
+
+
 def accuracy(results: pd.DataFrame, arms: list[str]) -> Figure:
     """Draw test accuracy over label budgets with 95% intervals; with one budget, each seed as a dot."""
     figure = Figure(figsize=(7.5, 4.2), layout="constrained")
@@ -62,7 +67,7 @@ def accuracy(results: pd.DataFrame, arms: list[str]) -> Figure:
         axes.set_xticks(budgets, [f"{n:,}" for n in budgets])
         axes.minorticks_off()
         axes.set_xlabel("labels")
-        axes.legend(frameon=False)
+        _legend_below(figure, axes)
     low, high = axes.get_ylim()
     axes.set(ylabel="test accuracy (%)", ylim=(max(low, 0), min(high, 100.5)))
     _clean(axes)
@@ -119,5 +124,5 @@ def learning_curves(curves: Mapping[tuple[str, int], pd.DataFrame], arms: list[s
         axes.set(title=f"{labels:,} labels", xlabel="step")
         _clean(axes)
     panels[0].set_ylabel("validation accuracy (%)")
-    panels[-1].legend(frameon=False, fontsize=9)
+    _legend_below(figure, max(panels, key=lambda axes: len(axes.lines)))
     return figure

@@ -43,6 +43,7 @@ def main(config: Config) -> None:
             file=sys.stderr,
         )
         sys.exit(1)
+    print("passed")
 
 
 if __name__ == "__main__":

@@ -121,7 +121,7 @@ def learning_curves(rows: Sequence[dict[str, Any]]) -> Figure:
             color=COLOURS[1],
             label="validation",
         )
-    right.set(xlabel="step", ylabel="accuracy (%)", ylim=(0, 100))
+    right.set(xlabel="step", ylabel="accuracy (%)", ylim=(0, 102))
     right.legend(frameon=False)
     for axes in (left, right):
         axes.spines[["top", "right"]].set_visible(False)

@@ -16,7 +16,7 @@ from pretrain.errors import UserError
 from pretrain.finetuning import Result, finetune
 from pretrain.greedy import fit_stages, load_stack
 from pretrain.network import ConvNet, assemble
-from pretrain.runs import Config, RunFolder, differences
+from pretrain.runs import Config, RunFolder, differences, first_few
 from pretrain.seeding import generator
 from pretrain.stack import Stack
 
@@ -33,7 +33,7 @@ def run_stages(config: Config, data: Dataset, fabric: Fabric) -> dict[str, Any]:
     dict
         The run's summary, as in summary.json; of the stages so far, where not all are trained.
     """
-    folder = open_run(config, fabric, ignore=("upto",))
+    folder = open_run({**config, "data_digest": data.digest}, fabric, ignore=("upto",))
     if summary := folder.summary():
         return summary
     folder.write_skipped(data.skipped)
@@ -100,7 +100,7 @@ def run_finetune(config: Config, data: Dataset, fabric: Fabric) -> dict[str, Any
     check_init(config["init"])
     pretrained = config["init"] == "pretrained"
     stages = _finished_stages(config) if pretrained else {"pretrain_seconds": 0.0}
-    folder = open_run({**config, "stages_digest": stages.get("digest")}, fabric)
+    folder = open_run({**config, "data_digest": data.digest, "stages_digest": stages.get("digest")}, fabric)
     if summary := folder.summary():
         return summary
     folder.write_skipped(data.skipped)
@@ -187,12 +187,12 @@ def _finished_stages(config: Config) -> dict[str, Any]:
     folder = RunFolder(config["stages"])
     differing = differences({"stack": folder.config()["stack"]}, {"stack": config["stack"]})
     if differing:
-        raise UserError(f"stages={config['stages']} is of another stack: {'; '.join(differing)}.")
+        raise UserError(f"stages={config['stages']} is of another stack: {first_few(differing)}.")
     summary = folder.summary()
     if summary is None:
         raise UserError(f"stages={config['stages']} is not complete: run python -m pretrain.stage on it again.")
     if others := differences({"data": folder.config()["data"]}, {"data": config["data"]}, HOUSEKEEPING):
-        print(f"note: stages={config['stages']} were trained on other data: {'; '.join(others)}", file=sys.stderr)
+        print(f"note: stages={config['stages']} were trained on other data: {first_few(others)}", file=sys.stderr)
     digest = hashlib.blake2b((folder.path / "stack.pt").read_bytes(), digest_size=8).hexdigest()
     return {**summary, "digest": digest}
 

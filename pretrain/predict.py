@@ -21,7 +21,7 @@ def main(config: Config) -> None:
     fabric = device_settings(config["device"]).launch()
     network = ConvNet.load(file).to(fabric.device)
     channels, size, _ = network.image_shape
-    decoded = load_unlabelled([config["images"]], size, channels, cache=None)
+    decoded = load_unlabelled(config["images"], size, channels, cache=None)
     probabilities = network.predict_proba(decoded.images)
     with Path(config["out"]).open("w", newline="") if config["out"] else nullcontext(sys.stdout) as stream:
         writer = csv.writer(stream, lineterminator="\n")

@@ -133,14 +133,15 @@ def _headline(comparisons: list[Comparison], config: Config) -> str:
         return "No pretrained arm has been compared with the baseline yet."
     verdicts: dict[str, list[str]] = defaultdict(list)
     for c in chosen:
-        verdicts[c.verdict].append(f"{c.labels:,} ({100 * c.difference.mean:+.1f} points)")
+        verdicts[c.verdict].append(f"{c.labels:,} labels ({100 * c.difference.mean:+.1f} points)")
     said = {
-        "helps": "helped at {} labels",
-        "hurts": "hurt at {} labels",
-        "no detectable difference": "made no detectable difference at {} labels",
-        "too few seeds": "ran with too few seeds for a claim at {} labels",
+        "helps": "helped with {}",
+        "hurts": "hurt with {}",
+        "no detectable difference": "made no detectable difference with {}",
+        "too few seeds": "has too few seeds for a claim with {}",
     }
-    return "Pretraining " + "; ".join(said[v].format(", ".join(where)) for v, where in verdicts.items()) + "."
+    phrases = [said[v].format(", ".join(where)) for v, where in verdicts.items()]
+    return f"Compared with {config['baseline']}, pretraining {'; it '.join(phrases)}."
 
 
 def _accuracy_rows(results: pd.DataFrame) -> list[list[str]]:

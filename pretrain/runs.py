@@ -1,5 +1,7 @@
 """A run's folder: what it was told, where it ran, what it measured, and how to go on after an interruption."""
 
+import csv
+import io
 import json
 import os
 import platform
@@ -77,7 +79,7 @@ class RunFolder:
         elif there - BEFORE_WORK and (differing := differences(folder.config(), config, ignore)):
             if not overwrite:
                 raise UserError(
-                    f"{path} holds a run with other settings: {'; '.join(differing)}. "
+                    f"{path} holds a run with other settings: {first_few(differing)}. "
                     "Give another out=, or overwrite=true to begin it again."
                 )
             folder._clear()
@@ -159,14 +161,13 @@ class RunFolder:
         return load_data(file) if file.exists() else None
 
     def write_skipped(self, skipped: list[Skipped]) -> None:
-        """List the files that could not be read as images, and say how many there are."""
+        """List the files that could not be read as images in skipped.csv, if there are any."""
         if skipped and self.writes:
-            lines = "".join(f"{json.dumps(s.path)},{json.dumps(s.reason)}\n" for s in skipped)
-            write_text(self.path / "skipped.csv", "path,reason\n" + lines)
-            print(
-                f"{len(skipped):,} files could not be read as images and were skipped; see {self.path / 'skipped.csv'}",
-                file=sys.stderr,
+            table = io.StringIO()
+            csv.writer(table, lineterminator="\n").writerows(
+                [("path", "reason"), *((s.path, s.reason) for s in skipped)]
             )
+            write_text(self.path / "skipped.csv", table.getvalue())
 
 
 def load_data(file: Path) -> dict[str, Any]:
@@ -187,7 +188,7 @@ def load_data(file: Path) -> dict[str, Any]:
 def write_text(file: Path, text: str) -> None:
     """Write a file whole or not at all."""
     scratch = file.with_name(f"{file.name}.part")
-    scratch.write_text(text)
+    scratch.write_text(text, errors="surrogateescape")  # names of files may be in an old encoding
     scratch.replace(file)
 
 
@@ -201,6 +202,12 @@ def differences(there: Config, wanted: Config, ignore: Iterable[str] = ()) -> li
         for key in keys
         if before.get(key, "not set") != after.get(key, "not set")
     ]
+
+
+def first_few(differing: list[str]) -> str:
+    """Return phrases as a sentence; of many, the first few and how many more there are."""
+    more = f"; and {len(differing) - 5} more" if len(differing) > 5 else ""
+    return "; ".join(differing[:5]) + more
 
 
 def flatten(config: Any, prefix: str = "") -> dict[str, Any]:

@@ -1,9 +1,11 @@
 """Where images come from: scikit-learn's digits, CIFAR-10, or folders of the user's own."""
 
+import hashlib
 import sys
 import urllib.error
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -21,8 +23,8 @@ CACHE = Path("~/.cache/pretrain")
 class Labelled:
     """Images, (N, C, H, W), uint8, and the class of each, (N,), int64."""
 
-    images: Tensor
-    labels: Tensor
+    images: Tensor = field(repr=False)
+    labels: Tensor = field(repr=False)
 
     def __len__(self) -> int:
         """Return how many there are."""
@@ -54,9 +56,18 @@ class Dataset:
     classes: tuple[str, ...]
     train: Labelled
     validation: Labelled
-    unlabelled: Tensor
-    open_test: Callable[[], Labelled]
-    skipped: list[Skipped] = field(default_factory=list)
+    unlabelled: Tensor = field(repr=False)
+    open_test: Callable[[], Labelled] = field(repr=False)
+    skipped: list[Skipped] = field(default_factory=list, repr=False)
+
+    @cached_property
+    def digest(self) -> str:
+        """Hash of the images and labels that a run may learn from or choose by: the same for the same content."""
+        digest = hashlib.blake2b(repr(self.classes).encode(), digest_size=8)
+        for tensor in (self.train.images, self.train.labels, self.validation.images, self.unlabelled):
+            for chunk in tensor.split(4096):
+                digest.update(chunk.contiguous().numpy().data)
+        return digest.hexdigest()
 
 
 def _dataset(
@@ -190,6 +201,7 @@ def load_folder(
     """
     root = Path(root).expanduser()
     classes = class_folders(root / "train")
+    _refuse_overlap(root, unlabelled)
     train, skipped = _load_classes(root / "train", classes, image_size, channels, cache)
     pools = load_unlabelled(unlabelled, image_size, channels, cache) if unlabelled else None
     if unknown := sorted(set(class_folders(root / "test")) - set(classes)):
@@ -201,6 +213,15 @@ def load_folder(
         return test
 
     return _dataset(classes, train, open_test, validation, pools, skipped)
+
+
+def _refuse_overlap(root: Path, pools: Sequence[Folder]) -> None:
+    """Refuse pools that hold the labelled images: stages would see test images, and training images twice."""
+    for pool in [pools] if isinstance(pools, str | Path) else pools:
+        for split in (root / "train", root / "test"):
+            one, other = Path(pool).expanduser().resolve(), split.resolve()
+            if one.is_relative_to(other) or other.is_relative_to(one):
+                raise UserError(f"data.unlabelled={pool} shares images with {split}: give folders beside it.")
 
 
 def load_unlabelled(
