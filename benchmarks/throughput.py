@@ -67,7 +67,7 @@ def plain_finetune(batches: Iterator[tuple[Tensor, Tensor]], classes: int, steps
 
 
 def plain_stage(batches: Iterator[tuple[Tensor, Tensor]], position: int, steps: int) -> None:
-    """Train one autoencoder with tied filters on what the untrained layers below make of the images."""
+    """Train one autoencoder, tied filters and switches, on what the untrained layers below make of the images."""
     layers = plain_network(10)[: 3 * position]
     filters, side = SIZES[position]
     conv = nn.Conv2d(SIZES[position - 1][0] if position else 3, filters, side, padding=side // 2, bias=False)
@@ -77,7 +77,8 @@ def plain_stage(batches: Iterator[tuple[Tensor, Tensor]], position: int, steps: 
         with torch.no_grad():
             x = layers(images)
         optimizer.zero_grad()
-        code = F.relu(conv(x))
+        pooled, switches = F.max_pool2d(F.relu(conv(x)), 2, return_indices=True)
+        code = F.max_unpool2d(pooled, switches, [2, 2])
         F.mse_loss(F.conv_transpose2d(code, conv.weight, padding=side // 2), x).backward()
         optimizer.step()
 
