@@ -97,6 +97,9 @@ def _one_line_for_mistakes() -> Iterator[None]:
     except KeyboardInterrupt:
         _complain("interrupted; the same command goes on from the last checkpoint")
         sys.exit(130)
+    finally:
+        if torch.distributed.is_initialized():  # or its threads may end the process with a cry of their own
+            torch.distributed.destroy_process_group()
 
 
 def plain(config: DictConfig) -> Config:
