@@ -1,0 +1,151 @@
+"""Equations of restricted Boltzmann machines: energies, free energies, conditionals, and draws from them.
+
+The hidden layer receives ``x(v) = W * v + b``, a convolution, and the visible layer ``W~ * h``, its transpose. The
+energy of a state is
+
+    E(v, h) = visible_energy(v) - sum over hidden units of h x(v)
+
+so that the hidden units (or, pooled, blocks of them) are independent given `v`, and the free energy
+``F(v) = -log sum_h exp(-E(v, h))`` is the visible energy plus a term that depends on `x` alone.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+COPIES = 40  # of a noisy rectified linear unit that its free energy sums; those beyond add less than exp(x - 40)
+
+
+def uniform_like(x: Tensor, generator: torch.Generator) -> Tensor:
+    """Return draws from [0, 1), float32 at least, of the shape and memory format of `x`."""
+    precise = torch.promote_types(x.dtype, torch.float32)
+    return torch.empty_like(x, dtype=precise).uniform_(generator=generator)
+
+
+def gaussian_energy(v: Tensor, bias: Tensor, log_variance: Tensor) -> Tensor:
+    """Return the energy of Gaussian visible units, sum (v - c)^2 / (2 sigma^2): (N, C, H, W) -> (N,).
+
+    Parameters
+    ----------
+    v : Tensor, (N, C, H, W)
+        Real-valued visible units.
+    bias, log_variance : Tensor, (C,)
+        c, and the logarithm of sigma^2.
+
+    References
+    ----------
+    Cho, Ilin and Raiko (2011), Improved learning of Gaussian-Bernoulli RBMs, equation 4, whose z is `log_variance`;
+    here the filters are those that the hidden units see, W / sigma^2 in its notation.
+    """
+    deviation = (v - bias[:, None, None]).square() * (-log_variance).exp()[:, None, None]
+    return 0.5 * deviation.sum(dim=(1, 2, 3))
+
+
+def bernoulli_energy(v: Tensor, bias: Tensor) -> Tensor:
+    """Return the energy of Bernoulli visible units, -sum c v: (N, C, H, W) -> (N,).
+
+    References
+    ----------
+    Hinton (2010), A practical guide to training restricted Boltzmann machines, equation 1.
+    """
+    return -(v * bias[:, None, None]).sum(dim=(1, 2, 3))
+
+
+def bernoulli_free_energy(x: Tensor) -> Tensor:
+    """Return the part of Bernoulli hidden units in the free energy, -sum log(1 + exp x): (N, K, H, W) -> (N,).
+
+    References
+    ----------
+    Hinton (2010), A practical guide to training restricted Boltzmann machines, equation 25.
+    """
+    return -F.softplus(x).sum(dim=(1, 2, 3))
+
+
+def rectified_free_energy(x: Tensor) -> Tensor:
+    """Return the part of noisy rectified linear hidden units in the free energy: (N, K, H, W) -> (N,).
+
+    Each stands for a row of Bernoulli copies with the inputs x - 1/2, x - 3/2, ...
+
+    References
+    ----------
+    Nair and Hinton (2010), Rectified linear units improve restricted Boltzmann machines, section 2.1.
+    """
+    return sum((bernoulli_free_energy(x - k - 0.5) for k in range(COPIES)), x.new_zeros(len(x)))
+
+
+def sample_rectified(x: Tensor, generator: torch.Generator) -> Tensor:
+    """Draw max(0, x + N(0, sigmoid x)), noisy rectified linear hidden units, of the shape of `x`.
+
+    References
+    ----------
+    Nair and Hinton (2010), Rectified linear units improve restricted Boltzmann machines, section 2.
+    """
+    noise = torch.empty_like(x).normal_(generator=generator)
+    return (x + noise * x.sigmoid().sqrt()).relu()
+
+
+def sample_bernoulli(x: Tensor, generator: torch.Generator) -> Tensor:
+    """Draw units that are 1 with probability sigmoid(x), of the shape and type of `x`.
+
+    References
+    ----------
+    Hinton (2010), A practical guide to training restricted Boltzmann machines, equations 7 and 8.
+    """
+    return (uniform_like(x, generator) < x.sigmoid()).to(x.dtype)
+
+
+def pooled_free_energy(x: Tensor, size: int) -> Tensor:
+    """Return the part of probabilistic max-pooling in the free energy, -sum log(1 + sum exp x): (N, K, H, W) -> (N,).
+
+    The inner sum is over a block of `size` x `size` hidden units, of which one at most is on.
+
+    References
+    ----------
+    Lee, Grosse, Ranganath and Ng (2009), Convolutional deep belief networks, ICML, section 3.3.
+    """
+    return -F.softplus(_blocks(x, size).logsumexp(dim=-1)).sum(dim=(1, 2, 3))
+
+
+def pooled_mean(x: Tensor, size: int) -> Tensor:
+    """Return the probability that each unit is on, where one at most of its block may be: the shape of `x`.
+
+    References
+    ----------
+    Lee, Grosse, Ranganath and Ng (2009), Convolutional deep belief networks, ICML, section 3.3, P(h = 1 | v).
+    """
+    with_none = F.pad(_blocks(x, size), (0, 1))  # the state in which none is on has no energy
+    return _unblock(with_none.softmax(dim=-1)[..., :-1], size)
+
+
+def pooled_probability(x: Tensor, size: int) -> Tensor:
+    """Return the probability that any unit of a block is on: (N, K, H, W) -> (N, K, H/size, W/size).
+
+    References
+    ----------
+    Lee, Grosse, Ranganath and Ng (2009), Convolutional deep belief networks, ICML, section 3.3, 1 - P(p = 0 | v).
+    """
+    return _blocks(x, size).logsumexp(dim=-1).sigmoid()
+
+
+def sample_pooled(x: Tensor, size: int, generator: torch.Generator) -> Tensor:
+    """Draw hidden units of which one at most in each block is on, of the shape and type of `x`.
+
+    References
+    ----------
+    Lee, Grosse, Ranganath and Ng (2009), Convolutional deep belief networks, ICML, section 3.3.
+    """
+    upper = _blocks(pooled_mean(x, size).float(), size).cumsum(dim=-1)
+    draw = uniform_like(upper[..., :1], generator)
+    below = (draw >= upper).sum(dim=-1)  # how many are passed over; size^2 means that none is on
+    chosen = F.one_hot(below, size * size + 1)[..., :-1]
+    return _unblock(chosen.to(x.dtype), size)
+
+
+def _blocks(x: Tensor, size: int) -> Tensor:
+    """Put the units of each block side by side: (N, K, H, W) -> (N, K, H/size, W/size, size^2)."""
+    return x.unfold(2, size, size).unfold(3, size, size).flatten(4)
+
+
+def _unblock(units: Tensor, size: int) -> Tensor:
+    """Undo `_blocks`."""
+    return units.unflatten(-1, (size, size)).transpose(3, 4).flatten(4, 5).flatten(2, 3)
