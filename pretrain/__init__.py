@@ -13,7 +13,7 @@ from pretrain.preprocessing import Standardise
 from pretrain.reporting import write_report
 from pretrain.runs import RunFolder
 from pretrain.stack import Stack
-from pretrain.stages import AutogradStage, ConvAutoencoder, Layer, Stage
+from pretrain.stages import AutogradStage, ConvAutoencoder, ConvRBM, Layer, Stage
 from pretrain.training import Optimisation
 from pretrain.volume import layer_rows, output_size
 
@@ -21,6 +21,7 @@ __all__ = [
     "AutogradStage",
     "ConvAutoencoder",
     "ConvNet",
+    "ConvRBM",
     "Dataset",
     "Device",
     "Evaluation",

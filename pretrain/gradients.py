@@ -106,7 +106,7 @@ def check_stage(stage: Stage, x: Tensor, **options: int) -> list[GradientRow]:
 
     def compute() -> float:
         stage.zero_grad()
-        return stage.accumulate_grad(x.double(), generator(0, "gradcheck"))[stage.monitor]
+        return stage.accumulate_grad(x.double(), generator(0, "gradcheck"))[stage.objective]
 
     return check_gradients(stage, compute, **options)
 

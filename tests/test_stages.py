@@ -15,7 +15,7 @@ from pretrain.config import CONF
 from pretrain.greedy import Inputs
 from pretrain.seeding import generator, seeded
 
-CHANNELS, FILTERS, SIDE = 2, 5, 8
+CHANNELS, FILTERS, SIDE = 2, 5, 16
 
 
 @dataclass

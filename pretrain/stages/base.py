@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pretrain.energy import pooled_probability
 from pretrain.errors import UserError, require_between
 from pretrain.functional import scaled_tanh
 
@@ -19,6 +20,18 @@ class ScaledTanh(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return the activation of `x`, of the same shape."""
         return scaled_tanh(x)
+
+
+class ProbabilisticMaxPool(nn.MaxPool2d):
+    """The probability that any unit of a window is on, given the units' inputs; see `energy.pooled_probability`."""
+
+    def __init__(self, window: int):
+        super().__init__(window)
+        self.window = window
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return probabilities, (N, K, H/size, W/size), of inputs (N, K, H, W)."""
+        return pooled_probability(x, self.window)
 
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
@@ -52,6 +65,9 @@ class Layer(nn.Module):
         One of `ACTIVATIONS`; "zero_bias_relu" is a ReLU after a convolution without bias.
     pool : int
         Side and stride of the max-pooling window; 1 for none.
+    pooling : {"max", "probabilistic"}
+        The greatest activation of a window; or, of sigmoid units of which one at most is on, the probability that
+        any is (Lee et al. 2009).
 
     Notes
     -----
@@ -71,9 +87,13 @@ class Layer(nn.Module):
         padding: int | None = None,
         activation: str = "relu",
         pool: int = 1,
+        pooling: str = "max",
     ):
         super().__init__()
         choose("activation", activation, ACTIVATIONS)
+        choose("pooling", pooling, ("max", "probabilistic"))
+        if pooling == "probabilistic" and activation != "sigmoid":
+            raise UserError(f"pooling=probabilistic is of sigmoid units, not of activation={activation}.")
         for name, value in {
             "in_channels": in_channels,
             "out_channels": out_channels,
@@ -92,11 +112,14 @@ class Layer(nn.Module):
             "padding": padding,
             "activation": activation,
             "pool": pool,
+            "pooling": pooling,
         }
         bias = activation != "zero_bias_relu"
         self.conv = nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding, bias=bias)
-        self.activation = ACTIVATIONS[activation]()
-        self.pool = nn.MaxPool2d(pool) if pool > 1 else nn.Identity()
+        self.activation: nn.Module = ACTIVATIONS[activation]()
+        self.pool: nn.Module = nn.MaxPool2d(pool) if pool > 1 else nn.Identity()
+        if pooling == "probabilistic":  # which starts from the inputs of the units
+            self.activation, self.pool = nn.Identity(), ProbabilisticMaxPool(pool)
         self.register_buffer("scale", torch.ones(()))
 
     @property
@@ -166,11 +189,14 @@ class Stage(nn.Module, ABC):
         C'.
     monitor : str
         The metric that should fall while the stage trains.
+    objective : str
+        The metric whose gradient `accumulate_grad` writes in eval mode, where nothing is random.
     """
 
     layer: Layer
     out_channels: int
     monitor: str = "loss"
+    objective: str = "loss"
 
     def prepare(self, images: Tensor, generator: torch.Generator) -> None:
         """Look at a sample of the inputs, (N, C, H, W), once before training; does nothing unless overridden."""
