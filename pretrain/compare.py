@@ -9,13 +9,18 @@ from pretrain.reporting import write_report
 from pretrain.runs import Config
 
 
+@rank_zero_only
+def report_on(out: str) -> None:
+    """Write the report, and say what it says first."""
+    report = write_report(out)
+    print(f"{report.headline}\nreport: {report.path}")
+
+
 @command("compare")
 def main(config: Config) -> None:
     """Run what is missing, then write the report."""
     failures = compare(config)
-    if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
-        report = write_report(config["out"])
-        print(f"{report.headline}\nreport: {report.path}")
+    report_on(config["out"])
     if failures:
         raise UserError(f"{len(failures)} runs failed, and the report names them; the first: {failures[0]}")
 

@@ -33,7 +33,7 @@ def run_stages(config: Config, data: Dataset, fabric: Fabric) -> dict[str, Any]:
     dict
         The run's summary, as in summary.json; of the stages so far, where not all are trained.
     """
-    folder = open_run({**config, "data_digest": data.digest}, fabric, ignore=("upto",))
+    folder = open_run(config, data, fabric, ignore=("upto",))
     if summary := folder.summary():
         return summary
     folder.write_skipped(data.skipped)
@@ -100,7 +100,7 @@ def run_finetune(config: Config, data: Dataset, fabric: Fabric) -> dict[str, Any
     check_init(config["init"])
     pretrained = config["init"] == "pretrained"
     stages = _finished_stages(config) if pretrained else {"pretrain_seconds": 0.0}
-    folder = open_run({**config, "data_digest": data.digest, "stages_digest": stages.get("digest")}, fabric)
+    folder = open_run({**config, "stages_digest": stages.get("digest")}, data, fabric)
     if summary := folder.summary():
         return summary
     folder.write_skipped(data.skipped)
@@ -162,9 +162,10 @@ def _count(labels: Any) -> int:
     return labels
 
 
-def open_run(config: Config, fabric: Fabric, ignore: tuple[str, ...] = ()) -> RunFolder:
-    """Open the folder ``config["out"]``, where the settings in `ignore` may differ."""
-    config = {**config, "device": {**config["device"], "precision": precision_of(fabric)}}  # not auto: what it is here
+def open_run(config: Config, data: Dataset, fabric: Fabric, ignore: tuple[str, ...] = ()) -> RunFolder:
+    """Open the folder ``config["out"]``, bound to the content of `data`; the settings in `ignore` may differ."""
+    device = {**config["device"], "precision": precision_of(fabric)}  # not auto: what it is here
+    config = {**config, "data_digest": data.digest, "device": device}
     ignored, writes = (*HOUSEKEEPING, *ignore), fabric.global_rank == 0
     return first_then_others(
         fabric,

@@ -1,11 +1,14 @@
+import itertools
 import json
 import re
 
 import pandas as pd
 import pytest
+from PIL import Image
 
 from pretrain.comparison import cells, compare
 from pretrain.errors import UserError
+from pretrain.pipeline import open_run
 from pretrain.reporting import COLUMNS, write_report
 from pretrain.runs import RunFolder
 
@@ -86,11 +89,11 @@ def test_the_report_is_a_function_of_the_folder(out):
     assert [(out / name).read_bytes() for name in names] == before
 
 
-def test_a_running_comparison_has_a_report_of_what_is_there(out, tmp_path, configure):
+def test_a_running_comparison_has_a_report_of_what_is_there(tmp_path, configure, digits, fabric):
     options = [f"out={tmp_path / 'run'}", *GRID, "labels=[20]", "device.precision=32-true"]
     compare(configure("compare", *options, "seeds=[0]"))
     grown = configure("compare", *options, "seeds=[0,1]")
-    RunFolder.open(tmp_path / "run", grown, ignore=["seeds"])
+    open_run(grown, digits, fabric, ignore=("seeds",))
     write_report(tmp_path / "run")
     assert "4 of 8 runs are complete" in (tmp_path / "run" / "report.md").read_text()
 
@@ -107,6 +110,22 @@ def test_runs_that_fail_are_named_and_the_others_go_on(tmp_path, configure):
     page = (tmp_path / "run" / "report.html").read_text()
     assert page.count("stage 2: not a finite number any more") == 2
     assert compare(config) == failures
+
+
+def test_a_comparison_on_other_images_is_refused_and_keeps_its_runs(tmp_path, configure):
+    root = tmp_path / "photos"
+    for split, name, k in itertools.product(("train", "test"), ("dark", "light"), range(6)):
+        (root / split / name).mkdir(parents=True, exist_ok=True)
+        Image.new("L", (8, 8), 40 * k + 20 * (name == "light")).save(root / split / name / f"{k}.png")
+    data = ["data=folder", f"data.root={root}", "data.image_size=8", "data.channels=1", "data.cache=null"]
+    options = [f"out={tmp_path / 'run'}", *data, *GRID, "labels=[4]", "seeds=[0]", "finetuning.crop=1"]
+    assert compare(configure("compare", *options)) == []
+    before = summaries(tmp_path / "run")
+    Image.new("L", (8, 8), 255).save(root / "train" / "light" / "new.png")
+    with pytest.raises(UserError, match="data_digest is"):
+        compare(configure("compare", *options))
+    assert summaries(tmp_path / "run") == before
+    assert not list(tmp_path.glob("run/runs/*/*/*/failure.txt"))
 
 
 def test_an_arm_may_be_added_but_not_changed(out, configure):

@@ -64,7 +64,8 @@ class Dataset:
     def digest(self) -> str:
         """Hash of the images and labels that a run may learn from or choose by: the same for the same content."""
         digest = hashlib.blake2b(repr(self.classes).encode(), digest_size=8)
-        for tensor in (self.train.images, self.train.labels, self.validation.images, self.unlabelled):
+        labelled = (self.train.images, self.train.labels, self.validation.images, self.validation.labels)
+        for tensor in (*labelled, self.unlabelled):
             for chunk in tensor.split(4096):
                 digest.update(chunk.contiguous().numpy().data)
         return digest.hexdigest()

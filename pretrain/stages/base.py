@@ -25,13 +25,9 @@ class ScaledTanh(nn.Module):
 class ProbabilisticMaxPool(nn.MaxPool2d):
     """The probability that any unit of a window is on, given the units' inputs; see `energy.pooled_probability`."""
 
-    def __init__(self, window: int):
-        super().__init__(window)
-        self.window = window
-
     def forward(self, x: Tensor) -> Tensor:
         """Return probabilities, (N, K, H/size, W/size), of inputs (N, K, H, W)."""
-        return pooled_probability(x, self.window)
+        return pooled_probability(x, self.kernel_size)  # type: ignore[arg-type]  # a layer's window is one number
 
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
@@ -46,6 +42,13 @@ def choose(option: str, value: str, choices: Any) -> None:
     """Raise a `UserError` that lists the `choices`, unless `value` is one of them."""
     if value not in choices:
         raise UserError(f"{option}={value} is not known; choose one of {', '.join(choices)}.")
+
+
+def require_unit_range(setting: str, inputs: Tensor, advice: str) -> None:
+    """Raise a `UserError` with `advice`, unless the inputs of a stage lie from 0 to 1 as its `setting` needs."""
+    low, high = float(inputs.amin()), float(inputs.amax())
+    if low < 0 or high > 1:
+        raise UserError(f"{setting} needs inputs from 0 to 1, but they go from {low:.3g} to {high:.3g}: use {advice}.")
 
 
 class Layer(nn.Module):

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from pretrain import functional
 from pretrain.errors import UserError
-from pretrain.stages.base import AutogradStage, Layer, choose
+from pretrain.stages.base import AutogradStage, Layer, choose, require_unit_range
 
 CORRUPTIONS = {
     "none": None,
@@ -135,12 +135,9 @@ class ConvAutoencoder(AutogradStage):
 
     def prepare(self, images: Tensor, generator: torch.Generator) -> None:
         """Refuse inputs that the reconstruction loss is not defined for."""
-        if self.reconstruction == "cross_entropy" and (images.amin() < 0 or images.amax() > 1):
-            raise UserError(
-                f"reconstruction=cross_entropy needs inputs from 0 to 1, but they go from {float(images.amin()):.3g} "
-                f"to {float(images.amax()):.3g}: use reconstruction=mse, or stack.preprocessing=none with "
-                "stack.rescale=false and sigmoid stages."
-            )
+        if self.reconstruction == "cross_entropy":
+            advice = "reconstruction=mse, or stack.preprocessing=none with stack.rescale=false and sigmoid stages"
+            require_unit_range("reconstruction=cross_entropy", images, advice)
 
     def losses(self, x: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
         """Return the loss, its part that is reconstruction error, and the share of some activations above zero."""

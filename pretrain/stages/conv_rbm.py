@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from pretrain import energy
 from pretrain.errors import UserError, require_between
-from pretrain.stages.base import AutogradStage, Layer, choose
+from pretrain.stages.base import AutogradStage, Layer, choose, require_unit_range
 
 ACTIVATION_OF = {"bernoulli": "sigmoid", "rectified": "relu"}  # the layer's, for each kind of hidden units
 
@@ -102,17 +102,14 @@ class ConvRBM(AutogradStage):
 
     def prepare(self, images: Tensor, generator: torch.Generator) -> None:
         """Refuse inputs that the visible units cannot take."""
-        if self.visible == "bernoulli" and (images.amin() < 0 or images.amax() > 1):
-            raise UserError(
-                f"visible=bernoulli needs inputs from 0 to 1, but they go from {float(images.amin()):.3g} to "
-                f"{float(images.amax()):.3g}: use visible=gaussian, or stack.preprocessing=none, stack.rescale=false "
-                "and Bernoulli hidden units below."
-            )
+        if self.visible == "bernoulli":
+            advice = "visible=gaussian, or stack.preprocessing=none with stack.rescale=false and Bernoulli units below"
+            require_unit_range("visible=bernoulli", images, advice)
 
     def losses(self, x: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
         """Return the loss that CD-k differentiates, and what tells how the machine is doing.
 
-        In eval mode, where nothing is random, the loss is the free energy of the data alone.
+        In eval mode, where nothing is random, the loss leaves out the chain.
         """
         # Probabilities of 8 bits would bias what is drawn by them.
         with torch.autocast(x.device.type, enabled=False):
