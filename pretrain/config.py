@@ -190,7 +190,7 @@ def build_stack(config: Config, images: Tensor, seed: int) -> StackPlan:
         training.append(typed(Optimisation, settings.get("training", {}), f"{where}.training"))
     if not stages:
         raise UserError(f"stack.name={config['name']} has no stages.")
-    options = typed_keywords(Stack, {key: config[key] for key in ("preprocessing", "rescale")}, "stack")
+    options = typed_keywords(Stack, {key: config[key] for key in ("preprocessing", "normalisation")}, "stack")
     return StackPlan(Stack(stages, images, **options), training)
 
 

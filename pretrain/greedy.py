@@ -13,8 +13,12 @@ from pretrain.runs import RunFolder
 from pretrain.seeding import generator
 from pretrain.stack import SAMPLE, Stack
 from pretrain.stages import Metrics, Stage
+from pretrain.stages.base import Bounds
 from pretrain.training import BatchOrder, Loop, Optimisation, build_optimizer, schedule_factor, share_out
 
+HEALTH_CHECKS = 20  # of a stage in training
+HEALTH_SAMPLE = 500  # images of each
+GENERALISING = ("free_energy", "reconstruction", "pseudo_likelihood")  # figures worth measuring on held-out images too
 KEPT_BYTES = 4 * 2**30  # what the inputs of a stage may take when they are kept
 
 
@@ -25,8 +29,8 @@ class Inputs:
     ----------
     images : Tensor, (N, C, H, W), uint8 or in [0, 1]
         Unlabelled images.
-    below : nn.Module
-        Standardisation and the layers below.
+    below : nn.Sequential
+        Preprocessing and the layers below.
     fabric : Fabric
         Device and precision.
     draws : int
@@ -43,17 +47,21 @@ class Inputs:
     Under bfloat16 autocast the kept inputs are bfloat16: what the layers below put out, to the bit.
     """
 
-    def __init__(self, images: Tensor, below: nn.Module, fabric: Fabric, draws: int):
+    def __init__(self, images: Tensor, below: nn.Sequential, fabric: Fabric, draws: int):
         self.images, self.fabric = images, fabric
         self.below = below.to(fabric.device).eval()
         self.kept: Tensor | None = None
         started = time.monotonic()
-        depth = len(below) - 1 if isinstance(below, nn.Sequential) else 1
-        if depth and draws >= len(images):
+        if len(below) > 1 and draws >= len(images):
             sample = self._compute(torch.arange(min(2, len(images))))
             if sample[0].numel() * sample.element_size() * len(images) <= KEPT_BYTES:
                 self.kept = self._compute_all(sample)
         self.seconds = time.monotonic() - started
+
+    @property
+    def bounds(self) -> Bounds:
+        """The least and the greatest value that each channel can take, (C,) twice."""
+        return self.below[-1].bounds
 
     def __len__(self) -> int:
         """Return how many there are."""
@@ -87,6 +95,7 @@ def fit_stage(
     name: str,
     fabric: Fabric,
     folder: RunFolder | None = None,
+    held_out: Inputs | None = None,
 ) -> Loop:
     """Train one stage on its inputs, whatever kind it is.
 
@@ -106,6 +115,8 @@ def fit_stage(
         Device and precision.
     folder : RunFolder, optional
         Where to log and keep checkpoints; a run that is there goes on.
+    held_out : Inputs, optional
+        Others, which it does not learn from, to tell learning from memorising in the log.
 
     Returns
     -------
@@ -113,7 +124,8 @@ def fit_stage(
         With its seconds, those of keeping the inputs among them.
     """
     stage.to(fabric.device).to(memory_format=torch.channels_last)
-    stage.prepare(_sample(inputs, seed), generator(seed, name, "prepare"))
+    seen = _sample(inputs, seed)
+    stage.prepare(seen, inputs.bounds, generator(seed, name, "prepare"))
     order = BatchOrder(len(inputs), settings.batch_size, seed, name)
 
     def compute_gradients(step: int) -> Metrics:
@@ -124,8 +136,32 @@ def fit_stage(
     def rate(step: int) -> float:
         return settings.learning_rate * schedule_factor(step, settings, settings.steps)
 
-    optimizer = build_optimizer([{"params": list(stage.parameters()), "rate": rate}], settings)
-    loop = Loop(name, stage, optimizer, settings, compute_gradients, seed, fabric, folder, seconds=inputs.seconds)
+    unseen = _sample(held_out, seed)[:HEALTH_SAMPLE] if held_out else None
+
+    def health() -> Metrics:
+        draw = generator(seed, name, "health", device=fabric.device)
+        figures = dict(stage.health(seen[:HEALTH_SAMPLE], draw))
+        if unseen is not None:
+            others = stage.health(unseen, draw)
+            figures |= {f"held_out_{key}": others[key] for key in GENERALISING if key in others}
+        return figures
+
+    parameters = [parameter for parameter in stage.parameters() if parameter.requires_grad]
+    loop = Loop(
+        name,
+        stage,
+        build_optimizer([{"params": parameters, "rate": rate}], settings),
+        settings,
+        compute_gradients,
+        seed,
+        fabric,
+        folder,
+        constrain=stage.constrain,
+        diagnose=stage.diagnose,
+        evaluate=health,
+        evaluate_every=max(1, settings.steps // HEALTH_CHECKS),
+        seconds=inputs.seconds,
+    )
     loop.run()
     stage.eval()
     return loop
@@ -140,6 +176,7 @@ def fit_stages(
     upto: int | None = None,
     fabric: Fabric | None = None,
     folder: RunFolder | None = None,
+    held_out: Tensor | None = None,
 ) -> list[Loop]:
     """Train the stages of a stack greedily, from the input upwards.
 
@@ -159,6 +196,8 @@ def fit_stages(
         Device and precision; by default the best that there is.
     folder : RunFolder, optional
         Where to log, and keep stack.pt after each stage; a run that is there goes on.
+    held_out : Tensor, optional
+        Images that nothing learns from, to tell learning from memorising in the log.
 
     Returns
     -------
@@ -182,9 +221,10 @@ def fit_stages(
         stage, wanted = stack[position], each[position]
         inputs = Inputs(images, stack.below(position), fabric, wanted.steps * wanted.batch_size)
         name = f"stage {position + 1}"
-        loops.append(fit_stage(stage, inputs, wanted, seed=seed, name=name, fabric=fabric, folder=folder))
-        if stack.rescale:
-            stage.layer.measure_scale(_sample(inputs, seed))
+        unseen = None if held_out is None else Inputs(held_out, stack.below(position), fabric, draws=0)
+        options = {"seed": seed, "name": name, "fabric": fabric, "folder": folder, "held_out": unseen}
+        loops.append(fit_stage(stage, inputs, wanted, **options))
+        stage.layer.normalise(_sample(inputs, seed), stack.normalisation)
         if folder:
             folder.save("stack.pt", {"finished": position + 1, "stack": stack.state_dict()})
             fabric.barrier()  # the other processes read it only once it is whole

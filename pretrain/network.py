@@ -111,10 +111,10 @@ def set_trainable(module: nn.Module, trainable: bool) -> None:
         parameter.requires_grad_(trainable)
 
 
-def rescale_layers(layers: Iterable[Layer], inputs: Tensor) -> None:
-    """Set the scale of each layer in turn, from standardised unlabelled images, (N, C, H, W)."""
+def normalise_layers(layers: Iterable[Layer], inputs: Tensor, how: str) -> None:
+    """Normalise each layer in turn, on standardised unlabelled images, (N, C, H, W)."""
     for layer in layers:
-        layer.measure_scale(inputs)
+        layer.normalise(inputs, how)
         with torch.no_grad():
             inputs = layer(inputs)
 
@@ -141,8 +141,8 @@ def assemble(
         Keep what the layers learnt; otherwise give them a standard initialisation: the from-scratch network,
         the same graph in all else.
     unlabelled : Tensor, optional
-        Images (N, C, H, W). Given, and where the stack rescales its trained layers, those that start from
-        scratch are rescaled in the same way: unit variance of each layer's output on a sample of them.
+        Images (N, C, H, W). Given, the layers that start from scratch are normalised on a sample of them, in the
+        same way as the stack's trained ones.
 
     Returns
     -------
@@ -155,9 +155,10 @@ def assemble(
         for position, layer in enumerate(layers):
             with seeded(seed, "initialise", position):
                 layer.reset_parameters()
-        if unlabelled is not None and stack.rescale:
+        if unlabelled is not None:
             sample = torch.randperm(len(unlabelled), generator=generator(seed, "initialise", "sample"))[:SAMPLE]
-            rescale_layers(layers, standardise(unlabelled[sample].to(standardise.mean.device)))
+            inputs = standardise(unlabelled[sample].to(standardise.mean.device))
+            normalise_layers(layers, inputs, stack.normalisation)
     with seeded(seed, "initialise", "head"):
         network = ConvNet(standardise, layers, stack.image_shape, classes)
     for layer in layers:

@@ -43,10 +43,11 @@ def run_stages(config: Config, data: Dataset, fabric: Fabric) -> dict[str, Any]:
     if upto not in range(1, len(plan.stack) + 1):
         raise UserError(f"upto={upto}: the stack has {len(plan.stack)} stages.")
     finished = load_stack(plan.stack, folder)
+    held_out = data.validation.images if len(data.validation) else None
     for count in range(finished, upto + 1):  # the pictures of the last that was finished may be missing
         if count > finished:
             options = {"seed": config["seed"], "upto": count, "fabric": fabric, "folder": folder}
-            fit_stages(plan.stack, data.unlabelled, plan.training, **options)
+            fit_stages(plan.stack, data.unlabelled, plan.training, held_out=held_out, **options)
         _draw_stage(plan.stack, count, data, folder)
     summary = _stages_summary(config, plan, data, folder, stages=max(finished, upto))
     if summary["stages"] == len(plan.stack):

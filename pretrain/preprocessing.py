@@ -48,6 +48,11 @@ class Standardise(nn.Module):
         """Return standardised images, floating-point, of the same shape (N, C, H, W)."""
         return (_unit_range(images) - self.mean[:, None, None]) / self.std[:, None, None]
 
+    @property
+    def bounds(self) -> tuple[Tensor, Tensor]:
+        """What black and white become in each channel, (C,) twice."""
+        return -self.mean / self.std, (1 - self.mean) / self.std
+
     def inverse(self, x: Tensor) -> Tensor:
         """Return pixels in [0, 1] from standardised ones, clipped to that range."""
         return (x * self.std[:, None, None] + self.mean[:, None, None]).clamp(0, 1)

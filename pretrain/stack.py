@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from pretrain.errors import UserError
 from pretrain.preprocessing import Standardise
 from pretrain.stages import Stage
+from pretrain.stages.base import NORMALISATIONS, choose
 from pretrain.volume import layer_rows
 
 SAMPLE = 1000  # unlabelled images that measure a layer's scale and prepare a stage
@@ -25,8 +26,9 @@ class Stack(nn.Module):
         Unlabelled images, uint8 or in [0, 1]: their shape and statistics are taken.
     preprocessing : {"standardise", "none"}
         Zero mean and unit variance in each channel, or pixels from 0 to 1 as they are.
-    rescale : bool
-        Give each layer's output unit variance for what is built on top of it, once it has learnt.
+    normalisation : {"scale", "standardise", "none"}
+        What each layer's output is given for what is built on it, once it has learnt: unit variance; zero mean and
+        unit variance in each map; nothing.
 
     Raises
     ------
@@ -39,14 +41,15 @@ class Stack(nn.Module):
         stages: Iterable[Stage],
         images: Tensor,
         preprocessing: str = "standardise",
-        rescale: bool = True,
+        normalisation: str = "scale",
     ):
         super().__init__()
         if preprocessing not in ("standardise", "none"):
             raise UserError(f"stack.preprocessing={preprocessing} is not known; choose one of standardise, none.")
         self.stages = nn.ModuleList(stages)
         self.image_shape: tuple[int, int, int] = tuple(images.shape[1:])  # type: ignore[assignment]
-        self.rescale = rescale
+        choose("stack.normalisation", normalisation, NORMALISATIONS)
+        self.normalisation = normalisation
         measured = preprocessing == "standardise"
         self.standardise = Standardise.from_images(images) if measured else Standardise.identity(self.image_shape[0])
         layers: OrderedDict[str, nn.Module] = OrderedDict(

@@ -15,7 +15,7 @@ from pretrain.errors import UserError, require_between
 from pretrain.progress import Progress
 from pretrain.runs import RunFolder
 from pretrain.seeding import derive_seed, generator, seeded
-from pretrain.stages import Metrics
+from pretrain.stages.base import Metrics, not_finite
 
 LOG_EVERY = 20  # steps
 CHECKPOINT_EVERY = 30.0  # seconds
@@ -37,6 +37,8 @@ class Optimisation:
         The highest of the schedule.
     momentum : float
         Of SGD.
+    initial_momentum : float, optional
+        Of SGD during the warm-up (Hinton 2010, section 9.1); None for `momentum` throughout.
     nesterov : bool
         Nesterov's momentum (Sutskever et al. 2013).
     weight_decay : float
@@ -52,6 +54,7 @@ class Optimisation:
     optimizer: str = "adamw"
     learning_rate: float = 1e-3
     momentum: float = 0.9
+    initial_momentum: float | None = None
     nesterov: bool = True
     weight_decay: float = 0.0
     warmup: float = 0.05
@@ -67,8 +70,15 @@ class Optimisation:
         require_between("batch_size", self.batch_size, 1)
         require_between("learning_rate", self.learning_rate, 0)
         require_between("momentum", self.momentum, 0, 0.9999)
+        require_between("initial_momentum", self.first_momentum, 0, 0.9999)
         require_between("weight_decay", self.weight_decay, 0)
         require_between("warmup", self.warmup, 0, 1)
+
+
+    @property
+    def first_momentum(self) -> float:
+        """Momentum of the warm-up."""
+        return self.momentum if self.initial_momentum is None else self.initial_momentum
 
 
 def schedule_factor(step: int, settings: Optimisation, steps: int) -> float:
@@ -168,6 +178,11 @@ class Loop:
         Device, precision, processes.
     folder : RunFolder, optional
         Where to log and keep checkpoints.
+    constrain : callable, optional
+        Puts parameters back where they may be, after each update.
+    diagnose : callable
+        Takes the metrics and the learning rate, and says what is wrong, or None while training goes well; asked
+        whenever metrics are logged.
     evaluate : callable, optional
         Returns metrics of the module as it stands; its time is not counted.
     evaluate_every : int
@@ -186,6 +201,8 @@ class Loop:
     seed: int
     fabric: Fabric
     folder: RunFolder | None = None
+    constrain: Callable[[], None] | None = None
+    diagnose: Callable[[Metrics, float], str | None] = not_finite
     evaluate: Callable[[], Metrics] | None = None
     evaluate_every: int = 100
     best: str | None = None
@@ -207,12 +224,14 @@ class Loop:
         )
         with progress, seeded(self.seed, self.name):
             while self.step < self.settings.steps and not self._stale():
+                last = self.step + 1 == self.settings.steps
+                logged = last or (self.step + 1) % LOG_EVERY == 0
+                before = self._weights() if logged else None
                 metrics = self._timed_step()
                 self.step += 1
-                last = self.step == self.settings.steps
-                if last or self.step % LOG_EVERY == 0:
+                if before is not None:
                     self._check(metrics)
-                    self._log(metrics)
+                    self._log({**metrics, "update_ratio": float((self._weights() - before).norm() / before.norm())})
                 if self.evaluate and (last or self.step % self.evaluate_every == 0):
                     self._evaluate()
                 progress.update(self.step, ", ".join(f"{k} {v:.4g}" for k, v in metrics.items()))
@@ -226,8 +245,11 @@ class Loop:
         started = time.monotonic()
         # Dropout and the like take no generator: each step seeds the global one by its name.
         torch.manual_seed(derive_seed(self.seed, self.name, "step", self.step, self.fabric.global_rank))
+        warming_up = self.step < math.ceil(self.settings.warmup * self.settings.steps)
         for group in self.optimizer.param_groups:
             group["lr"] = group["rate"](self.step)
+            if "momentum" in group:
+                group["momentum"] = self.settings.first_momentum if warming_up else self.settings.momentum
         self.optimizer.zero_grad(set_to_none=True)
         with self.fabric.autocast():
             metrics = self.compute_gradients(self.step)
@@ -238,16 +260,21 @@ class Loop:
                     assert isinstance(mean, Tensor)
                     parameter.grad.copy_(mean)
         self.optimizer.step()
+        if self.constrain:
+            self.constrain()
         self.seconds += time.monotonic() - started
         return metrics
 
+    @torch.no_grad()
+    def _weights(self) -> Tensor:
+        """Return all that learns but biases, as one vector."""
+        weights = [p.flatten() for p in self.module.parameters() if p.requires_grad and p.ndim > 1]
+        return torch.cat(weights)
+
     def _check(self, metrics: Metrics) -> None:
-        if not all(math.isfinite(value) for value in metrics.values()):
-            raise UserError(
-                f"{self.name}: not a finite number any more at step {self.step} "
-                f"({', '.join(f'{k} {v:.3g}' for k, v in metrics.items())}): "
-                f"lower learning_rate={self.settings.learning_rate:g}."
-            )
+        if trouble := self.diagnose(metrics, self.settings.learning_rate):
+            figures = ", ".join(f"{k} {v:.3g}" for k, v in metrics.items())
+            raise UserError(f"{self.name}, step {self.step} ({figures}): {trouble}.")
 
     def _log(self, metrics: Metrics) -> None:
         if self.folder:

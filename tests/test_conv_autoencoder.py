@@ -17,6 +17,9 @@ COMBINATIONS = [
 ]
 
 
+BOUNDS = torch.zeros(2), torch.ones(2)
+
+
 def build(in_channels=2, out_channels=3, **options):
     with seeded(0, "test"):
         return ConvAutoencoder(in_channels, out_channels, **options).double()
@@ -156,12 +159,12 @@ def test_corruption_acts_in_training_mode_alone(kind):
 def test_cross_entropy_refuses_inputs_outside_zero_to_one(offset):
     stage = build(reconstruction="cross_entropy")
     with pytest.raises(UserError, match="needs inputs from 0 to 1"):
-        stage.prepare(inputs() + offset, noise())
+        stage.prepare(inputs() + offset, BOUNDS, noise())
 
 
 def test_inputs_that_the_loss_is_defined_for_are_accepted():
-    assert build(reconstruction="cross_entropy").prepare(inputs(), noise()) is None
-    assert build(reconstruction="mse").prepare(inputs() - 9, noise()) is None
+    assert build(reconstruction="cross_entropy").prepare(inputs(), BOUNDS, noise()) is None
+    assert build(reconstruction="mse").prepare(inputs() - 9, BOUNDS, noise()) is None
 
 
 @pytest.mark.parametrize("activation", ["relu", "zero_bias_relu", "scaled_tanh"])

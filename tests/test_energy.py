@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from scipy import stats
+from scipy import special, stats
 
 from pretrain import energy
 from pretrain.seeding import generator
@@ -66,7 +66,7 @@ def test_the_gradient_of_the_free_energy_is_minus_the_mean_of_the_hidden_units(p
     x = normal(2, 3, 4, 4).requires_grad_()
     mean = {
         "bernoulli_free_energy": lambda: x.sigmoid(),
-        "rectified_free_energy": lambda: sum((x - k - 0.5).sigmoid() for k in range(200)),
+        "rectified_free_energy": lambda: torch.nn.functional.softplus(x),
         "pooled_free_energy": lambda: energy.pooled_mean(x, 2),
     }[part]()
     arguments = (2,) if part == "pooled_free_energy" else ()
@@ -74,11 +74,18 @@ def test_the_gradient_of_the_free_energy_is_minus_the_mean_of_the_hidden_units(p
     torch.testing.assert_close(-gradient, mean.detach())
 
 
-def test_the_copies_of_a_rectified_unit_are_nearly_a_softplus():
+def test_the_free_energy_of_rectified_units_is_scipys_dilogarithm():
+    x = torch.linspace(-40, 40, 801, dtype=torch.float64)
+    expected = special.spence(1 + x.exp().numpy())  # its argument is 1 minus that of Li2
+    np.testing.assert_allclose(energy.rectified_free_energy(x[:, None, None, None]), expected, rtol=1e-13, atol=1e-15)
+
+
+def test_it_is_nearly_that_of_their_copies():
     # Nair and Hinton's approximation: the sum of the copies' means is close to log(1 + exp x).
     x = torch.linspace(-6, 20, 300, dtype=torch.float64)[:, None, None, None].requires_grad_()
     (gradient,) = torch.autograd.grad(energy.rectified_free_energy(x).sum(), x)
-    assert (-gradient - torch.nn.functional.softplus(x)).abs().max() < 0.02
+    copies = sum((x.detach() - k - 0.5).sigmoid() for k in range(200))
+    assert (-gradient - copies).abs().max() < 0.02
 
 
 @pytest.mark.parametrize("magnitude", [1e4, -1e4])
@@ -112,6 +119,18 @@ def test_bernoulli_draws_have_their_mean():
     ones = energy.sample_bernoulli(x, generator(1)).sum(dim=0).flatten()
     p = [stats.binomtest(int(k), 200_000, float(q)).pvalue for k, q in zip(ones, x[0].sigmoid().flatten(), strict=True)]
     assert min(p) > 1e-6 / len(p)
+
+
+def test_units_that_are_certain_are_drawn_so():
+    x = torch.tensor([-1e4, 1e4]).repeat(1, 1, 50_000, 1)
+    assert torch.equal(energy.sample_bernoulli(x, generator(5)), (x > 0).float())
+
+
+def test_draws_follow_the_generator_whatever_the_memory_format():
+    x = normal(3, 5, 4, 7)
+    draws = energy.sample_bernoulli(x.contiguous(memory_format=torch.channels_last), generator(4))
+    assert draws.is_contiguous(memory_format=torch.channels_last)
+    assert set(draws.unique().tolist()) == {0.0, 1.0}
 
 
 def test_pooled_draws_have_the_exact_distribution_of_each_block():

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from pretrain import ConvAutoencoder, ConvNet, Layer, Stack, Standardise, UserError, assemble
-from pretrain.network import rescale_layers, set_trainable
+from pretrain.network import normalise_layers, set_trainable
 from pretrain.seeding import generator, seeded
 
 CLASSES = ["ant", "bee", "cow", "dog"]
@@ -19,7 +19,7 @@ def small_stack(activation="relu", **options):
     with seeded(0, "stack"):
         stages = [ConvAutoencoder(3, 4, activation=activation), ConvAutoencoder(4, 5, activation=activation)]
     stack = Stack(stages, pictures(), **options)
-    rescale_layers([stage.layer for stage in stack], stack.standardise(pictures()))
+    normalise_layers([stage.layer for stage in stack], stack.standardise(pictures()), "scale")
     return stack
 
 
@@ -146,7 +146,7 @@ def test_layers_from_scratch_are_rescaled_as_the_stack_rescales_its_own():
     for layer in (scratch.standardise, *scratch.layers):
         x = layer(x)
         torch.testing.assert_close(x.var().item(), 1.0, rtol=1e-2, atol=0)
-    plain = assemble(small_stack(rescale=False), CLASSES, seed=0, pretrained=False, unlabelled=pictures())
+    plain = assemble(small_stack(normalisation="none"), CLASSES, seed=0, pretrained=False, unlabelled=pictures())
     assert equal(plain.state_dict(), network(pretrained=False).state_dict())
 
 
@@ -158,14 +158,14 @@ def test_folding_the_scale_leaves_the_function_unchanged(activation):
     before = layer(x)
     layer.fold_scale()
     torch.testing.assert_close(layer(x), before, rtol=1e-12, atol=1e-14)
-    assert (layer.scale == 1) == (activation in ("relu", "zero_bias_relu"))
+    assert bool((layer.scale == 1).all()) == (activation in ("relu", "zero_bias_relu"))
 
 
 def test_a_dead_layer_is_refused():
     layer = Layer(3, 4, kernel_size=3)
     torch.nn.init.constant_(layer.conv.bias, -1e3)
     with pytest.raises(UserError, match="constant"):
-        layer.measure_scale(torch.rand(2, 3, 8, 8))
+        layer.normalise(torch.rand(2, 3, 8, 8), "scale")
 
 
 def test_standardisation_has_the_statistics_that_numpy_gives():

@@ -1,10 +1,12 @@
 """What every kind of stage shares: the layer that the ConvNet keeps, and the contract for training it."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pretrain.energy import pooled_probability
@@ -12,6 +14,7 @@ from pretrain.errors import UserError, require_between
 from pretrain.functional import scaled_tanh
 
 Metrics = Mapping[str, float]
+Bounds = tuple[Tensor, Tensor]
 
 
 class ScaledTanh(nn.Module):
@@ -36,6 +39,10 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
     "scaled_tanh": ScaledTanh,
     "sigmoid": nn.Sigmoid,
 }
+# What is done to a layer's output for what is built on it, once it has learnt: unit variance of all maps together; zero
+# mean and unit variance of each map; nothing.
+NORMALISATIONS = ("scale", "standardise", "none")
+LEAST_SPREAD = 0.01  # of the greatest: a map that hardly moves is not blown up
 
 
 def choose(option: str, value: str, choices: Any) -> None:
@@ -51,8 +58,25 @@ def require_unit_range(setting: str, inputs: Tensor, advice: str) -> None:
         raise UserError(f"{setting} needs inputs from 0 to 1, but they go from {low:.3g} to {high:.3g}: use {advice}.")
 
 
+DEAD = 0.01  # of what a unit of the map does at most on the images: it answers to none of them
+
+
+def activity(h: Tensor) -> Metrics:
+    """Return how much a layer's units, (N, K, H, W), do: their mean, and the shares of dead and of saturated maps.
+
+    A map is dead when none of its units exceeds `DEAD` of the greatest activation of the layer, and saturated when none
+    falls below 1 - `DEAD` of it.
+    """
+    greatest = h.amax().clamp(min=1e-12)
+    return {
+        "hidden_mean": float(h.mean()),
+        "dead": float((h.amax(dim=(0, 2, 3)) < DEAD * greatest).float().mean()),
+        "saturated": float((h.amin(dim=(0, 2, 3)) > (1 - DEAD) * greatest).float().mean()),
+    }
+
+
 class Layer(nn.Module):
-    """One layer of the ConvNet: convolution, activation, max-pooling, and a scale.
+    """One layer of the ConvNet: convolution, activation, max-pooling, and what brings its output to a common scale.
 
     Parameters
     ----------
@@ -74,10 +98,11 @@ class Layer(nn.Module):
 
     Notes
     -----
-    `scale` multiplies the output. It is set once the layer has learnt, so that its activations have unit
-    variance for what is built on top, and folded into the convolution when the network is assembled.
+    The output is ``(pooled - shift) * scale``, one of each a map. They are set once the layer has learnt, for what is
+    built on top, and never learnt; the scale goes into the convolution, where it can, when the network is assembled.
     """
 
+    shift: Tensor
     scale: Tensor
 
     def __init__(
@@ -123,7 +148,8 @@ class Layer(nn.Module):
         self.pool: nn.Module = nn.MaxPool2d(pool) if pool > 1 else nn.Identity()
         if pooling == "probabilistic":  # which starts from the inputs of the units
             self.activation, self.pool = nn.Identity(), ProbabilisticMaxPool(pool)
-        self.register_buffer("scale", torch.ones(()))
+        self.register_buffer("shift", torch.zeros(out_channels))
+        self.register_buffer("scale", torch.ones(out_channels))
 
     @property
     def pool_size(self) -> int:
@@ -136,45 +162,78 @@ class Layer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the layer's output: (N, C, H, W) -> (N, C', H'', W'')."""
-        return self.pool(self.hidden(x)) * self.scale
+        return self.normalised(self.pool(self.hidden(x)))
+
+    def normalised(self, pooled: Tensor) -> Tensor:
+        """Return ``(pooled - shift) * scale``, of the same shape (N, C', H'', W'')."""
+        return F.batch_norm(pooled, self.shift, self.scale.pow(-2), eps=0.0)  # in one pass, and in the type of `pooled`
+
+    def pooled(self, y: Tensor) -> Tensor:
+        """Undo `normalised`: return what the pool had put out, of the same shape (N, C', H'', W'')."""
+        return y / self.scale[:, None, None] + self.shift[:, None, None]
+
+    @property
+    def bounds(self) -> Bounds:
+        """The least and the greatest value that each map can take, (C',) twice; infinite where there is none."""
+        low, high = {"sigmoid": (0.0, 1.0), "scaled_tanh": (-1.7159, 1.7159)}.get(
+            self.settings["activation"], (0.0, math.inf)
+        )
+        return (low - self.shift) * self.scale, (high - self.shift) * self.scale
 
     @torch.no_grad()
-    def measure_scale(self, inputs: Tensor) -> None:
-        """Set the scale so that the output has unit variance on `inputs`, (N, C, H, W): a few hundred are enough.
+    def normalise(self, inputs: Tensor, how: str) -> None:
+        """Set shift and scale on inputs, (N, C, H, W), of which a few hundred are enough; `how` is of `NORMALISATIONS`.
 
         Raises
         ------
         UserError
             When the output is the same everywhere: the layer is dead.
         """
+        self.shift.zero_()
         self.scale.fill_(1.0)
-        std = self(inputs).float().std()
-        if not std > 1e-12:
+        if how == "none":
+            return
+        output = self(inputs).float()
+        if not output.std() > 1e-12:
             raise UserError("a layer's output is constant on the unlabelled images: lower its learning rate.")
-        self.scale.copy_(1 / std)
+        if how == "scale":
+            self.scale.fill_(1 / output.std())
+        else:
+            std = output.std(dim=(0, 2, 3))
+            self.shift.copy_(output.mean(dim=(0, 2, 3)))
+            self.scale.copy_(1 / std.clamp(min=LEAST_SPREAD * float(std.max())))
 
     @torch.no_grad()
     def fold_scale(self) -> None:
-        """Move the scale into the convolution, where the activation is positively homogeneous.
+        """Move the scale into the convolution, where the activation is positively homogeneous and nothing is shifted.
 
         The function computed stays the same. Left outside, a factor s on the output would multiply the
         learning rate of the weights, relative to their size, by s squared.
         """
-        if isinstance(self.activation, nn.ReLU):
-            for parameter in self.conv.parameters():
-                parameter.mul_(self.scale)
+        if isinstance(self.activation, nn.ReLU) and not self.shift.any():
+            self.conv.weight.mul_(self.scale[:, None, None, None])
+            if self.conv.bias is not None:
+                self.conv.bias.mul_(self.scale)
             self.scale.fill_(1.0)
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
         """Initialise as a network trained from scratch is: He et al. (2015) for ReLU, else Glorot and Bengio (2010)."""
-        if isinstance(self.activation, nn.ReLU):
+        if self.settings["activation"] in ("relu", "zero_bias_relu"):
             nn.init.kaiming_normal_(self.conv.weight, nonlinearity="relu")
         else:
             nn.init.xavier_normal_(self.conv.weight)
         if self.conv.bias is not None:
             nn.init.zeros_(self.conv.bias)
+        self.shift.zero_()
         self.scale.fill_(1.0)
+
+
+def not_finite(metrics: Metrics, learning_rate: float) -> str | None:
+    """Say so when a metric is not a finite number any more, and which setting it is likely to be; else return None."""
+    if all(math.isfinite(value) for value in metrics.values()):
+        return None
+    return f"not a finite number any more: lower learning_rate={learning_rate:g}"
 
 
 class Stage(nn.Module, ABC):
@@ -201,8 +260,11 @@ class Stage(nn.Module, ABC):
     monitor: str = "loss"
     objective: str = "loss"
 
-    def prepare(self, images: Tensor, generator: torch.Generator) -> None:
-        """Look at a sample of the inputs, (N, C, H, W), once before training; does nothing unless overridden."""
+    def prepare(self, images: Tensor, bounds: Bounds, generator: torch.Generator) -> None:
+        """Look at a sample of the inputs, (N, C, H, W), once before training; does nothing unless overridden.
+
+        `bounds` are the least and the greatest value that each channel can take, (C,) twice.
+        """
 
     @abstractmethod
     def accumulate_grad(self, x: Tensor, generator: torch.Generator) -> Metrics:
@@ -215,6 +277,19 @@ class Stage(nn.Module, ABC):
         generator : torch.Generator
             For every random draw of this step; on the device of `x`.
         """
+
+    def constrain(self) -> None:
+        """Put the parameters back where they may be, after each update; does nothing unless overridden."""
+
+    @torch.no_grad()
+    def health(self, x: Tensor, generator: torch.Generator) -> Metrics:
+        """Return figures that tell how the stage is doing on inputs, (N, C, H, W), in eval mode."""
+        h = self.layer.hidden(x).float()
+        return {"weight_norm": float(self.layer.conv.weight.norm()), **activity(h)}
+
+    def diagnose(self, metrics: Metrics, learning_rate: float) -> str | None:
+        """Return a sentence on what is wrong, and which setting it is likely to be, when training has come to grief."""
+        return not_finite(metrics, learning_rate)
 
     def encode(self, x: Tensor) -> tuple[Tensor, Any]:
         """Return the layer's output for `x`, and what `decode` needs besides it."""

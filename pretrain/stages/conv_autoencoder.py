@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from pretrain import functional
 from pretrain.errors import UserError
-from pretrain.stages.base import AutogradStage, Layer, choose, require_unit_range
+from pretrain.stages.base import AutogradStage, Bounds, Layer, choose, require_unit_range
 
 CORRUPTIONS = {
     "none": None,
@@ -133,10 +133,10 @@ class ConvAutoencoder(AutogradStage):
         self.visible_bias = nn.Parameter(torch.zeros(in_channels))
         self.decoder = None if tied else nn.Parameter(self.layer.conv.weight.detach().clone())
 
-    def prepare(self, images: Tensor, generator: torch.Generator) -> None:
+    def prepare(self, images: Tensor, bounds: Bounds, generator: torch.Generator) -> None:
         """Refuse inputs that the reconstruction loss is not defined for."""
         if self.reconstruction == "cross_entropy":
-            advice = "reconstruction=mse, or stack.preprocessing=none with stack.rescale=false and sigmoid stages"
+            advice = "reconstruction=mse, or stack.preprocessing=none with stack.normalisation=none and sigmoid stages"
             require_unit_range("reconstruction=cross_entropy", images, advice)
 
     def losses(self, x: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
@@ -154,13 +154,13 @@ class ConvAutoencoder(AutogradStage):
         """Return the layer's output and the switches of its pooling (None without pooling)."""
         hidden = self.layer.hidden(x)
         if self.layer.pool_size == 1:
-            return hidden * self.layer.scale, None
+            return self.layer.normalised(hidden), None
         pooled, switches = functional.max_pool_with_switches(hidden, self.layer.pool_size)
-        return pooled * self.layer.scale, switches
+        return self.layer.normalised(pooled), switches
 
     def decode(self, y: Tensor, context: Tensor | None) -> Tensor:
         """Return the reconstruction of the input from the layer's output and the switches of its pooling."""
-        hidden = y / self.layer.scale
+        hidden = self.layer.pooled(y)
         if context is not None:
             hidden = functional.unpool_with_switches(hidden, context, self.layer.pool_size)
         x = self._decode_hidden(hidden)

@@ -4,23 +4,23 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pretrain import energy
 from pretrain.errors import UserError, require_between
-from pretrain.stages.base import AutogradStage, Layer, choose, require_unit_range
+from pretrain.likelihood import pseudo_likelihood
+from pretrain.rbm import RBM, BinaryUnits, GaussianUnits, centred_gradient
+from pretrain.sampling import SAMPLERS, ContrastiveDivergence, PersistentChains
+from pretrain.stages.base import Bounds, Layer, Metrics, Stage, activity, choose
 
 ACTIVATION_OF = {"bernoulli": "sigmoid", "rectified": "relu"}  # the layer's, for each kind of hidden units
+MEMORY = 0.95  # of the running means that Hinton's sparsity and centring go by
+DIVERGED = 100.0  # times the images' own mean square: no reconstruction is so bad unless the weights run away
 
 
-class ConvRBM(AutogradStage):
-    """A convolutional restricted Boltzmann machine, trained by contrastive divergence, CD-k.
+class ConvRBM(Stage):
+    """A convolutional restricted Boltzmann machine, trained by contrastive divergence or with persistent chains.
 
-    Its energy is ``E(v, h) = visible energy(v) - sum h (W * v + b)`` with the valid convolution ``W * v``, one
-    hidden bias a map and one visible bias a channel (Lee et al. 2009). A pixel at an edge is seen by fewer hidden
-    units than one inside, so the model says less about it; `padding` gives it more, whose other inputs are zero.
-    A dense RBM is the case of a filter as large as the image.
-
-    The gradient of CD-k is that of ``F(v data) - F(v after k Gibbs steps)``, free energies with the visible units
-    held fixed (Hinton 2002), so the hidden units enter it by their probabilities, not by samples.
+    See `pretrain.rbm` for its equations. The gradient is that of minus the mean log-likelihood, with chains in the place
+    of the model, divided by the positions that a filter takes, so that a learning rate means the same for images of any
+    size. Both sides take the hidden units by their means, not by samples (Hinton 2010, section 3.1).
 
     Parameters
     ----------
@@ -31,21 +31,37 @@ class ConvRBM(AutogradStage):
     kernel_size, padding, pool
         Those of `Layer`, but that no padding is the default.
     visible : {"gaussian", "bernoulli"}
-        Real-valued with unit variance, for standardised images; or 0 to 1, for probabilities of a stage below.
+        Real-valued, for standardised images; or of two values, for inputs that lie between two bounds, such as pixels
+        (not whitened ones) and the probabilities of a stage below.
+    variance : {"fixed", "learnt"}
+        Of Gaussian visible units: 1, or one for each channel (Cho, Ilin and Raiko 2011).
     hidden : {"bernoulli", "rectified"}
         0 or 1; or noisy rectified linear (Nair and Hinton 2010).
     pooling : {"max", "probabilistic"}
         Max-pooling after training, which training ignores; or probabilistic max-pooling (Lee et al. 2009) of
         Bernoulli units, of which one at most in each window is on.
+    sampler : {"cd", "pcd", "pt"}
+        Contrastive divergence; persistent chains (Tieleman 2008); these at several temperatures (Cho et al. 2010).
     gibbs_steps : int
-        k.
+        An update.
     sample_last : bool
-        Draw the visible units of the last step, which makes the gradient exact as k grows; or take their means,
-        which carry less noise (Hinton 2010, section 3.2).
+        Of "cd": draw the visible units of the last step; or take their means, with less noise.
+    chains : int
+        Of "pcd" and "pt", at each temperature.
+    temperatures : int
+        Of "pt".
+    sparsity : {"none", "lee", "hinton"}
+        Pull the mean activation of each map to a target: by its bias (Lee et al. 2009); or, by the running mean, by
+        its bias and filter (Hinton 2010, section 11).
     sparsity_target : float
-        Wanted mean activation of each map; weighs nothing with `sparsity_weight` 0.
+        From 0 to 1.
     sparsity_weight : float
-        Factor of the squared distance from the target (Lee, Ekanadham and Ng 2008, equation 5).
+        Factor of the pull, beside the gradient.
+    centred : bool
+        Follow the gradient of the centred machine (Montavon and Mueller 2012), which depends less on what the units
+        call zero.
+    max_norm : float, optional
+        Greatest L2 norm of a filter; it is put back after each update.
 
     Raises
     ------
@@ -54,11 +70,16 @@ class ConvRBM(AutogradStage):
 
     References
     ----------
-    Hinton (2002), Training products of experts by minimizing contrastive divergence, Neural Computation 14.
     Lee, Grosse, Ranganath and Ng (2009), Convolutional deep belief networks, ICML.
     """
 
     monitor = "reconstruction"
+    objective = "free_energy"
+    low: Tensor
+    high: Tensor
+    hidden_average: Tensor
+    visible_average: Tensor
+    input_square: Tensor
 
     def __init__(
         self,
@@ -68,24 +89,40 @@ class ConvRBM(AutogradStage):
         padding: int = 0,
         pool: int = 2,
         visible: str = "gaussian",
+        variance: str = "fixed",
         hidden: str = "bernoulli",
         pooling: str = "probabilistic",
+        sampler: str = "cd",
         gibbs_steps: int = 1,
         sample_last: bool = False,
+        chains: int = 100,
+        temperatures: int = 10,
+        sparsity: str = "none",
         sparsity_target: float = 0.05,
-        sparsity_weight: float = 0.0,
+        sparsity_weight: float = 1.0,
+        centred: bool = False,
+        max_norm: float | None = None,
     ):
         super().__init__()
         choose("visible", visible, ("gaussian", "bernoulli"))
+        choose("variance", variance, ("fixed", "learnt"))
         choose("hidden", hidden, ACTIVATION_OF)
+        choose("sampler", sampler, SAMPLERS)
+        choose("sparsity", sparsity, ("none", "lee", "hinton"))
         require_between("gibbs_steps", gibbs_steps, 1)
-        require_between("sparsity_target", sparsity_target, 0)
+        require_between("chains", chains, 1)
+        require_between("temperatures", temperatures, 2)
+        require_between("sparsity_target", sparsity_target, 0, 1)
         require_between("sparsity_weight", sparsity_weight, 0)
         if pooling == "probabilistic" and hidden != "bernoulli":
             raise UserError(f"pooling=probabilistic is of Bernoulli units: use pooling=max with hidden={hidden}.")
-        self.out_channels, self.gibbs_steps = out_channels, gibbs_steps
-        self.visible, self.hidden, self.pooling, self.sample_last = visible, hidden, pooling, sample_last
-        self.sparsity_target, self.sparsity_weight = sparsity_target, sparsity_weight
+        if variance == "learnt" and (visible != "gaussian" or (sampler == "cd" and not sample_last)):
+            raise UserError(
+                "variance=learnt needs visible=gaussian, and sample_last=true with sampler=cd: means have no variance."
+            )
+        self.out_channels, self.visible, self.hidden, self.pooling = out_channels, visible, hidden, pooling
+        self.sparsity, self.sparsity_target, self.sparsity_weight = sparsity, sparsity_target, sparsity_weight
+        self.centred, self.max_norm = centred, max_norm
         self.layer = Layer(
             in_channels,
             out_channels,
@@ -99,91 +136,163 @@ class ConvRBM(AutogradStage):
         assert self.layer.conv.bias is not None
         nn.init.zeros_(self.layer.conv.bias)
         self.visible_bias = nn.Parameter(torch.zeros(in_channels))
+        if variance == "learnt":
+            self.log_variance: Tensor = nn.Parameter(torch.zeros(in_channels))
+        else:
+            self.register_buffer("log_variance", torch.zeros(in_channels))
+        self.sampler: ContrastiveDivergence | PersistentChains = ContrastiveDivergence(gibbs_steps, sample_last)
+        if sampler != "cd":
+            self.sampler = PersistentChains(gibbs_steps, chains, temperatures if sampler == "pt" else 1)
+        self.register_buffer("low", torch.zeros(in_channels))
+        self.register_buffer("high", torch.ones(in_channels))
+        self.register_buffer("hidden_average", torch.full((out_channels,), sparsity_target))
+        self.register_buffer("visible_average", torch.zeros(in_channels))
+        self.register_buffer("input_square", torch.ones(()))
 
-    def prepare(self, images: Tensor, generator: torch.Generator) -> None:
-        """Refuse inputs that the visible units cannot take."""
-        if self.visible == "bernoulli":
-            advice = "visible=gaussian, or stack.preprocessing=none with stack.rescale=false and Bernoulli units below"
-            require_unit_range("visible=bernoulli", images, advice)
-
-    def losses(self, x: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
-        """Return the loss that CD-k differentiates, and what tells how the machine is doing.
-
-        In eval mode, where nothing is random, the loss leaves out the chain.
-        """
-        # Probabilities of 8 bits would bias what is drawn by them.
-        with torch.autocast(x.device.type, enabled=False):
-            inputs = self.hidden_input(x)  # (N, K, H, W)
-            free_energy = self.free_energy(x, inputs)
-            loss = free_energy.mean()
-            with torch.no_grad():
-                mean = self.hidden_mean(inputs)
-                model = self.gibbs(inputs, generator) if self.training else self.visible_mean(mean)
-            if self.training:
-                loss = loss - self.free_energy(model).mean()
-            if self.sparsity_weight:
-                activity = self.hidden_mean(inputs).mean(dim=(0, 2, 3))  # (K,)
-                loss = loss + self.sparsity_weight * (activity - self.sparsity_target).square().sum()
-        return {
-            "loss": loss,
-            "reconstruction": F.mse_loss(model, x),
-            "free_energy": free_energy.detach().mean(),
-            "active": mean.mean(),
-        }
-
-    def hidden_input(self, v: Tensor) -> Tensor:
-        """Return what the hidden units receive, W * v + b: (N, C, H, W) -> (N, K, H', W')."""
-        return self.layer.conv(v)
-
-    def hidden_mean(self, inputs: Tensor) -> Tensor:
-        """Return the mean of the hidden units given what they receive; of rectified ones, without their noise."""
-        if self.pooling == "probabilistic":
-            return energy.pooled_mean(inputs, self.layer.pool_size)
-        return inputs.sigmoid() if self.hidden == "bernoulli" else inputs.relu()
-
-    def sample_hidden(self, inputs: Tensor, generator: torch.Generator) -> Tensor:
-        """Draw the hidden units given what they receive."""
-        if self.pooling == "probabilistic":
-            return energy.sample_pooled(inputs, self.layer.pool_size, generator)
-        draw = energy.sample_bernoulli if self.hidden == "bernoulli" else energy.sample_rectified
-        return draw(inputs, generator)
-
-    def visible_mean(self, h: Tensor) -> Tensor:
-        """Return the mean of the visible units given the hidden ones: (N, K, H', W') -> (N, C, H, W)."""
-        field = F.conv_transpose2d(h, self.layer.conv.weight, self.visible_bias, padding=self.layer.padding)
-        return field if self.visible == "gaussian" else field.sigmoid()
-
-    def sample_visible(self, h: Tensor, generator: torch.Generator) -> Tensor:
-        """Draw the visible units given the hidden ones."""
-        mean = self.visible_mean(h)
+    @property
+    def rbm(self) -> RBM:
+        """The machine that the parameters make as they stand."""
+        conv = self.layer.conv
+        assert conv.bias is not None
         if self.visible == "gaussian":
-            return mean + torch.empty_like(mean).normal_(generator=generator)
-        return (energy.uniform_like(mean, generator) < mean).to(mean.dtype)
+            visible: GaussianUnits | BinaryUnits = GaussianUnits(self.visible_bias, self.log_variance)
+        else:
+            visible = BinaryUnits(self.visible_bias, self.low, self.high)
+        block = self.layer.pool_size if self.pooling == "probabilistic" else 1
+        return RBM(conv.weight, conv.bias, visible, self.hidden, block, self.layer.padding)
+
+    def prepare(self, images: Tensor, bounds: Bounds, generator: torch.Generator) -> None:
+        """Take the bounds of binary visible units, start the chains, and let the visible biases fit the mean.
+
+        Raises
+        ------
+        UserError
+            When binary visible units are to stand on inputs without bounds.
+        """
+        mean = images.mean(dim=(0, 2, 3))
+        self.visible_average.copy_(mean)
+        self.input_square.copy_(images.square().mean())
+        bias = mean
+        if self.visible == "bernoulli":
+            if not torch.stack(bounds).isfinite().all():
+                raise UserError(
+                    "visible=bernoulli needs inputs that lie between two bounds, such as pixels that are not whitened "
+                    "or what a stage of Bernoulli hidden units puts out: use visible=gaussian."
+                )
+            self.low.copy_(bounds[0])
+            self.high.copy_(bounds[1])
+            bias = ((mean - self.low) / (self.high - self.low)).logit(eps=1e-3)  # Hinton (2010), section 8.1
+        with torch.no_grad():
+            self.visible_bias.copy_(bias)
+        self.sampler.start(images, generator)
 
     @torch.no_grad()
-    def gibbs(self, inputs: Tensor, generator: torch.Generator) -> Tensor:
-        """Return visible units after `gibbs_steps` steps from hidden units that receive `inputs`."""
-        for _ in range(self.gibbs_steps - 1):
-            inputs = self.hidden_input(self.sample_visible(self.sample_hidden(inputs, generator), generator))
-        h = self.sample_hidden(inputs, generator)
-        return self.sample_visible(h, generator) if self.sample_last else self.visible_mean(h)
+    def accumulate_grad(self, x: Tensor, generator: torch.Generator) -> Metrics:
+        """Write the gradient of the mean of ``F(v data) - F(v model)`` over images and positions of a filter.
 
-    def free_energy(self, v: Tensor, inputs: Tensor | None = None) -> Tensor:
-        """Return F(v), (N,), of visible units (N, C, H, W); `inputs`, where at hand, is `hidden_input(v)`."""
-        inputs = self.hidden_input(v) if inputs is None else inputs
+        In eval mode, where nothing is random, that of the mean ``F(v data)`` alone, as "free_energy" is measured then.
+        """
+        rbm = self.rbm
+        received = rbm.hidden_input(x)  # (N, K, H', W')
+        h = rbm.hidden_mean(received)
+        positions = h[0, 0].numel()
+        weights = x.new_full((len(x),), 1 / (len(x) * positions))
+        if not self.training:
+            free_energy = (rbm.visible.energy(x) + rbm.hidden_free_energy(received)).mean() / positions
+            self._write(rbm.gradient(x, h, weights))
+            return {"free_energy": float(free_energy), "reconstruction": self._error(rbm.visible_mean(h), x)}
+        v, figures = self.sampler.draw(rbm, received, generator)
+        model = v.new_full((len(v),), -1 / (len(v) * positions))
+        both = torch.cat([h, rbm.hidden_mean(rbm.hidden_input(v))])
+        gradient = rbm.gradient(torch.cat([x, v]), both, torch.cat([weights, model]))
+        activity = h.mean(dim=(0, 2, 3))  # (K,)
+        if self.centred:
+            self._follow(self.visible_average, x.mean(dim=(0, 2, 3)))
+            gradient = centred_gradient(gradient, self.hidden_average, self.visible_average, rbm.visible.gain)
+        if self.centred or self.sparsity == "hinton":
+            self._follow(self.hidden_average, activity)
+        self._write(self._sparsify(gradient, activity, x))
+        reconstruction = v if isinstance(self.sampler, ContrastiveDivergence) else rbm.visible_mean(h)
+        return {"reconstruction": self._error(reconstruction, x), "active": float(activity.mean()), **figures}
+
+    @staticmethod
+    def _error(reconstruction: Tensor, x: Tensor) -> float:
+        return float(F.mse_loss(reconstruction, x))
+
+    @staticmethod
+    def _follow(average: Tensor, value: Tensor) -> None:
+        average.lerp_(value, 1 - MEMORY)
+
+    def _sparsify(self, gradient: dict[str, Tensor], activity: Tensor, x: Tensor) -> dict[str, Tensor]:
+        """Add the pull of the mean activations, (K,), to their target."""
+        if self.sparsity == "none":
+            return gradient
+        mean = activity if self.sparsity == "lee" else self.hidden_average
+        pull = self.sparsity_weight * (mean - self.sparsity_target)
+        gradient["hidden_bias"] = gradient["hidden_bias"] + pull
+        if self.sparsity == "hinton":
+            size = self.layer.conv.kernel_size[0]
+            patch = F.unfold(x.mean(dim=0, keepdim=True), size, padding=self.layer.padding).mean(dim=2)
+            gradient["weight"] = gradient["weight"] + pull[:, None, None, None] * patch.view(1, -1, size, size)
+        return gradient
+
+    def _write(self, gradient: dict[str, Tensor]) -> None:
+        """Add to the gradients of the parameters."""
+        conv = self.layer.conv
+        for parameter, name in (
+            (conv.weight, "weight"),
+            (conv.bias, "hidden_bias"),
+            (self.visible_bias, "visible_bias"),
+            (self.log_variance, "log_variance"),  # a parameter only where it is learnt
+        ):
+            assert parameter is not None
+            if parameter.requires_grad:
+                value = gradient[name].to(parameter.dtype)
+                parameter.grad = value if parameter.grad is None else parameter.grad + value
+
+    @torch.no_grad()
+    def constrain(self) -> None:
+        """Shorten the filters whose norm exceeds `max_norm`."""
+        if self.max_norm is not None:
+            weight = self.layer.conv.weight
+            weight.copy_(torch.renorm(weight, p=2, dim=0, maxnorm=self.max_norm))
+
+    @torch.no_grad()
+    def health(self, x: Tensor, generator: torch.Generator) -> Metrics:
+        """Return the free energy (nats an image), the reconstruction error, activity, and what else there is to know.
+
+        "pseudo_likelihood" (nats an image) is that of binary visible units alone.
+        """
+        rbm = self.rbm
+        received = rbm.hidden_input(x)
+        h = rbm.hidden_mean(received)
+        figures = {
+            "free_energy": float((rbm.visible.energy(x) + rbm.hidden_free_energy(received)).mean()),
+            "reconstruction": self._error(rbm.visible_mean(h), x),
+            "weight_norm": float(rbm.weight.norm()),
+            **activity(h),
+        }
+        if self.visible == "bernoulli":
+            figures["pseudo_likelihood"] = float(pseudo_likelihood(rbm, x, generator).mean())
+        return figures
+
+    def diagnose(self, metrics: Metrics, learning_rate: float) -> str | None:
+        """Return what is wrong when the reconstructions run away, and which setting it is likely to be."""
+        trouble = super().diagnose(metrics, learning_rate)
+        if trouble is None and metrics["reconstruction"] < DIVERGED * float(self.input_square):
+            return None
         if self.visible == "gaussian":
-            visible = energy.gaussian_energy(v, self.visible_bias, torch.zeros_like(self.visible_bias))
-        else:
-            visible = energy.bernoulli_energy(v, self.visible_bias)
-        if self.pooling == "probabilistic":
-            return visible + energy.pooled_free_energy(inputs, self.layer.pool_size)
-        part = energy.bernoulli_free_energy if self.hidden == "bernoulli" else energy.rectified_free_energy
-        return visible + part(inputs)
+            return (
+                f"it diverges: visible units are Gaussian and the learning rate {learning_rate:g} is 10 to 100 times "
+                "too large for them"
+            )
+        return f"it diverges: lower learning_rate={learning_rate:g}"
 
     def decode(self, y: Tensor, context: object) -> Tensor:
         """Return the visible units' mean given the layer's output, each pooled unit spread over its window."""
         size = self.layer.pool_size
-        h = F.interpolate(y / self.layer.scale, scale_factor=size) if size > 1 else y / self.layer.scale
+        h = self.layer.pooled(y)
+        h = F.interpolate(h, scale_factor=size) if size > 1 else h
         if self.pooling == "probabilistic":  # one unit of a window at most is on: each has its share
             h = h / size**2
-        return self.visible_mean(h)
+        return self.rbm.visible_mean(h)

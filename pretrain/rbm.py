@@ -1,0 +1,306 @@
+"""The convolutional restricted Boltzmann machine as a value: its parameters, and every equation that they make.
+
+Its energy is ``E(v, h) = visible energy(v) - sum h x(v)`` with what the hidden units receive, ``x(v) = W * v + b``: a
+valid convolution, unless padded with zeros. A pixel at an edge is seen by fewer hidden units than one inside, so the
+machine says less about it. A dense machine is the case of filters as large as the image.
+"""
+
+import math
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.nn.grad import conv2d_weight
+
+from pretrain import energy
+
+
+@dataclass(frozen=True)
+class GaussianUnits:
+    """Real-valued visible units of a channel, N(c + sigma^2 field, sigma^2).
+
+    Attributes
+    ----------
+    bias, log_variance : Tensor, (C,)
+        c, and the logarithm of sigma^2.
+
+    References
+    ----------
+    Cho, Ilin and Raiko (2011), Improved learning of Gaussian-Bernoulli RBMs, section 3.
+    """
+
+    bias: Tensor
+    log_variance: Tensor
+
+    def energy(self, v: Tensor) -> Tensor:
+        """Return sum (v - c)^2 / (2 sigma^2): (N, C, H, W) -> (N,)."""
+        return energy.gaussian_energy(v, self.bias, self.log_variance)
+
+    def mean(self, field: Tensor) -> Tensor:
+        """Return the mean given the field W~ * h of the hidden units, (N, C, H, W)."""
+        return self.bias[:, None, None] + self.gain[:, None, None] * field
+
+    def sample(self, field: Tensor, generator: torch.Generator) -> Tensor:
+        """Draw the units given the field of the hidden ones, (N, C, H, W)."""
+        mean = self.mean(field)
+        noise = torch.empty_like(mean).normal_(generator=generator)
+        return mean + (0.5 * self.log_variance).exp()[:, None, None] * noise
+
+    def log_normaliser(self, field: Tensor) -> Tensor:
+        """Return log of the integral of exp(-energy(v) + v field) over v: (N, C, H, W) -> (N,)."""
+        volume = 0.5 * (self.log_variance + math.log(2 * math.pi))[:, None, None]
+        exponent = field * self.bias[:, None, None] + 0.5 * self.gain[:, None, None] * field.square()
+        return (exponent + volume).sum(dim=(1, 2, 3))
+
+    def gradient(self, v: Tensor, weights: Tensor) -> dict[str, Tensor]:
+        """Return the derivatives of the weighted sum of the energies of `v`, (N, C, H, W), `weights` (N,)."""
+        deviation = v - self.bias[:, None, None]
+        return {
+            "visible_bias": -_weighted_sum(deviation, weights) / self.gain,
+            "log_variance": -0.5 * _weighted_sum(deviation.square(), weights) / self.gain,
+        }
+
+    @property
+    def gain(self) -> Tensor:
+        """What a field of one is worth beside the bias, (C,): sigma^2."""
+        return self.log_variance.exp()
+
+
+@dataclass(frozen=True)
+class BinaryUnits:
+    """Bernoulli visible units, which take a low and a high value, 0 and 1 where these are not standardised.
+
+    What is between is taken for the mean of such a unit. Centred values, low < 0 < high, are what a centred machine
+    has (Montavon and Mueller 2012, Deep Boltzmann machines and the centering trick, section 3).
+
+    Attributes
+    ----------
+    bias : Tensor, (C,)
+        c, the logarithm of the odds of the high value where the field is zero.
+    low, high : Tensor, (C,)
+        The two values.
+    """
+
+    bias: Tensor
+    low: Tensor
+    high: Tensor
+
+    def _on(self, v: Tensor) -> Tensor:
+        """Return 0 for the low value and 1 for the high one."""
+        return (v - self.low[:, None, None]) / self.gain[:, None, None]
+
+    def _value(self, on: Tensor) -> Tensor:
+        return self.low[:, None, None] + self.gain[:, None, None] * on
+
+    def _log_odds(self, field: Tensor) -> Tensor:
+        return self.bias[:, None, None] + self.gain[:, None, None] * field
+
+    def energy(self, v: Tensor) -> Tensor:
+        """Return -sum c on(v): (N, C, H, W) -> (N,)."""
+        return energy.bernoulli_energy(self._on(v), self.bias)
+
+    def mean(self, field: Tensor) -> Tensor:
+        """Return the mean given the field W~ * h of the hidden units, (N, C, H, W)."""
+        return self._value(self._log_odds(field).sigmoid())
+
+    def sample(self, field: Tensor, generator: torch.Generator) -> Tensor:
+        """Draw the units given the field of the hidden ones, (N, C, H, W)."""
+        return self._value(energy.sample_bernoulli(self._log_odds(field), generator))
+
+    def log_normaliser(self, field: Tensor) -> Tensor:
+        """Return log of the sum of exp(-energy(v) + v field) over v: (N, C, H, W) -> (N,)."""
+        return (self.low[:, None, None] * field + F.softplus(self._log_odds(field))).sum(dim=(1, 2, 3))
+
+    def gradient(self, v: Tensor, weights: Tensor) -> dict[str, Tensor]:
+        """Return the derivatives of the weighted sum of the energies of `v`, (N, C, H, W), `weights` (N,)."""
+        return {"visible_bias": -_weighted_sum(self._on(v), weights)}
+
+    @property
+    def gain(self) -> Tensor:
+        """What a field of one is worth beside the bias, (C,): high - low."""
+        return self.high - self.low
+
+
+def _at_least_float32(x: Tensor) -> Tensor:
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def _weighted_sum(x: Tensor, weights: Tensor) -> Tensor:
+    """Return the sum over images, weighted, and pixels: (N, C, H, W), (N,) -> (C,)."""
+    return (x.sum(dim=(2, 3)) * weights[:, None]).sum(dim=0)
+
+
+@dataclass(frozen=True)
+class RBM:
+    """A convolutional restricted Boltzmann machine.
+
+    Attributes
+    ----------
+    weight : Tensor, (K, C, F, F)
+        W, the filters.
+    hidden_bias : Tensor, (K,)
+        b, one a map.
+    visible : GaussianUnits or BinaryUnits
+        The visible units.
+    hidden : {"bernoulli", "rectified"}
+        0 or 1; or noisy rectified linear (Nair and Hinton 2010).
+    block : int
+        Side of the blocks of Bernoulli hidden units of which one at most is on: probabilistic max-pooling (Lee et al.
+        2009). With 1 they are free.
+    padding : int
+        Zeros around the image.
+
+    References
+    ----------
+    Lee, Grosse, Ranganath and Ng (2009), Convolutional deep belief networks, ICML, section 3.
+    """
+
+    weight: Tensor
+    hidden_bias: Tensor
+    visible: GaussianUnits | BinaryUnits
+    hidden: str = "bernoulli"
+    block: int = 1
+    padding: int = 0
+
+    def hidden_input(self, v: Tensor) -> Tensor:
+        """Return x(v) = W * v + b: (N, C, H, W) -> (N, K, H', W'), float32 at least."""
+        # Under bfloat16 autocast the product alone has 8 bits: a bias or a probability so rounded would shift all draws.
+        return _at_least_float32(F.conv2d(v, self.weight, padding=self.padding)).add_(self.hidden_bias[:, None, None])
+
+    def hidden_mean(self, x: Tensor) -> Tensor:
+        """Return the mean of the hidden units given what they receive, of the same shape."""
+        if self.hidden == "rectified":
+            return F.softplus(x)
+        return x.sigmoid() if self.block == 1 else energy.pooled_mean(x, self.block)
+
+    def sample_hidden(self, x: Tensor, generator: torch.Generator) -> Tensor:
+        """Draw the hidden units given what they receive, of the same shape."""
+        if self.hidden == "rectified":
+            return energy.sample_rectified(x, generator)
+        if self.block == 1:
+            return energy.sample_bernoulli(x, generator)
+        return energy.sample_pooled(x, self.block, generator)
+
+    def field(self, h: Tensor) -> Tensor:
+        """Return what the visible units receive, W~ * h, the transpose of the convolution: (N, C, H, W)."""
+        if h.shape[2:] == (1, 1) and not self.padding:  # dense: a matrix product is a hundred times as fast
+            flat = self.weight.permute(0, 2, 3, 1)  # (K, F, F, C), a view where the channels are last
+            received = (h.flatten(1) @ flat.flatten(1)).unflatten(1, flat.shape[1:]).permute(0, 3, 1, 2)
+        else:
+            received = F.conv_transpose2d(h, self.weight, padding=self.padding)
+        return _at_least_float32(received)
+
+    def visible_mean(self, h: Tensor) -> Tensor:
+        """Return the mean of the visible units given the hidden ones: (N, K, H', W') -> (N, C, H, W)."""
+        return self.visible.mean(self.field(h))
+
+    def sample_visible(self, h: Tensor, generator: torch.Generator) -> Tensor:
+        """Draw the visible units given the hidden ones: (N, K, H', W') -> (N, C, H, W)."""
+        return self.visible.sample(self.field(h), generator)
+
+    def gibbs_step(self, v: Tensor, generator: torch.Generator) -> Tensor:
+        """Draw the hidden units given `v`, and the visible ones given these: (N, C, H, W).
+
+        References
+        ----------
+        Hinton (2010), A practical guide to training restricted Boltzmann machines, section 2.
+        """
+        return self.sample_visible(self.sample_hidden(self.hidden_input(v), generator), generator)
+
+    def hidden_free_energy(self, x: Tensor) -> Tensor:
+        """Return -log of the sum over hidden states of exp(h x), given x, (N, K, H', W') -> (N,)."""
+        if self.hidden == "rectified":
+            return energy.rectified_free_energy(x)
+        return energy.bernoulli_free_energy(x) if self.block == 1 else energy.pooled_free_energy(x, self.block)
+
+    def free_energy(self, v: Tensor) -> Tensor:
+        """Return F(v) = -log sum_h exp(-E(v, h)), in nats: (N, C, H, W) -> (N,).
+
+        References
+        ----------
+        Hinton (2010), A practical guide to training restricted Boltzmann machines, equation 25.
+        """
+        return self.visible.energy(v) + self.hidden_free_energy(self.hidden_input(v))
+
+    def gradient(self, v: Tensor, h: Tensor, weights: Tensor) -> dict[str, Tensor]:
+        """Return the derivatives of the weighted sum of the energies E(v, h) with respect to each parameter.
+
+        With the means of the hidden units for `h` it is the derivative of the free energies; with weights 1/N for data
+        and -1/M for draws from the model, that of minus the mean log-likelihood.
+
+        Parameters
+        ----------
+        v, h : Tensor, (N, C, H, W), (N, K, H', W')
+            Visible and hidden units.
+        weights : Tensor, (N,)
+            Of each image, of any sign.
+
+        Returns
+        -------
+        dict of str to Tensor
+            "weight", "hidden_bias", "visible_bias" and, of Gaussian units, "log_variance".
+
+        References
+        ----------
+        Hinton (2002), Training products of experts by minimizing contrastive divergence, Neural Computation 14,
+        equation 5.
+        """
+        weighted = weights[:, None, None, None] * h
+        # One product for all images, since that of the data and that of the model are nearly the same, and bfloat16
+        # would round each by more than they differ.
+        device = v.device.type
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else v.dtype
+        correlation = conv2d_weight(v.to(dtype), self.weight.shape, weighted.to(dtype), padding=self.padding)
+        return {
+            "weight": -correlation.to(self.weight.dtype),
+            "hidden_bias": -weighted.sum(dim=(0, 2, 3)),
+            **self.visible.gradient(v, weights),
+        }
+
+    def tempered(self, beta: float) -> "RBM":
+        """Return the machine at inverse temperature `beta`, from 0 (visible units alone) to 1 (itself).
+
+        What the hidden units receive is multiplied by `beta`.
+
+        References
+        ----------
+        Salakhutdinov and Murray (2008), On the quantitative analysis of deep belief networks, ICML, equation 16, with
+        the visible biases of the machine itself in the base-rate model.
+        """
+        return replace(self, weight=beta * self.weight, hidden_bias=beta * self.hidden_bias)
+
+
+def centred_gradient(
+    gradient: dict[str, Tensor], hidden_mean: Tensor, visible_mean: Tensor, gain: Tensor
+) -> dict[str, Tensor]:
+    """Return the gradient that the machine written in centred units would have followed, in its usual parameters.
+
+    With ``W * (v - m) + b'`` and ``W~ * (h - l) + c'``, descent on (W, b', c') is descent on (W, b, c) by
+    ``gW' = gW - gb m - l gc``, ``gb' = gb - gW' m`` and ``gc' = gc - gW' l``, summed over the filter, as an interior
+    pixel is seen. It descends wherever the gradient does.
+
+    Parameters
+    ----------
+    gradient : dict of str to Tensor
+        As `RBM.gradient` gives it.
+    hidden_mean, visible_mean : Tensor, (K,), (C,)
+        l and m.
+    gain : Tensor, (C,)
+        What a field of one is worth beside the visible bias: sigma^2, or 1 for units of 0 and 1.
+
+    References
+    ----------
+    Montavon and Mueller (2012), Deep Boltzmann machines and the centering trick; Melchior, Fischer and Wiskott (2016),
+    How to center deep Boltzmann machines, JMLR 17, section 4.
+    """
+    hidden, visible = gradient["hidden_bias"], gradient["visible_bias"]
+    shift = hidden[:, None] * visible_mean + hidden_mean[:, None] * (gain * visible)  # (K, C)
+    weight = gradient["weight"] - shift[:, :, None, None]
+    total = weight.sum(dim=(2, 3))  # (K, C)
+    return {
+        **gradient,
+        "weight": weight,
+        "hidden_bias": hidden - (total * visible_mean).sum(dim=1),
+        "visible_bias": visible - gain * (total * hidden_mean[:, None]).sum(dim=0),
+    }
