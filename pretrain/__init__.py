@@ -9,7 +9,7 @@ from pretrain.finetuning import Finetuning, Result, finetune
 from pretrain.gradients import check_gradients
 from pretrain.greedy import fit_stage, fit_stages
 from pretrain.network import ConvNet, assemble
-from pretrain.preprocessing import Standardise
+from pretrain.preprocessing import Standardise, Whiten
 from pretrain.reporting import write_report
 from pretrain.runs import RunFolder
 from pretrain.stack import Stack
@@ -35,6 +35,7 @@ __all__ = [
     "Stage",
     "Standardise",
     "UserError",
+    "Whiten",
     "assemble",
     "check_gradients",
     "compare",

@@ -8,6 +8,7 @@ from pretrain.config import blank_images, build_stack, command, data_shape
 from pretrain.errors import require_between
 from pretrain.gradients import check_network, check_stage, format_gradients, turned_off
 from pretrain.network import assemble
+from pretrain.preprocessing import Standardise
 from pretrain.runs import Config
 from pretrain.seeding import generator
 
@@ -20,7 +21,7 @@ def main(config: Config) -> None:
     require_between("images", count, 1)
     require_between("dimensions", config["dimensions"], 1)
     stack = build_stack(config["stack"], blank_images(shape), seed).stack
-    stack.standardise = type(stack.standardise).identity(shape[0])
+    stack.preprocessing = Standardise.identity(shape[0])  # there are no images to fit it to
     images = torch.rand(count, *shape, generator=generator(seed, "images"), dtype=torch.float64)
     labels = torch.randint(len(classes), (count,), generator=generator(seed, "classes"))
     network = assemble(stack, classes, seed=seed)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from pretrain.errors import UserError
-from pretrain.preprocessing import Standardise
+from pretrain.preprocessing import Standardise, unfitted
 from pretrain.runs import load_data
 from pretrain.seeding import generator, seeded
 from pretrain.stack import SAMPLE, Stack
@@ -18,12 +18,12 @@ from pretrain.volume import layer_rows
 
 
 class ConvNet(nn.Module):
-    """Standardised input, a stack of layers, and a fully connected head with dropout.
+    """Preprocessed input, a stack of layers, and a fully connected head with dropout.
 
     Parameters
     ----------
-    standardise : Standardise
-        Statistics from unlabelled images alone.
+    preprocessing : Standardise or Whiten
+        Fitted to unlabelled images alone.
     layers : sequence of Layer
         From the input upwards.
     image_shape : tuple of int
@@ -39,14 +39,14 @@ class ConvNet(nn.Module):
 
     def __init__(
         self,
-        standardise: Standardise,
+        preprocessing: Standardise,
         layers: Iterable[Layer],
         image_shape: tuple[int, int, int],
         classes: Sequence[str],
     ):
         super().__init__()
         self.image_shape, self.classes = tuple(image_shape), tuple(classes)
-        self.standardise = standardise
+        self.preprocessing = preprocessing
         self.layers = nn.Sequential(*layers)
         features = nn.Sequential(self.layers, nn.Flatten())
         width = layer_rows(features, self.image_shape)[-1].shape[0]
@@ -56,7 +56,7 @@ class ConvNet(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Return logits, (N, classes), of images, (N, C, H, W): uint8, or floating-point in [0, 1]."""
-        return self.head(self.layers(self.standardise(images)))
+        return self.head(self.layers(self.preprocessing(images)))
 
     @torch.no_grad()
     def predict_proba(self, images: Tensor, batch_size: int = 500) -> Tensor:
@@ -73,6 +73,7 @@ class ConvNet(nn.Module):
     def save(self, path: str | Path) -> None:
         """Write architecture and weights: tensors and plain values alone."""
         architecture = {
+            "preprocessing": self.preprocessing.settings,
             "layers": [layer.settings for layer in self.layers],
             "image_shape": self.image_shape,
             "classes": self.classes,
@@ -92,9 +93,9 @@ class ConvNet(nn.Module):
         try:
             checkpoint = dict(loaded)
             architecture, state = checkpoint["architecture"], checkpoint["state"]
-            channels = architecture["image_shape"][0]
+            preprocessing = unfitted(**architecture["preprocessing"])
             layers = [Layer(**settings) for settings in architecture["layers"]]
-            network = cls(Standardise.identity(channels), layers, architecture["image_shape"], architecture["classes"])
+            network = cls(preprocessing, layers, architecture["image_shape"], architecture["classes"])
             network.load_state_dict(state)
         except Exception as error:  # of many kinds, since the file may hold anything
             raise UserError(f"{path} does not hold a network ({type(error).__name__}: {error}).") from None
@@ -112,7 +113,7 @@ def set_trainable(module: nn.Module, trainable: bool) -> None:
 
 
 def normalise_layers(layers: Iterable[Layer], inputs: Tensor, how: str) -> None:
-    """Normalise each layer in turn, on standardised unlabelled images, (N, C, H, W)."""
+    """Normalise each layer in turn, on preprocessed unlabelled images, (N, C, H, W)."""
     for layer in layers:
         layer.normalise(inputs, how)
         with torch.no_grad():
@@ -149,7 +150,7 @@ def assemble(
     ConvNet
         Pretrained, its layers compute the same function as those of the stages one after the other.
     """
-    standardise = copy.deepcopy(stack.standardise)
+    preprocessing = copy.deepcopy(stack.preprocessing)
     layers = [copy.deepcopy(stage.layer) for stage in stack]
     if not pretrained:
         for position, layer in enumerate(layers):
@@ -157,10 +158,10 @@ def assemble(
                 layer.reset_parameters()
         if unlabelled is not None:
             sample = torch.randperm(len(unlabelled), generator=generator(seed, "initialise", "sample"))[:SAMPLE]
-            inputs = standardise(unlabelled[sample].to(standardise.mean.device))
+            inputs = preprocessing(unlabelled[sample].to(preprocessing.mean.device))
             normalise_layers(layers, inputs, stack.normalisation)
     with seeded(seed, "initialise", "head"):
-        network = ConvNet(standardise, layers, stack.image_shape, classes)
+        network = ConvNet(preprocessing, layers, stack.image_shape, classes)
     for layer in layers:
         layer.fold_scale()
     return network

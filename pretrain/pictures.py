@@ -27,7 +27,7 @@ def save(figure: Figure, path: Path) -> None:
 
 @torch.no_grad()
 def project(stack: Stack, upto: int) -> Tensor:
-    """Return what each of the first filters of a layer stands for in pixels: (filters, C, size, size).
+    """Return what each of the first filters of a layer stands for in preprocessed pixels: (filters, C, size, size).
 
     A filter is drawn as its weights on the layer below, these as theirs, and so on down to the image, as if
     there were no rectifiers and each pooled position counted the same for every place of its window. For the

@@ -6,8 +6,7 @@ from collections.abc import Iterable, Iterator
 import torch
 from torch import Tensor, nn
 
-from pretrain.errors import UserError
-from pretrain.preprocessing import Standardise
+from pretrain.preprocessing import PREPROCESSINGS
 from pretrain.stages import Stage
 from pretrain.stages.base import NORMALISATIONS, choose
 from pretrain.volume import layer_rows
@@ -16,7 +15,7 @@ SAMPLE = 1000  # unlabelled images that measure a layer's scale and prepare a st
 
 
 class Stack(nn.Module):
-    """Stages from the input upwards, above standardised images.
+    """Stages from the input upwards, above preprocessed images.
 
     Parameters
     ----------
@@ -24,8 +23,9 @@ class Stack(nn.Module):
         The channels of each fit those of the one below.
     images : Tensor, (N, C, H, W)
         Unlabelled images, uint8 or in [0, 1]: their shape and statistics are taken.
-    preprocessing : {"standardise", "none"}
-        Zero mean and unit variance in each channel, or pixels from 0 to 1 as they are.
+    preprocessing : {"standardise", "whiten", "none"}
+        Zero mean and unit variance in each channel; neighbouring pixels decorrelated as well; or pixels from 0 to 1
+        as they are.
     normalisation : {"scale", "standardise", "none"}
         What each layer's output is given for what is built on it, once it has learnt: unit variance; zero mean and
         unit variance in each map; nothing.
@@ -33,7 +33,7 @@ class Stack(nn.Module):
     Raises
     ------
     UserError
-        When a stage does not fit what is below it.
+        When a stage does not fit what is below it, or there is no such preprocessing.
     """
 
     def __init__(
@@ -44,14 +44,12 @@ class Stack(nn.Module):
         normalisation: str = "scale",
     ):
         super().__init__()
-        if preprocessing not in ("standardise", "none"):
-            raise UserError(f"stack.preprocessing={preprocessing} is not known; choose one of standardise, none.")
+        choose("stack.preprocessing", preprocessing, PREPROCESSINGS)
         self.stages = nn.ModuleList(stages)
         self.image_shape: tuple[int, int, int] = tuple(images.shape[1:])  # type: ignore[assignment]
         choose("stack.normalisation", normalisation, NORMALISATIONS)
         self.normalisation = normalisation
-        measured = preprocessing == "standardise"
-        self.standardise = Standardise.from_images(images) if measured else Standardise.identity(self.image_shape[0])
+        self.preprocessing = PREPROCESSINGS[preprocessing](images)
         layers: OrderedDict[str, nn.Module] = OrderedDict(
             (f"stage {k}", stage.layer) for k, stage in enumerate(self, 1)
         )
@@ -72,8 +70,8 @@ class Stack(nn.Module):
         return len(self.stages)
 
     def below(self, position: int) -> nn.Sequential:
-        """Return what the stage at `position` (from 0) stands on: standardisation and the layers below."""
-        return nn.Sequential(self.standardise, *(stage.layer for stage in list(self)[:position]))
+        """Return what the stage at `position` (from 0) stands on: preprocessing and the layers below."""
+        return nn.Sequential(self.preprocessing, *(stage.layer for stage in list(self)[:position]))
 
     @torch.no_grad()
     def reconstruct(self, images: Tensor, upto: int) -> Tensor:
@@ -84,11 +82,11 @@ class Stack(nn.Module):
         NotImplementedError
             When one of these stages has no decoder.
         """
-        x = self.standardise(images)
+        x = self.preprocessing(images)
         contexts = []
         for stage in list(self)[:upto]:
             x, context = stage.encode(x)
             contexts.append(context)
         for stage, context in reversed(list(zip(self, contexts, strict=False))):
             x = stage.decode(x, context)
-        return self.standardise.inverse(x)
+        return self.preprocessing.inverse(x)

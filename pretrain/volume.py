@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from pretrain.errors import UserError
+from pretrain.preprocessing import Whiten
 
 Shape = tuple[int, ...]
 
@@ -138,6 +139,9 @@ def _pass_through(module: nn.Module, shape: Shape) -> tuple[str, Shape, int]:
             sides = [output_size(side, filter_size, stride) for side in shape[1:]]
             name = "max" if isinstance(module, nn.MaxPool2d) else "mean"
             return f"{name}-pool {filter_size}x{filter_size}, stride {stride}", (shape[0], *sides), 0
+        case Whiten():
+            side = module.kernel.shape[-1]
+            return f"whiten {side}x{side}", shape, module.kernel.numel() * shape[1] * shape[2]
         case nn.Flatten():
             features = 1
             for side in shape:

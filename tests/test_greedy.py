@@ -24,7 +24,7 @@ def test_a_stage_learns_from_the_output_of_the_trained_layers_below(stack, digit
     fit_stages(stack, digits.unlabelled, SETTINGS, fabric=fabric, upto=1)
     inputs = Inputs(digits.unlabelled, stack.below(1), fabric, draws=10**6)
     positions = torch.tensor([5, 900, 31])
-    expected = stack[0].layer(stack.standardise(digits.unlabelled[positions]))
+    expected = stack[0].layer(stack.preprocessing(digits.unlabelled[positions]))
     assert inputs.kept is not None
     torch.testing.assert_close(inputs[positions], expected.detach())
 
@@ -47,7 +47,7 @@ def test_training_a_stage_leaves_those_below_alone(stack, digits, fabric):
 
 def test_each_trained_layer_has_unit_variance(stack, digits, fabric):
     fit_stages(stack, digits.unlabelled, SETTINGS, fabric=fabric)
-    x = stack.standardise(digits.unlabelled)
+    x = stack.preprocessing(digits.unlabelled)
     for stage in stack:
         x = stage.layer(x)
         assert float(x.detach().std()) == pytest.approx(1, abs=1e-3)

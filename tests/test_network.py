@@ -1,10 +1,9 @@
 import os
 
-import numpy as np
 import pytest
 import torch
 
-from pretrain import ConvAutoencoder, ConvNet, Layer, Stack, Standardise, UserError, assemble
+from pretrain import ConvAutoencoder, ConvNet, Layer, Stack, UserError, assemble
 from pretrain.network import normalise_layers, set_trainable
 from pretrain.seeding import generator, seeded
 
@@ -19,7 +18,7 @@ def small_stack(activation="relu", **options):
     with seeded(0, "stack"):
         stages = [ConvAutoencoder(3, 4, activation=activation), ConvAutoencoder(4, 5, activation=activation)]
     stack = Stack(stages, pictures(), **options)
-    normalise_layers([stage.layer for stage in stack], stack.standardise(pictures()), "scale")
+    normalise_layers([stage.layer for stage in stack], stack.preprocessing(pictures()), "scale")
     return stack
 
 
@@ -109,7 +108,7 @@ def test_a_missing_file_is_refused(tmp_path):
 def test_pretrained_and_from_scratch_share_the_head_to_the_bit_and_differ_in_the_layers():
     pretrained, scratch = network(), network(pretrained=False, unlabelled=pictures())
     assert equal(pretrained.head.state_dict(), scratch.head.state_dict())
-    assert equal(pretrained.standardise.state_dict(), scratch.standardise.state_dict())
+    assert equal(pretrained.preprocessing.state_dict(), scratch.preprocessing.state_dict())
     assert not torch.equal(pretrained.layers[0].conv.weight, scratch.layers[0].conv.weight)
 
 
@@ -134,7 +133,7 @@ def test_assembling_leaves_the_stack_as_it_is(pretrained):
 @pytest.mark.parametrize("activation", ["relu", "scaled_tanh", "sigmoid"])
 def test_rescaling_gives_each_layers_output_unit_variance(activation):
     stack = small_stack(activation)
-    x = stack.standardise(pictures())
+    x = stack.preprocessing(pictures())
     for stage in stack:
         x = stage.layer(x)
         torch.testing.assert_close(x.var().item(), 1.0, rtol=1e-4, atol=0)
@@ -143,7 +142,7 @@ def test_rescaling_gives_each_layers_output_unit_variance(activation):
 def test_layers_from_scratch_are_rescaled_as_the_stack_rescales_its_own():
     x = pictures()
     scratch = network(pretrained=False, unlabelled=x)
-    for layer in (scratch.standardise, *scratch.layers):
+    for layer in (scratch.preprocessing, *scratch.layers):
         x = layer(x)
         torch.testing.assert_close(x.var().item(), 1.0, rtol=1e-2, atol=0)
     plain = assemble(small_stack(normalisation="none"), CLASSES, seed=0, pretrained=False, unlabelled=pictures())
@@ -166,33 +165,6 @@ def test_a_dead_layer_is_refused():
     torch.nn.init.constant_(layer.conv.bias, -1e3)
     with pytest.raises(UserError, match="constant"):
         layer.normalise(torch.rand(2, 3, 8, 8), "scale")
-
-
-def test_standardisation_has_the_statistics_that_numpy_gives():
-    images = pictures(count=50)
-    pixels = images.numpy() / 255
-    standardise = Standardise.from_images(images)
-    np.testing.assert_allclose(standardise.mean, pixels.mean(axis=(0, 2, 3)), rtol=1e-6)
-    np.testing.assert_allclose(standardise.std, pixels.std(axis=(0, 2, 3)), rtol=1e-6)
-    standardised = standardise(images)
-    np.testing.assert_allclose(standardised.mean(dim=(0, 2, 3)), 0, atol=1e-5)
-    np.testing.assert_allclose(standardised.std(dim=(0, 2, 3), correction=0), 1, rtol=1e-5)
-
-
-def test_bytes_and_floats_are_standardised_alike():
-    from_bytes, from_floats = Standardise.from_images(pictures()), Standardise.from_images(pictures() / 255)
-    assert equal(from_bytes.state_dict(), from_floats.state_dict())
-    assert torch.equal(from_bytes(pictures()), from_bytes(pictures() / 255))
-
-
-@pytest.mark.parametrize("standardise", [Standardise.from_images(pictures()), Standardise.identity(3)])
-def test_standardisation_can_be_undone(standardise):
-    torch.testing.assert_close(standardise.inverse(standardise(pictures())), pictures() / 255)
-    assert standardise.inverse(torch.tensor([-99.0, 99.0]).expand(3, 1, 2)).unique().tolist() == [0, 1]
-
-
-def test_statistics_of_a_single_grey_value_stay_finite():
-    assert Standardise.from_images(torch.full((2, 3, 4, 4), 7, dtype=torch.uint8))(pictures()).isfinite().all()
 
 
 def test_probabilities_are_the_softmax_of_the_logits_and_sum_to_one():
@@ -238,18 +210,13 @@ def test_overcomplete_identity_stages_without_pooling_reconstruct_the_images(sca
         assert torch.equal(stack.reconstruct(pictures(), upto), pictures() / 255)
 
 
-def test_below_a_stage_stand_the_standardisation_and_the_layers_under_it():
+def test_below_a_stage_stand_the_preprocessing_and_the_layers_under_it():
     stack = small_stack()
-    torch.testing.assert_close(stack.below(0)(pictures()), stack.standardise(pictures()))
+    torch.testing.assert_close(stack.below(0)(pictures()), stack.preprocessing(pictures()))
     lower, upper = (stage.layer for stage in stack)
-    torch.testing.assert_close(stack.below(2)(pictures()), upper(lower(stack.standardise(pictures()))))
+    torch.testing.assert_close(stack.below(2)(pictures()), upper(lower(stack.preprocessing(pictures()))))
 
 
 def test_a_stage_whose_channels_do_not_fit_those_below_is_refused():
     with pytest.raises(UserError, match="stage 2"):
         Stack([ConvAutoencoder(3, 4), ConvAutoencoder(5, 4)], pictures())
-
-
-def test_an_unknown_preprocessing_is_refused():
-    with pytest.raises(UserError, match="choose one of standardise, none"):
-        small_stack(preprocessing="whiten")

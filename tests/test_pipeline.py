@@ -94,7 +94,7 @@ def test_pretrained_layers_reach_the_network(trained, configure, digits, fabric,
     stack = build_stack(configure("stage", "out=unused")["stack"], digits.unlabelled, 0).stack
     stack.load_state_dict(torch.load(trained / "stack.pt", weights_only=True)["stack"])
     images = digits.unlabelled[:20]
-    torch.testing.assert_close(network.layers(network.standardise(images)), stack.below(2)(images))
+    torch.testing.assert_close(network.layers(network.preprocessing(images)), stack.below(2)(images))
 
 
 def test_a_saved_network_has_the_accuracy_of_its_summary(configure, digits, fabric, tmp_path):

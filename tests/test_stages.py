@@ -151,12 +151,12 @@ def test_encoding_puts_out_what_the_layer_does_and_decoding_brings_back_the_shap
 
 def test_the_assembled_network_computes_the_layers_one_after_the_other_times_their_scales(kind):
     stack = Stack([kind.build(), kind.build(FILTERS)], pictures())
-    x = stack.standardise(pictures())
+    x = stack.preprocessing(pictures())
     for stage, scale in zip(stack, (2.5, 0.3), strict=True):
         stage.layer.scale.fill_(scale)
         x = stage.layer.pool(stage.layer.activation(stage.layer.conv(x))) * scale
     network = assemble(stack, ["a", "b", "c"], seed=0)
-    torch.testing.assert_close(network.layers(network.standardise(pictures())), x)
+    torch.testing.assert_close(network.layers(network.preprocessing(pictures())), x)
     torch.testing.assert_close(network.eval()(pictures()), network.head.fc(x.flatten(1)))
 
 
