@@ -4,7 +4,7 @@ from pretrain.comparison import compare
 from pretrain.data import Dataset, Labelled, load_cifar10, load_digits, load_folder, load_unlabelled
 from pretrain.device import Device
 from pretrain.errors import UserError
-from pretrain.evaluation import Evaluation, evaluate
+from pretrain.evaluation import Evaluation, Probe, evaluate, probe
 from pretrain.finetuning import Finetuning, Result, finetune
 from pretrain.gradients import check_gradients
 from pretrain.greedy import fit_stage, fit_stages
@@ -29,6 +29,7 @@ __all__ = [
     "Labelled",
     "Layer",
     "Optimisation",
+    "Probe",
     "Result",
     "RunFolder",
     "Stack",
@@ -49,5 +50,6 @@ __all__ = [
     "load_folder",
     "load_unlabelled",
     "output_size",
+    "probe",
     "write_report",
 ]

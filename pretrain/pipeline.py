@@ -1,8 +1,10 @@
-"""The story of one run in its folder: training a stack, and fine-tuning an assembled network."""
+"""The story of one run in its folder: training a stack, and fine-tuning or probing an assembled network."""
 
 import hashlib
 import math
 import sys
+import time
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -13,6 +15,7 @@ from pretrain.config import StackPlan, build_stack, finetuning_settings
 from pretrain.data import Dataset
 from pretrain.device import first_then_others, precision_of
 from pretrain.errors import UserError
+from pretrain.evaluation import probe
 from pretrain.finetuning import Result, finetune
 from pretrain.greedy import fit_stages, load_stack
 from pretrain.network import ConvNet, assemble
@@ -98,21 +101,16 @@ def run_finetune(config: Config, data: Dataset, fabric: Fabric) -> dict[str, Any
         The run's summary, as in summary.json.
     """
     settings = finetuning_settings(config["finetuning"])
-    check_init(config["init"])
-    pretrained = config["init"] == "pretrained"
-    stages = _finished_stages(config) if pretrained else {"pretrain_seconds": 0.0}
-    folder = open_run({**config, "stages_digest": stages.get("digest")}, data, fabric)
+    stages = _stages_to_start_from(config)
+    folder = open_run({**config, "stages_digest": stages["digest"]}, data, fabric)
     if summary := folder.summary():
         return summary
     folder.write_skipped(data.skipped)
-    stack = build_stack(config["stack"], data.unlabelled, config["seed"]).stack
-    if pretrained:
-        load_stack(stack, RunFolder(config["stages"]))
-    network = assemble(stack, data.classes, seed=config["seed"], pretrained=pretrained, unlabelled=data.unlabelled)
+    network = _assemble(config, data)
     result = finetune(
         network,
         data,
-        labels=None if config["labels"] == "all" else _count(config["labels"]),
+        labels=_budget(config["labels"]),
         seed=config["seed"],
         settings=settings,
         fabric=fabric,
@@ -124,7 +122,7 @@ def run_finetune(config: Config, data: Dataset, fabric: Fabric) -> dict[str, Any
         network.save(folder.path / "network.pt")
         _draw_finetuning(network, result, folder)
     summary = {
-        "arm": config.get("arm") or arm_name(pretrained, settings.freeze),
+        "arm": config.get("arm") or arm_name(config["init"] == "pretrained", settings.freeze),
         "init": config["init"],
         "stack": config["stack"]["name"],
         "labels": len(data.train) if config["labels"] == "all" else config["labels"],
@@ -144,6 +142,54 @@ def run_finetune(config: Config, data: Dataset, fabric: Fabric) -> dict[str, Any
     return summary
 
 
+def run_probe(config: Config, data: Dataset, fabric: Fabric) -> dict[str, Any]:
+    """Probe each depth of an assembled network in the folder ``config["out"]``; a complete run is left as it is.
+
+    Returns
+    -------
+    dict
+        The run's summary, as in summary.json.
+    """
+    stages = _stages_to_start_from(config)
+    folder = open_run({**config, "stages_digest": stages["digest"]}, data, fabric)
+    if summary := folder.summary():
+        return summary
+    folder.write_skipped(data.skipped)
+    network = _assemble(config, data).to(fabric.device).to(memory_format=torch.channels_last)
+    started = time.monotonic()
+    with fabric.autocast():
+        probes = probe(network, data, labels=_budget(config["labels"]), seed=config["seed"])
+    folder.write_skipped(data.skipped)  # the test split was opened now
+    summary = {
+        "arm": "pretrained" if config["init"] == "pretrained" else "random",
+        "init": config["init"],
+        "stack": config["stack"]["name"],
+        "labels": len(data.train) if config["labels"] == "all" else config["labels"],
+        "seed": config["seed"],
+        "pretrain_seconds": stages["pretrain_seconds"],
+        "probe_seconds": round(time.monotonic() - started, 3),
+        "depths": [asdict(each) for each in probes],
+    }
+    fabric.barrier()  # complete only when every process is
+    folder.write_summary(summary)
+    return summary
+
+
+def _stages_to_start_from(config: Config) -> dict[str, Any]:
+    """Return what `_finished_stages` does; of layers from scratch, that they cost nothing."""
+    check_init(config["init"])
+    return _finished_stages(config) if config["init"] == "pretrained" else {"pretrain_seconds": 0.0, "digest": None}
+
+
+def _assemble(config: Config, data: Dataset) -> ConvNet:
+    """Return the network of trained stages, or the same one from scratch."""
+    pretrained, seed = config["init"] == "pretrained", config["seed"]
+    stack = build_stack(config["stack"], data.unlabelled, seed).stack
+    if pretrained:
+        load_stack(stack, RunFolder(config["stages"]))
+    return assemble(stack, data.classes, seed=seed, pretrained=pretrained, unlabelled=data.unlabelled)
+
+
 def check_init(init: str) -> None:
     """Raise a `UserError` unless `init` says where the layers start."""
     if init not in ("pretrained", "scratch"):
@@ -157,10 +203,10 @@ def arm_name(pretrained: bool, frozen: bool) -> str:
     return "pretrained" if pretrained else "scratch"
 
 
-def _count(labels: Any) -> int:
-    if not isinstance(labels, int):
+def _budget(labels: Any) -> int | None:
+    if not isinstance(labels, int) and labels != "all":
         raise UserError(f"labels={labels}: give a number, or all.")
-    return labels
+    return None if labels == "all" else labels
 
 
 def open_run(config: Config, data: Dataset, fabric: Fabric, ignore: tuple[str, ...] = ()) -> RunFolder:

@@ -52,6 +52,10 @@ def test_from_images_to_predictions(folder):
     finetune = run(folder, "finetune", *options, "out=runs/ft")
     assert finetune.returncode == 0, finetune.stderr
     assert "test accuracy 100.00%" in finetune.stdout
+    probe = run(folder, "probe", *DATA, *SMALL, "init=pretrained", "stages=runs/cae", "labels=16", "out=runs/probe")
+    assert probe.returncode == 0, probe.stderr
+    assert [line.split()[0] for line in probe.stdout.splitlines()[2:5]] == ["0", "1", "2"]
+    assert probe.stdout.count("100.00%") == 6
     predict = run(folder, "predict", "run=runs/ft", "images=photos/test")
     assert predict.returncode == 0, predict.stderr
     rows = list(csv.DictReader(predict.stdout.splitlines()))

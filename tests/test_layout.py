@@ -12,7 +12,8 @@ from pretrain.config import CONF
 
 PACKAGE = Path(pretrain.__file__).parent
 COMMANDS = {
-    f"pretrain.{name}" for name in ("stage", "finetune", "compare", "report", "describe", "gradcheck", "predict")
+    f"pretrain.{name}"
+    for name in ("stage", "finetune", "probe", "compare", "report", "describe", "gradcheck", "predict")
 }
 
 

@@ -1,7 +1,7 @@
 import csv
 import json
 import shutil
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 import torch
@@ -10,8 +10,9 @@ import pretrain
 from pretrain.config import build_stack, finetuning_settings
 from pretrain.data.images import Skipped
 from pretrain.errors import UserError
-from pretrain.greedy import fit_stages
-from pretrain.pipeline import run_finetune, run_stages
+from pretrain.greedy import fit_stages, load_stack
+from pretrain.pipeline import run_finetune, run_probe, run_stages
+from pretrain.runs import RunFolder
 from pretrain.training import Loop
 
 FINETUNE = ["finetuning.steps=8", "finetuning.batch_size=16", "labels=40"]
@@ -139,6 +140,44 @@ def test_stages_of_another_stack_are_refused_by_the_setting_that_differs(trained
     options = ["init=pretrained", f"stages={trained}", "stack.stages.stage2.kernel_size=5"]
     with pytest.raises(UserError, match=r"stack\.stages\.stage2\.kernel_size is 3 there and 5 here"):
         run_finetune(configure("finetune", f"out={tmp_path / 'ft'}", *options), digits, fabric)
+
+
+def test_a_probe_is_of_the_trained_layers_or_of_those_a_network_starts_from(
+    trained, configure, digits, fabric, tmp_path
+):
+    pretrained = ["init=pretrained", f"stages={trained}"]
+    for arm, options in (("pretrained", pretrained), ("random", [])):
+        summary = run_probe(configure("probe", f"out={tmp_path / arm}", "labels=40", *options), digits, fabric)
+        assert json.loads((tmp_path / arm / "summary.json").read_text()) == summary
+        assert (summary["arm"], summary["labels"], summary["seed"]) == (arm, 40, 0)
+        stack = build_stack(configure("probe", "out=unused")["stack"], digits.unlabelled, 0).stack
+        if arm == "pretrained":
+            load_stack(stack, RunFolder(trained))
+        start = {"seed": 0, "pretrained": arm == "pretrained", "unlabelled": digits.unlabelled}
+        expected = pretrain.probe(pretrain.assemble(stack, digits.classes, **start), digits, labels=40)
+        assert summary["depths"] == [asdict(each) for each in expected]
+
+
+def test_a_complete_probe_is_left_as_it_is(configure, digits, fabric, tmp_path):
+    config = configure("probe", f"out={tmp_path / 'probe'}", "labels=40")
+    first = run_probe(config, digits, fabric)
+    nothing = replace(digits, open_test=lambda: pytest.fail("the test split was opened again"))
+    assert run_probe(config, nothing, fabric) == first
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["init=pretrained"], "needs trained stages"),
+        (["init=pretrained", "stages={trained}", "stack.preprocessing=whiten"], "stack.preprocessing is standardise"),
+        (["labels=7"], "from 10 .one a class. to 1000"),
+        (["labels=many"], "give a number, or all"),
+    ],
+)
+def test_a_mistake_in_a_probe_is_named(trained, configure, digits, fabric, tmp_path, overrides, message):
+    options = [override.format(trained=trained) for override in overrides]
+    with pytest.raises(UserError, match=message):
+        run_probe(configure("probe", f"out={tmp_path / 'probe'}", *options), digits, fabric)
 
 
 def test_skipped_files_are_listed_in_the_run(configure, digits, fabric, tmp_path):
