@@ -99,8 +99,8 @@ def sample_rectified(x: Tensor, generator: torch.Generator) -> Tensor:
     return (x + noise * x.sigmoid().sqrt()).relu()
 
 
-def sample_bernoulli(x: Tensor, generator: torch.Generator) -> Tensor:
-    """Draw units that are 1 with probability sigmoid(x), of the shape and type of `x`.
+def sample_bernoulli(mean: Tensor, generator: torch.Generator) -> Tensor:
+    """Draw units that are 1 with the probabilities `mean`, of their shape and type.
 
     A unit costs 16 random bits, since drawing them is what takes the time: each probability is met within 2^-17.
 
@@ -108,11 +108,10 @@ def sample_bernoulli(x: Tensor, generator: torch.Generator) -> Tensor:
     ----------
     Hinton (2010), A practical guide to training restricted Boltzmann machines, equations 7 and 8.
     """
-    p = x.sigmoid()
-    words = torch.empty(-(-p.numel() // 4), dtype=torch.int64, device=p.device)
-    bits = words.random_(-(2**63), None, generator=generator).view(torch.int16)
-    draw = bits[: p.numel()].as_strided(p.shape, p.stride())  # in [-2^15, 2^15)
-    return p.add_(0.5 + 2**-17).add_(draw, alpha=2**-16).floor_()
+    mean = mean + (0.5 + 2**-17)  # a tensor of its own, dense, in the memory format of the means
+    words = torch.empty(-(-mean.numel() // 4), dtype=torch.int64, device=mean.device)
+    bits = words.random_(-(2**63), None, generator=generator).view(torch.int16)  # in [-2^15, 2^15)
+    return mean.add_(bits[: mean.numel()].as_strided(mean.shape, mean.stride()), alpha=2**-16).floor_()
 
 
 def pooled_free_energy(x: Tensor, size: int) -> Tensor:
@@ -124,7 +123,8 @@ def pooled_free_energy(x: Tensor, size: int) -> Tensor:
     ----------
     Lee, Grosse, Ranganath and Ng (2009), Convolutional deep belief networks, ICML, section 3.3.
     """
-    return -F.softplus(_blocks(x, size).logsumexp(dim=-1)).sum(dim=(1, 2, 3))
+    on, none, greatest = _block_weights(x, size)
+    return -(greatest + (_block_sum(on, size) + none).log()).sum(dim=(1, 2, 3))
 
 
 def pooled_mean(x: Tensor, size: int) -> Tensor:
@@ -134,8 +134,8 @@ def pooled_mean(x: Tensor, size: int) -> Tensor:
     ----------
     Lee, Grosse, Ranganath and Ng (2009), Convolutional deep belief networks, ICML, section 3.3, P(h = 1 | v).
     """
-    with_none = F.pad(_blocks(x, size), (0, 1))  # the state in which none is on has no energy
-    return _unblock(with_none.softmax(dim=-1)[..., :-1], size)
+    on, none, _ = _block_weights(x, size)
+    return on / _spread(_block_sum(on, size) + none, size)
 
 
 def pooled_probability(x: Tensor, size: int) -> Tensor:
@@ -145,28 +145,47 @@ def pooled_probability(x: Tensor, size: int) -> Tensor:
     ----------
     Lee, Grosse, Ranganath and Ng (2009), Convolutional deep belief networks, ICML, section 3.3, 1 - P(p = 0 | v).
     """
-    return _blocks(x, size).logsumexp(dim=-1).sigmoid()
+    on, none, _ = _block_weights(x, size)
+    total = _block_sum(on, size)
+    return total / (total + none)
 
 
-def sample_pooled(x: Tensor, size: int, generator: torch.Generator) -> Tensor:
-    """Draw hidden units of which one at most in each block is on, of the shape and type of `x`.
+def sample_pooled(mean: Tensor, size: int, generator: torch.Generator) -> Tensor:
+    """Draw hidden units of which one at most in each block is on, of the shape and type of their means.
+
+    The first unit is on up to its probability, the second from there up to the sum of the two, and so on.
 
     References
     ----------
     Lee, Grosse, Ranganath and Ng (2009), Convolutional deep belief networks, ICML, section 3.3.
     """
-    upper = _blocks(pooled_mean(x, size).float(), size).cumsum(dim=-1)
-    draw = uniform_like(upper[..., :1], generator)
-    below = (draw >= upper).sum(dim=-1)  # how many are passed over; size^2 means that none is on
-    chosen = F.one_hot(below, size * size + 1)[..., :-1]
-    return _unblock(chosen.to(x.dtype), size)
+    h = torch.empty_like(mean)
+    units = [(..., slice(i, None, size), slice(j, None, size)) for i in range(size) for j in range(size)]
+    # Where the sum reaches 1, a unit so far is on; were it to start there, one without probability could be.
+    upper = (1 - uniform_like(mean[units[0]], generator)).clamp_(max=1 - 2**-23)
+    passed = torch.zeros_like(upper)
+    for unit in units:
+        upper += mean[unit]
+        reached = upper.floor().clamp_(max=1)
+        h[unit] = reached - passed
+        passed = reached
+    return h
 
 
-def _blocks(x: Tensor, size: int) -> Tensor:
-    """Put the units of each block side by side: (N, K, H, W) -> (N, K, H/size, W/size, size^2)."""
-    return x.unfold(2, size, size).unfold(3, size, size).flatten(4)
+def _block_weights(x: Tensor, size: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return exp of each unit's input, and of the zero of the state in which none is on, over the greatest of a block.
+
+    The last, in logarithms, is what no exponential overflows by: (N, K, H, W), and twice (N, K, H/size, W/size).
+    """
+    greatest = F.max_pool2d(x.detach(), size).clamp(min=0)
+    return (x - _spread(greatest, size)).exp(), (-greatest).exp(), greatest
 
 
-def _unblock(units: Tensor, size: int) -> Tensor:
-    """Undo `_blocks`."""
-    return units.unflatten(-1, (size, size)).transpose(3, 4).flatten(4, 5).flatten(2, 3)
+def _block_sum(x: Tensor, size: int) -> Tensor:
+    """Return the sum of each block: (N, K, H, W) -> (N, K, H/size, W/size)."""
+    return F.avg_pool2d(x, size, divisor_override=1)
+
+
+def _spread(x: Tensor, size: int) -> Tensor:
+    """Give each unit of a block the block's value: (N, K, H/size, W/size) -> (N, K, H, W)."""
+    return F.interpolate(x, scale_factor=size)

@@ -60,7 +60,7 @@ class Standardise(nn.Module):
 
     @property
     def bounds(self) -> tuple[Tensor, Tensor]:
-        """What black and white become in each channel, (C,) twice."""
+        """The least and the greatest value that each channel can take, (C,) twice: those of black and white."""
         return -self.mean / self.std, (1 - self.mean) / self.std
 
     def inverse(self, x: Tensor) -> Tensor:
@@ -117,6 +117,11 @@ class Whiten(Standardise):
         sample = torch.randperm(len(images), generator=generator(0, "whiten", "scale"))[:SAMPLE]
         _, std = _moments(whiten(images[chunk]) for chunk in sample.split(CHUNK))
         return cls(standardise.mean, standardise.std, kernel / std[:, None, None, None])
+
+    @property
+    def bounds(self) -> tuple[Tensor, Tensor]:
+        """None: minus infinity and infinity for each channel, (C,) twice."""
+        return torch.full_like(self.mean, -torch.inf), torch.full_like(self.mean, torch.inf)
 
     @classmethod
     def identity(cls, channels: int, side: int = 1) -> "Whiten":

@@ -106,7 +106,7 @@ class BinaryUnits:
 
     def sample(self, field: Tensor, generator: torch.Generator) -> Tensor:
         """Draw the units given the field of the hidden ones, (N, C, H, W)."""
-        return self._value(energy.sample_bernoulli(self._log_odds(field), generator))
+        return self._value(energy.sample_bernoulli(self._log_odds(field).sigmoid(), generator))
 
     def log_normaliser(self, field: Tensor) -> Tensor:
         """Return log of the sum of exp(-energy(v) + v field) over v: (N, C, H, W) -> (N,)."""
@@ -124,6 +124,12 @@ class BinaryUnits:
 
 def _at_least_float32(x: Tensor) -> Tensor:
     return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def _product_dtype(x: Tensor) -> torch.dtype:
+    """Return the type in which products of `x` are computed: that of autocast, where it is on."""
+    device = x.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
 
 
 def _weighted_sum(x: Tensor, weights: Tensor) -> Tensor:
@@ -174,13 +180,14 @@ class RBM:
             return F.softplus(x)
         return x.sigmoid() if self.block == 1 else energy.pooled_mean(x, self.block)
 
-    def sample_hidden(self, x: Tensor, generator: torch.Generator) -> Tensor:
-        """Draw the hidden units given what they receive, of the same shape."""
+    def sample_hidden(self, x: Tensor, generator: torch.Generator, mean: Tensor | None = None) -> Tensor:
+        """Draw the hidden units given what they receive, of the same shape; `mean`, where at hand, is `hidden_mean(x)`."""
         if self.hidden == "rectified":
             return energy.sample_rectified(x, generator)
+        mean = self.hidden_mean(x) if mean is None else mean
         if self.block == 1:
-            return energy.sample_bernoulli(x, generator)
-        return energy.sample_pooled(x, self.block, generator)
+            return energy.sample_bernoulli(mean, generator)
+        return energy.sample_pooled(mean, self.block, generator)
 
     def field(self, h: Tensor) -> Tensor:
         """Return what the visible units receive, W~ * h, the transpose of the convolution: (N, C, H, W)."""
@@ -223,7 +230,7 @@ class RBM:
         """
         return self.visible.energy(v) + self.hidden_free_energy(self.hidden_input(v))
 
-    def gradient(self, v: Tensor, h: Tensor, weights: Tensor) -> dict[str, Tensor]:
+    def gradient(self, *batches: tuple[Tensor, Tensor, Tensor]) -> dict[str, Tensor]:
         """Return the derivatives of the weighted sum of the energies E(v, h) with respect to each parameter.
 
         With the means of the hidden units for `h` it is the derivative of the free energies; with weights 1/N for data
@@ -231,10 +238,8 @@ class RBM:
 
         Parameters
         ----------
-        v, h : Tensor, (N, C, H, W), (N, K, H', W')
-            Visible and hidden units.
-        weights : Tensor, (N,)
-            Of each image, of any sign.
+        *batches : tuple of Tensor, (N, C, H, W), (N, K, H', W'), (N,)
+            Visible units, hidden units, and the weight of each image, of any sign.
 
         Returns
         -------
@@ -246,16 +251,16 @@ class RBM:
         Hinton (2002), Training products of experts by minimizing contrastive divergence, Neural Computation 14,
         equation 5.
         """
-        weighted = weights[:, None, None, None] * h
-        # One product for all images, since that of the data and that of the model are nearly the same, and bfloat16
-        # would round each by more than they differ.
-        device = v.device.type
-        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else v.dtype
-        correlation = conv2d_weight(v.to(dtype), self.weight.shape, weighted.to(dtype), padding=self.padding)
+        # One product for all batches: that of the data and that of the model are nearly the same, and under autocast
+        # bfloat16 would round each by more than they differ.
+        dtype = _product_dtype(self.weight)
+        v = torch.cat([(weights[:, None, None, None] * v).to(dtype) for v, _, weights in batches])
+        h = torch.cat([h.to(dtype) for _, h, _ in batches])
+        visible = [self.visible.gradient(v, weights) for v, _, weights in batches]
         return {
-            "weight": -correlation.to(self.weight.dtype),
-            "hidden_bias": -weighted.sum(dim=(0, 2, 3)),
-            **self.visible.gradient(v, weights),
+            "weight": -conv2d_weight(v, self.weight.shape, h, padding=self.padding).to(self.weight.dtype),
+            "hidden_bias": -sum((_weighted_sum(h, weights) for _, h, weights in batches), 0 * self.hidden_bias),
+            **{name: sum((g[name] for g in visible), 0 * self.visible.bias) for name in visible[0]},
         }
 
     def tempered(self, beta: float) -> "RBM":

@@ -31,11 +31,11 @@ class ContrastiveDivergence(nn.Module):
     def start(self, v: Tensor, generator: torch.Generator) -> None:
         """Do nothing: the chains are forgotten after each batch."""
 
-    def draw(self, rbm: RBM, x: Tensor, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+    def draw(self, rbm: RBM, x: Tensor, mean: Tensor, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
         """Return visible units, (N, C, H, W), of chains whose hidden units receive `x` at first, and no figures."""
+        h = rbm.sample_hidden(x, generator, mean)
         for _ in range(self.steps - 1):
-            x = rbm.hidden_input(rbm.sample_visible(rbm.sample_hidden(x, generator), generator))
-        h = rbm.sample_hidden(x, generator)
+            h = rbm.sample_hidden(rbm.hidden_input(rbm.sample_visible(h, generator)), generator)
         return rbm.sample_visible(h, generator) if self.sample_last else rbm.visible_mean(h), {}
 
 
@@ -74,7 +74,7 @@ class PersistentChains(nn.Module):
         chosen = torch.randint(len(v), (len(self.betas), self.chains), generator=generator)
         self.states = v[chosen.to(v.device)].clone()
 
-    def draw(self, rbm: RBM, x: Tensor, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+    def draw(self, rbm: RBM, x: Tensor, mean: Tensor, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
         """Return the visible units of the machine's own chains, (chains, C, H, W), and how well these mix.
 
         "mixing" is 1 minus the correlation of the visible units with those before the steps: 0 stands still. "swaps"

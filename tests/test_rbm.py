@@ -15,6 +15,7 @@ from pretrain.sampling import ContrastiveDivergence, PersistentChains, log_excha
 from pretrain.seeding import generator
 
 SHAPE = (1, 3, 3)  # with filters of 2x2, 4 hidden units a map
+NOTHING = torch.empty(0)  # what persistent chains make of a batch
 KINDS = ["bernoulli", "centred", "gaussian"]
 
 
@@ -147,7 +148,7 @@ def test_the_gradient_is_torchs_own_of_the_free_energy(kind, hidden, padding):
         parameter.requires_grad_()
     expected = torch.autograd.grad((weights * rbm.free_energy(v)).sum(), list(names.values()))
     with torch.no_grad():
-        gradient = rbm.gradient(v, rbm.hidden_mean(rbm.hidden_input(v)), weights)
+        gradient = rbm.gradient((v, rbm.hidden_mean(rbm.hidden_input(v)), weights))
     assert gradient.keys() == names.keys()
     for name, value in zip(names, expected, strict=True):
         torch.testing.assert_close(gradient[name], value, msg=name)
@@ -177,7 +178,7 @@ def test_expectations_over_the_enumerated_model_make_the_exact_gradient(kind):
     v, p = visible_states(rbm, shape)
     both = torch.cat([data, v])
     weights = torch.cat([torch.full((6,), 1 / 6, dtype=torch.float64), -p])
-    gradient = rbm.gradient(both, rbm.hidden_mean(rbm.hidden_input(both)), weights)
+    gradient = rbm.gradient((both, rbm.hidden_mean(rbm.hidden_input(both)), weights))
     torch.testing.assert_close(flat(gradient), exact, rtol=1e-7, atol=1e-9)
 
 
@@ -190,10 +191,10 @@ def test_contrastive_divergence_with_long_chains_is_the_exact_gradient(kind, blo
     start = rbm.hidden_input(data.repeat(200, 1, 1, 1))
     estimates = []
     for k in range(30):
-        v, _ = sampler.draw(rbm, start, generator(0, "chain", k))
+        v, _ = sampler.draw(rbm, start, rbm.hidden_mean(start), generator(0, "chain", k))
         both = torch.cat([data, v])
         weights = torch.cat([torch.full((6,), 1 / 6), torch.full((1200,), -1 / 1200)]).double()
-        estimates.append(flat(rbm.gradient(both, rbm.hidden_mean(rbm.hidden_input(both)), weights)))
+        estimates.append(flat(rbm.gradient((both, rbm.hidden_mean(rbm.hidden_input(both)), weights))))
     estimates = torch.stack(estimates)
     t = (estimates.mean(dim=0) - exact) / (estimates.std(dim=0) / 30**0.5)
     # A right sampler is rejected with probability 1e-6 for all components together.
@@ -208,7 +209,7 @@ def test_persistent_chains_have_the_exact_marginals(temperatures):
     sampler = PersistentChains(steps=1, chains=20_000, temperatures=temperatures)
     sampler.start(torch.zeros(1, *shape, dtype=torch.float64), generator(0, "start"))
     for k in range(60):
-        v, figures = sampler.draw(rbm, torch.empty(0), generator(0, "draw", k))
+        v, figures = sampler.draw(rbm, NOTHING, NOTHING, generator(0, "draw", k))
     assert ("swaps" in figures) == (temperatures > 1)
     counts = torch.stack([(v == state).flatten(1).all(dim=1).sum() for state in states])
     # The chains are independent: a right sampler is rejected with probability 1e-6.
@@ -234,9 +235,9 @@ def test_chains_go_on_from_a_checkpoint():
     rbm = machine()
     chains, fresh = (PersistentChains(steps=2, chains=7, temperatures=3) for _ in range(2))
     chains.start(values(rbm, 5), generator(0, "start"))
-    chains.draw(rbm, torch.empty(0), generator(0, "first"))
+    chains.draw(rbm, NOTHING, NOTHING, generator(0, "first"))
     fresh.load_state_dict(chains.state_dict())
-    again, expected = (c.draw(rbm, torch.empty(0), generator(0, "second"))[0] for c in (fresh, chains))
+    again, expected = (c.draw(rbm, NOTHING, NOTHING, generator(0, "second"))[0] for c in (fresh, chains))
     assert torch.equal(again, expected)
 
 
@@ -289,7 +290,7 @@ def test_the_centred_gradient_does_not_depend_on_what_is_called_zero():
     steps = []
     for one, data in ((rbm, v), (turned, 1 - v)):
         h = one.hidden_mean(one.hidden_input(data))
-        gradient = one.gradient(data, h, weights)
+        gradient = one.gradient((data, h, weights))
         means = h[:3].mean(dim=(0, 2, 3)), data[:3].mean(dim=(0, 2, 3))
         steps.append(centred_gradient(gradient, *means, one.visible.gain))
     straight, over = steps
@@ -328,7 +329,7 @@ def test_the_centred_gradient_is_that_of_the_centred_parameters():
     rate = 0.01
     moved = usual(*(p.detach() - rate * g for p, g in zip(centred.values(), slopes, strict=True)))
     gradient = centred_gradient(
-        rbm.gradient(v, rbm.hidden_mean(rbm.hidden_input(v)), weights), hidden_mean, visible_mean, rbm.visible.gain
+        rbm.gradient((v, rbm.hidden_mean(rbm.hidden_input(v)), weights)), hidden_mean, visible_mean, rbm.visible.gain
     )
     torch.testing.assert_close(moved[0], rbm.weight - rate * gradient["weight"])
     torch.testing.assert_close(moved[1], rbm.hidden_bias - rate * gradient["hidden_bias"])

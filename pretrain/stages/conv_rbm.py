@@ -199,12 +199,11 @@ class ConvRBM(Stage):
         weights = x.new_full((len(x),), 1 / (len(x) * positions))
         if not self.training:
             free_energy = (rbm.visible.energy(x) + rbm.hidden_free_energy(received)).mean() / positions
-            self._write(rbm.gradient(x, h, weights))
+            self._write(rbm.gradient((x, h, weights)))
             return {"free_energy": float(free_energy), "reconstruction": self._error(rbm.visible_mean(h), x)}
-        v, figures = self.sampler.draw(rbm, received, generator)
-        model = v.new_full((len(v),), -1 / (len(v) * positions))
-        both = torch.cat([h, rbm.hidden_mean(rbm.hidden_input(v))])
-        gradient = rbm.gradient(torch.cat([x, v]), both, torch.cat([weights, model]))
+        v, figures = self.sampler.draw(rbm, received, h, generator)
+        model = v, rbm.hidden_mean(rbm.hidden_input(v)), v.new_full((len(v),), -1 / (len(v) * positions))
+        gradient = rbm.gradient((x, h, weights), model)
         activity = h.mean(dim=(0, 2, 3))  # (K,)
         if self.centred:
             self._follow(self.visible_average, x.mean(dim=(0, 2, 3)))
