@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn.grad import conv2d_weight
 
 from pretrain import energy
+from pretrain.functional import conv_transpose
 
 
 @dataclass(frozen=True)
@@ -122,10 +123,6 @@ class BinaryUnits:
         return self.high - self.low
 
 
-def _at_least_float32(x: Tensor) -> Tensor:
-    return x.to(torch.promote_types(x.dtype, torch.float32))
-
-
 def _product_dtype(x: Tensor) -> torch.dtype:
     """Return the type in which products of `x` are computed: that of autocast, where it is on."""
     device = x.device.type
@@ -172,12 +169,12 @@ class RBM:
     def hidden_input(self, v: Tensor) -> Tensor:
         """Return x(v) = W * v + b: (N, C, H, W) -> (N, K, H', W'), float32 at least."""
         # Under bfloat16 autocast the product alone has 8 bits: a bias or a probability so rounded would shift all draws.
-        return _at_least_float32(F.conv2d(v, self.weight, padding=self.padding)).add_(self.hidden_bias[:, None, None])
+        return F.conv2d(v, self.weight, padding=self.padding) + self.hidden_bias[:, None, None]
 
     def hidden_mean(self, x: Tensor) -> Tensor:
         """Return the mean of the hidden units given what they receive, of the same shape."""
         if self.hidden == "rectified":
-            return F.softplus(x)
+            return energy.rectified_mean(x)
         return x.sigmoid() if self.block == 1 else energy.pooled_mean(x, self.block)
 
     def sample_hidden(self, x: Tensor, generator: torch.Generator, mean: Tensor | None = None) -> Tensor:
@@ -195,8 +192,8 @@ class RBM:
             flat = self.weight.permute(0, 2, 3, 1)  # (K, F, F, C), a view where the channels are last
             received = (h.flatten(1) @ flat.flatten(1)).unflatten(1, flat.shape[1:]).permute(0, 3, 1, 2)
         else:
-            received = F.conv_transpose2d(h, self.weight, padding=self.padding)
-        return _at_least_float32(received)
+            received = conv_transpose(h, self.weight, self.padding)
+        return received.to(self.visible.bias.dtype)
 
     def visible_mean(self, h: Tensor) -> Tensor:
         """Return the mean of the visible units given the hidden ones: (N, K, H', W') -> (N, C, H, W)."""

@@ -66,7 +66,7 @@ def test_the_gradient_of_the_free_energy_is_minus_the_mean_of_the_hidden_units(p
     x = normal(2, 3, 4, 4).requires_grad_()
     mean = {
         "bernoulli_free_energy": lambda: x.sigmoid(),
-        "rectified_free_energy": lambda: torch.nn.functional.softplus(x),
+        "rectified_free_energy": lambda: energy.rectified_mean(x.detach()),
         "pooled_free_energy": lambda: energy.pooled_mean(x, 2),
     }[part]()
     arguments = (2,) if part == "pooled_free_energy" else ()
@@ -78,6 +78,11 @@ def test_the_free_energy_of_rectified_units_is_scipys_dilogarithm():
     x = torch.linspace(-40, 40, 801, dtype=torch.float64)
     expected = special.spence(1 + x.exp().numpy())  # its argument is 1 minus that of Li2
     np.testing.assert_allclose(energy.rectified_free_energy(x[:, None, None, None]), expected, rtol=1e-13, atol=1e-15)
+
+
+def test_the_mean_of_rectified_units_is_torchs_softplus():
+    x = torch.linspace(-50, 50, 1001)
+    torch.testing.assert_close(energy.rectified_mean(x), torch.nn.functional.softplus(x), rtol=1e-6, atol=1e-7)
 
 
 def test_it_is_nearly_that_of_their_copies():

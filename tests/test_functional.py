@@ -20,6 +20,10 @@ def uniform(*shape, dtype=torch.float32):
     return torch.rand(shape, generator=draw(*shape), dtype=dtype)
 
 
+def normal(*shape):
+    return torch.randn(shape, generator=draw(*shape), dtype=torch.float64)
+
+
 def within_five_sigma(share, level, count):
     return abs(share - level) < 5 * math.sqrt(level * (1 - level) / count)
 
@@ -170,3 +174,20 @@ def test_kl_penalty_is_zero_at_its_target_and_finite_for_dead_and_saturated_maps
 )
 def test_float64_stays_float64(function):
     assert function(uniform(2, 3, 4, 4, dtype=torch.float64)).dtype == torch.float64
+
+
+@pytest.mark.parametrize("padding", [0, 1, 2])
+@pytest.mark.parametrize("channels", [1, 3, 5])
+@pytest.mark.parametrize("side", [6, 7])
+def test_the_transposed_convolution_is_torchs_own_with_its_gradients(channels, side, padding):
+    h, weight = normal(2, 6, side, side), normal(6, channels, 3, 3)
+    results = []
+    for function in (
+        lambda h, w: functional.conv_transpose(h, w, padding),
+        lambda h, w: F.conv_transpose2d(h, w, padding=padding),
+    ):
+        leaves = h.clone().requires_grad_(), weight.clone().requires_grad_()
+        y = function(*leaves)
+        results.append((y, *torch.autograd.grad((y * normal(*y.shape)).sum(), leaves)))
+    for mine, theirs in zip(*results, strict=True):
+        torch.testing.assert_close(mine, theirs)

@@ -204,23 +204,20 @@ class ConvRBM(Stage):
         v, figures = self.sampler.draw(rbm, received, h, generator)
         model = v, rbm.hidden_mean(rbm.hidden_input(v)), v.new_full((len(v),), -1 / (len(v) * positions))
         gradient = rbm.gradient((x, h, weights), model)
-        activity = h.mean(dim=(0, 2, 3))  # (K,)
-        if self.centred:
-            self._follow(self.visible_average, x.mean(dim=(0, 2, 3)))
-            gradient = centred_gradient(gradient, self.hidden_average, self.visible_average, rbm.visible.gain)
-        if self.centred or self.sparsity == "hinton":
-            self._follow(self.hidden_average, activity)
-        self._write(self._sparsify(gradient, activity, x))
+        if self.centred or self.sparsity != "none":
+            activity = h.mean(dim=(0, 2, 3))  # (K,)
+            self.hidden_average.lerp_(activity, 1 - MEMORY)
+            self.visible_average.lerp_(x.mean(dim=(0, 2, 3)), 1 - MEMORY)
+            if self.centred:
+                gradient = centred_gradient(gradient, self.hidden_average, self.visible_average, rbm.visible.gain)
+            gradient = self._sparsify(gradient, activity, x)
+        self._write(gradient)
         reconstruction = v if isinstance(self.sampler, ContrastiveDivergence) else rbm.visible_mean(h)
-        return {"reconstruction": self._error(reconstruction, x), "active": float(activity.mean()), **figures}
+        return {"reconstruction": self._error(reconstruction, x), **figures}
 
     @staticmethod
     def _error(reconstruction: Tensor, x: Tensor) -> float:
         return float(F.mse_loss(reconstruction, x))
-
-    @staticmethod
-    def _follow(average: Tensor, value: Tensor) -> None:
-        average.lerp_(value, 1 - MEMORY)
 
     def _sparsify(self, gradient: dict[str, Tensor], activity: Tensor, x: Tensor) -> dict[str, Tensor]:
         """Add the pull of the mean activations, (K,), to their target."""
