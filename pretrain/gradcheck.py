@@ -6,11 +6,12 @@ import torch
 
 from pretrain.config import blank_images, build_stack, command, data_shape
 from pretrain.errors import require_between
-from pretrain.gradients import check_network, check_stage, format_gradients, turned_off
+from pretrain.gradients import check_likelihood, check_network, check_stage, format_gradients, turned_off
 from pretrain.network import assemble
 from pretrain.preprocessing import Standardise
 from pretrain.runs import Config
 from pretrain.seeding import generator
+from pretrain.stages import ConvRBM
 
 
 @command("gradcheck")
@@ -32,6 +33,9 @@ def main(config: Config) -> None:
     x = images
     for position, stage in enumerate(stack, 1):
         checks[f"stage {position}, {type(stage).__name__}"] = check_stage(stage, x, **options)
+        if isinstance(stage, ConvRBM) and stage.hidden == "bernoulli":
+            name = f"stage {position}, exact likelihood of a tiny machine with its units"
+            checks[name] = check_likelihood(stage, **options)
         with torch.no_grad():
             x = stage.layer(x)
     for name, rows in checks.items():

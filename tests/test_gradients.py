@@ -7,9 +7,10 @@ from hydra.utils import get_class
 from omegaconf import OmegaConf
 from torch import nn
 
-from pretrain import ConvAutoencoder, Stack, assemble, check_gradients
+from pretrain import ConvAutoencoder, ConvRBM, Stack, assemble, check_gradients
 from pretrain.config import CONF
-from pretrain.gradients import GradientRow, check_network, check_stage, format_gradients, turned_off
+from pretrain.gradients import GradientRow, check_likelihood, check_network, check_stage, format_gradients, turned_off
+from pretrain.rbm import RBM
 from pretrain.seeding import generator, seeded
 
 TOLERANCE = 1e-5
@@ -60,6 +61,23 @@ def test_a_stages_gradients_are_right_for_every_parameter(file):
     rows = check_stage(stage, images(channels=2))
     assert {row.parameter for row in rows} == {name for name, _ in stage.named_parameters()}
     assert worst(rows) < TOLERANCE
+
+
+@pytest.mark.parametrize("pooling", ["max", "probabilistic"])
+@pytest.mark.parametrize(
+    "units", [{"visible": "bernoulli"}, {"visible": "gaussian"}, {"variance": "learnt", "sample_last": True}], ids=str
+)
+def test_the_exact_likelihoods_gradients_are_right_for_every_parameter(units, pooling):
+    stage = ConvRBM(2, 3, pooling=pooling, **units)
+    rows = check_likelihood(stage)
+    assert {row.parameter for row in rows} == {name for name, _ in stage.named_parameters()}
+    assert worst(rows) < TOLERANCE
+
+
+def test_a_likelihood_gradient_with_a_wrong_sign_is_caught(monkeypatch):
+    right = RBM.gradient
+    monkeypatch.setattr(RBM, "gradient", lambda self, *batches: right(self, batches[0], (*batches[1][:2], -batches[1][2])))
+    assert worst(check_likelihood(ConvRBM(2, 3, visible="bernoulli"))) > 0.1
 
 
 def test_a_stages_corruption_is_turned_off_for_the_check(file):
@@ -169,3 +187,10 @@ def test_the_command_passes_says_what_is_off_and_leaves_no_file_behind(tmp_path)
     assert "corruption (gaussian, 0.2)" in result.stdout
     assert result.stderr == ""
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_command_goes_through_the_exact_likelihood_of_machines(tmp_path):
+    command = [sys.executable, "-m", "pretrain.gradcheck", "stack=crbm_small", "dimensions=2", "images=2"]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count("exact likelihood of a tiny machine") == 2

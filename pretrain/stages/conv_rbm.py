@@ -149,6 +149,12 @@ class ConvRBM(Stage):
         self.register_buffer("visible_average", torch.zeros(in_channels))
         self.register_buffer("input_square", torch.ones(()))
 
+    def tiny(self, kernel_size: int) -> "ConvRBM":
+        """Return an untrained machine of one channel and one map, with units of the same kinds, to be gone through."""
+        learnt = isinstance(self.log_variance, nn.Parameter)
+        kinds = {"visible": self.visible, "variance": "learnt" if learnt else "fixed", "sample_last": learnt}
+        return ConvRBM(1, 1, kernel_size, hidden=self.hidden, pooling=self.pooling, **kinds)
+
     @property
     def rbm(self) -> RBM:
         """The machine that the parameters make as they stand."""
@@ -199,7 +205,7 @@ class ConvRBM(Stage):
         weights = x.new_full((len(x),), 1 / (len(x) * positions))
         if not self.training:
             free_energy = (rbm.visible.energy(x) + rbm.hidden_free_energy(received)).mean() / positions
-            self._write(rbm.gradient((x, h, weights)))
+            self.write_gradient(rbm.gradient((x, h, weights)))
             return {"free_energy": float(free_energy), "reconstruction": self._error(rbm.visible_mean(h), x)}
         v, figures = self.sampler.draw(rbm, received, h, generator)
         model = v, rbm.hidden_mean(rbm.hidden_input(v)), v.new_full((len(v),), -1 / (len(v) * positions))
@@ -211,7 +217,7 @@ class ConvRBM(Stage):
             if self.centred:
                 gradient = centred_gradient(gradient, self.hidden_average, self.visible_average, rbm.visible.gain)
             gradient = self._sparsify(gradient, activity, x)
-        self._write(gradient)
+        self.write_gradient(gradient)
         reconstruction = v if isinstance(self.sampler, ContrastiveDivergence) else rbm.visible_mean(h)
         return {"reconstruction": self._error(reconstruction, x), **figures}
 
@@ -232,8 +238,8 @@ class ConvRBM(Stage):
             gradient["weight"] = gradient["weight"] + pull[:, None, None, None] * patch.view(1, -1, size, size)
         return gradient
 
-    def _write(self, gradient: dict[str, Tensor]) -> None:
-        """Add to the gradients of the parameters."""
+    def write_gradient(self, gradient: dict[str, Tensor]) -> None:
+        """Add what `RBM.gradient` returns to the gradients of the parameters."""
         conv = self.layer.conv
         for parameter, name in (
             (conv.weight, "weight"),
