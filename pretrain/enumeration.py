@@ -25,7 +25,9 @@ def hidden_states(rbm: RBM, shape: tuple[int, int, int]) -> Tensor:
     """
     volume = rbm.hidden_input(rbm.weight.new_zeros(1, *shape)).shape[1:]
     if rbm.hidden != "bernoulli" or volume.numel() > ENUMERATED:
-        raise UserError(f"{volume.numel()} {rbm.hidden} hidden units: only {ENUMERATED} Bernoulli ones are gone through.")
+        raise UserError(
+            f"{volume.numel()} {rbm.hidden} hidden units: only {ENUMERATED} Bernoulli ones are gone through."
+        )
     h = _all_bits(volume.numel()).to(rbm.weight).view(-1, *volume)
     on = F.avg_pool2d(h, rbm.block, divisor_override=1)
     return h[(on <= 1).flatten(1).all(dim=1)] if rbm.block > 1 else h

@@ -116,8 +116,8 @@ def check_stage(stage: Stage, x: Tensor, **options: int) -> list[GradientRow]:
 def check_likelihood(stage: ConvRBM, **options: int) -> list[GradientRow]:
     """Check the exact gradient of minus the mean log-likelihood, on a tiny machine with the units of the stage's.
 
-    Expectations over the model are sums over all its states, of Gaussian visible units a quadrature; they take the place
-    of the chains in the code that trains. The numerical side goes through log Z.
+    Expectations over the model are sums over all its states, of Gaussian visible units a quadrature; they take the
+    place of the chains in the code that trains. The numerical side goes through log Z.
 
     Raises
     ------

@@ -9,16 +9,22 @@ from torch import Tensor, nn
 
 from pretrain.device import Device
 from pretrain.errors import UserError
+from pretrain.preprocessing import Standardise
 from pretrain.runs import RunFolder
 from pretrain.seeding import generator
 from pretrain.stack import SAMPLE, Stack
-from pretrain.stages import Metrics, Stage
+from pretrain.stages import Layer, Metrics, Stage
 from pretrain.stages.base import Bounds
 from pretrain.training import BatchOrder, Loop, Optimisation, build_optimizer, schedule_factor, share_out
 
 HEALTH_CHECKS = 20  # of a stage in training
 HEALTH_SAMPLE = 500  # images of each
-GENERALISING = ("free_energy", "reconstruction", "pseudo_likelihood")  # figures worth measuring on held-out images too
+GENERALISING = (
+    "loss",
+    "reconstruction",
+    "free_energy",
+    "pseudo_likelihood",
+)  # figures worth measuring on held-out images too
 KEPT_BYTES = 4 * 2**30  # what the inputs of a stage may take when they are kept
 
 
@@ -61,7 +67,9 @@ class Inputs:
     @property
     def bounds(self) -> Bounds:
         """The least and the greatest value that each channel can take, (C,) twice."""
-        return self.below[-1].bounds
+        last = self.below[-1]
+        assert isinstance(last, Standardise | Layer)
+        return last.bounds
 
     def __len__(self) -> int:
         """Return how many there are."""
@@ -222,8 +230,9 @@ def fit_stages(
         inputs = Inputs(images, stack.below(position), fabric, wanted.steps * wanted.batch_size)
         name = f"stage {position + 1}"
         unseen = None if held_out is None else Inputs(held_out, stack.below(position), fabric, draws=0)
-        options = {"seed": seed, "name": name, "fabric": fabric, "folder": folder, "held_out": unseen}
-        loops.append(fit_stage(stage, inputs, wanted, **options))
+        loops.append(
+            fit_stage(stage, inputs, wanted, seed=seed, name=name, fabric=fabric, folder=folder, held_out=unseen)
+        )
         stage.layer.normalise(_sample(inputs, seed), stack.normalisation)
         if folder:
             folder.save("stack.pt", {"finished": position + 1, "stack": stack.state_dict()})

@@ -1,5 +1,6 @@
 """Pictures of a run: filters, reconstructions, learning curves, confusion."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,21 @@ from pretrain.evaluation import Evaluation
 from pretrain.stack import Stack
 
 SHOWN = 64  # filters in a picture
+STEPS = (1, 10, 100, 1000)  # of the chains in a picture of samples
+# Of a stage's health: for each panel, figures of the log with a label and the number of a colour.
+PANELS = {
+    "reconstruction error": {"reconstruction": ("training", 0), "held_out_reconstruction": ("held out", 1)},
+    "free energy (nats an image)": {"free_energy": ("training", 0), "held_out_free_energy": ("held out", 1)},
+    "pseudo-likelihood (nats an image)": {
+        "pseudo_likelihood": ("training", 0),
+        "held_out_pseudo_likelihood": ("held out", 1),
+    },
+    "hidden units": {"hidden_mean": ("mean", 0), "dead": ("dead maps", 1), "saturated": ("saturated maps", 3)},
+    "norm of the weights": {"weight_norm": ("", 0)},
+    "size of an update, of the weights'": {"update_ratio": ("", 0)},
+    "chains": {"mixing": ("mixing", 0), "swaps": ("swaps", 1)},
+}
+TRAINING = ("update_ratio", "mixing", "swaps")  # figures of batches; the others are measured on samples
 # Okabe and Ito's colours, which people with any colour vision can tell apart.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 
@@ -70,6 +86,49 @@ def reconstructions(stack: Stack, images: Tensor, upto: int) -> Figure:
     for axes, row, k in zip(figure.subplots(len(rows), squeeze=False)[:, 0], rows, range(len(rows)), strict=True):
         _show(axes, make_grid(row, nrow=len(row), padding=1, pad_value=1.0))
         axes.set_ylabel("image" if k == 0 else f"through\nstage{'s 1-' + str(k) if k > 1 else ' 1'}", fontsize=9)
+    return figure
+
+
+def samples(stack: Stack, images: Tensor, upto: int, generator: torch.Generator) -> Figure:
+    """Draw where chains of the last of the first `upto` stages get to from images, decoded down to pixels.
+
+    Raises
+    ------
+    NotImplementedError
+        When that stage is no model to draw from, or one below it has no decoder.
+    """
+    rows, x = {0: stack.dream(images, upto, 0, generator)}, images
+    for steps in STEPS:
+        rows[steps] = stack.dream(x, upto, steps, generator)
+    figure = Figure(figsize=(1.05 * len(images) + 1, 1.05 * len(rows) + 0.4))
+    for axes, (steps, row) in zip(figure.subplots(len(rows), squeeze=False)[:, 0], rows.items(), strict=True):
+        _show(axes, make_grid(row, nrow=len(row), padding=1, pad_value=1.0))
+        axes.set_ylabel(f"{steps:,} steps" if steps else "images,\nas decoded", fontsize=9)
+    return figure
+
+
+def health(rows: Sequence[dict[str, Any]], title: str) -> Figure:
+    """Draw how a stage did over its steps, from its log: a panel for each kind of figure that is there."""
+    there = {key for row in rows for key in row}
+    shown = {title: keys for title, keys in PANELS.items() if there & set(keys)}
+    columns = 3
+    figure = Figure(figsize=(10, 2.7 * math.ceil(len(shown) / columns) + 0.3), layout="constrained")
+    figure.suptitle(title, fontsize=11)
+    panels = figure.subplots(math.ceil(len(shown) / columns), columns, squeeze=False).ravel()
+    for axes, (panel, keys) in zip(panels, shown.items(), strict=False):
+        for key, (label, colour) in keys.items():
+            points = [
+                (row["step"], row[key])
+                for row in rows
+                if key in row and ("weight_norm" in row) == (key not in TRAINING)
+            ]
+            axes.plot(*zip(*points, strict=True), label=label, color=COLOURS[colour]) if points else None
+        axes.set_title(panel, fontsize=10)
+        axes.set_xlabel("step", fontsize=9)
+        axes.legend(frameon=False, fontsize=8) if len(keys) > 1 else None
+        axes.spines[["top", "right"]].set_visible(False)
+    for axes in panels[len(shown) :]:
+        axes.set_visible(False)
     return figure
 
 

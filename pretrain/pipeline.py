@@ -4,6 +4,8 @@ import hashlib
 import math
 import sys
 import time
+from collections import defaultdict
+from contextlib import suppress
 from dataclasses import asdict
 from typing import Any
 
@@ -60,22 +62,29 @@ def run_stages(config: Config, data: Dataset, fabric: Fabric) -> dict[str, Any]:
 
 
 def _draw_stage(stack: Stack, count: int, data: Dataset, folder: RunFolder) -> None:
-    """Draw the filters of the last of the first `count` stages, and reconstructions through all of these."""
+    """Draw the last of the first `count` stages: filters, health, reconstructions, samples, as far as it has them."""
     if count == 0 or not folder.writes:
         return
     stack = stack.cpu().eval()
-    draw = torch.randperm(len(data.unlabelled), generator=generator(0, "pictures"))[:PICTURED]
-    pictures.save(pictures.filters(stack, count), folder.path / f"stage{count}-filters.png")
-    try:
-        figure = pictures.reconstructions(stack, data.unlabelled[draw], count)
-    except NotImplementedError:
-        return
-    pictures.save(figure, folder.path / f"stage{count}-reconstructions.png")
+    chosen = torch.randperm(len(data.unlabelled), generator=generator(0, "pictures"))[:PICTURED]
+    images, name = data.unlabelled[chosen], f"stage {count}"
+    log = [row for row in folder.metrics() if row["phase"] == name]
+    drawings = {
+        "filters": lambda: pictures.filters(stack, count),
+        "health": lambda: pictures.health(log, f"Stage {count}"),
+        "reconstructions": lambda: pictures.reconstructions(stack, images, count),
+        "samples": lambda: pictures.samples(stack, images, count, generator(0, "pictures", "samples", count)),
+    }
+    for kind, draw in drawings.items():
+        with suppress(NotImplementedError):
+            pictures.save(draw(), folder.path / f"stage{count}-{kind}.png")
 
 
 def _stages_summary(config: Config, plan: StackPlan, data: Dataset, folder: RunFolder, stages: int) -> dict[str, Any]:
     """Gather what the log says of the first `stages` stages, which are trained."""
-    last = {row["phase"]: row for row in folder.metrics()}
+    last: dict[str, dict[str, Any]] = defaultdict(dict)
+    for row in folder.metrics():
+        last[row["phase"]] |= row
     rows = [last[f"stage {k}"] for k in range(1, stages + 1)]
     drawn = [training.steps * min(training.batch_size, len(data.unlabelled)) for training in plan.training[:stages]]
     seconds = [row["seconds"] for row in rows]

@@ -168,7 +168,7 @@ class RBM:
 
     def hidden_input(self, v: Tensor) -> Tensor:
         """Return x(v) = W * v + b: (N, C, H, W) -> (N, K, H', W'), float32 at least."""
-        # Under bfloat16 autocast the product alone has 8 bits: a bias or a probability so rounded would shift all draws.
+        # Under bfloat16 autocast the product alone has 8 bits: a bias or probability so rounded would shift all draws.
         return F.conv2d(v, self.weight, padding=self.padding) + self.hidden_bias[:, None, None]
 
     def hidden_mean(self, x: Tensor) -> Tensor:
@@ -178,7 +178,7 @@ class RBM:
         return x.sigmoid() if self.block == 1 else energy.pooled_mean(x, self.block)
 
     def sample_hidden(self, x: Tensor, generator: torch.Generator, mean: Tensor | None = None) -> Tensor:
-        """Draw the hidden units given what they receive, of the same shape; `mean`, where at hand, is `hidden_mean(x)`."""
+        """Draw the hidden units given what they receive, of the same shape; `mean` is `hidden_mean(x)`, if at hand."""
         if self.hidden == "rectified":
             return energy.sample_rectified(x, generator)
         mean = self.hidden_mean(x) if mean is None else mean

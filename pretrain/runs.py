@@ -23,7 +23,8 @@ BEFORE_WORK = {"config.yaml", "env.json", "skipped.csv", "failure.txt"}  # nothi
 WRITTEN = (  # what runs write into their folders
     *BEFORE_WORK,
     *("metrics.jsonl", "checkpoint.pt", "stack.pt", "network.pt", "summary.json"),
-    *("stage*-filters.png", "stage*-reconstructions.png", "confusion.png", "learning-curves.png"),
+    *("stage*-filters.png", "stage*-health.png", "stage*-reconstructions.png", "stage*-samples.png"),
+    *("confusion.png", "learning-curves.png"),
     *("results.csv", "results.json", "report.html", "report.md"),
 )
 

@@ -61,6 +61,7 @@ class PersistentChains(nn.Module):
     """
 
     states: Tensor
+    batches: Tensor
 
     def __init__(self, steps: int, chains: int, temperatures: int = 1):
         super().__init__()

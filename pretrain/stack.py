@@ -2,6 +2,7 @@
 
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -82,11 +83,29 @@ class Stack(nn.Module):
         NotImplementedError
             When one of these stages has no decoder.
         """
-        x = self.preprocessing(images)
-        contexts = []
+        x, contexts = self._encode(images, upto)
+        return self._decode(x, contexts)
+
+    @torch.no_grad()
+    def dream(self, images: Tensor, upto: int, steps: int, generator: torch.Generator) -> Tensor:
+        """Run a chain of the last of the first `upto` stages from images, and decode where it got to: pixels in [0, 1].
+
+        Raises
+        ------
+        NotImplementedError
+            When that stage is no model to draw from, or one below it has no decoder.
+        """
+        x, contexts = self._encode(images, upto - 1)
+        return self._decode(self[upto - 1].dream(x, steps, generator), contexts)
+
+    def _encode(self, images: Tensor, upto: int) -> tuple[Tensor, list[Any]]:
+        x, contexts = self.preprocessing(images), []
         for stage in list(self)[:upto]:
             x, context = stage.encode(x)
             contexts.append(context)
+        return x, contexts
+
+    def _decode(self, x: Tensor, contexts: list[Any]) -> Tensor:
         for stage, context in reversed(list(zip(self, contexts, strict=False))):
             x = stage.decode(x, context)
         return self.preprocessing.inverse(x)

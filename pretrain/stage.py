@@ -12,7 +12,7 @@ def main(config: Config) -> None:
     summary = run_stages(config, load_data(config["data"], fabric), fabric)
     if fabric.global_rank == 0:
         print(f"{summary['stages']} stages of {summary['stack']} trained in {summary['pretrain_seconds']:.0f} s")
-        print(f"filters and reconstructions: {config['out']}/stage*.png")
+        print(f"filters, health, reconstructions and samples: {config['out']}/stage*.png")
 
 
 if __name__ == "__main__":

@@ -74,7 +74,6 @@ class Optimisation:
         require_between("weight_decay", self.weight_decay, 0)
         require_between("warmup", self.warmup, 0, 1)
 
-
     @property
     def first_momentum(self) -> float:
         """Momentum of the warm-up."""

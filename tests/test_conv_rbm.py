@@ -189,7 +189,9 @@ def test_binary_units_refuse_inputs_without_bounds():
 
 def test_a_machine_that_diverges_names_the_learning_rate(fabric):
     stage = build(visible="gaussian", hidden="rectified", out_channels=16, kernel_size=5)
-    with pytest.raises(UserError, match="visible units are Gaussian and the learning rate 3 is 10 to 100 times too large"):
+    with pytest.raises(
+        UserError, match="visible units are Gaussian and the learning rate 3 is 10 to 100 times too large"
+    ):
         train(stage, fabric, learning_rate=3.0)
 
 

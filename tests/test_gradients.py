@@ -76,7 +76,9 @@ def test_the_exact_likelihoods_gradients_are_right_for_every_parameter(units, po
 
 def test_a_likelihood_gradient_with_a_wrong_sign_is_caught(monkeypatch):
     right = RBM.gradient
-    monkeypatch.setattr(RBM, "gradient", lambda self, *batches: right(self, batches[0], (*batches[1][:2], -batches[1][2])))
+    monkeypatch.setattr(
+        RBM, "gradient", lambda self, *batches: right(self, batches[0], (*batches[1][:2], -batches[1][2]))
+    )
     assert worst(check_likelihood(ConvRBM(2, 3, visible="bernoulli"))) > 0.1
 
 

@@ -30,7 +30,7 @@ def test_a_finished_run_holds_what_the_readme_promises(trained):
     assert summary["stages"] == 2
     assert summary["images"] == 2 * 6 * 128
     files = {file.name for file in trained.iterdir()}
-    pictures = {f"stage{k}-{what}.png" for k in (1, 2) for what in ("filters", "reconstructions")}
+    pictures = {f"stage{k}-{what}.png" for k in (1, 2) for what in ("filters", "health", "reconstructions")}
     assert files == {"config.yaml", "env.json", "metrics.jsonl", "stack.pt", "summary.json", *pictures}
 
 

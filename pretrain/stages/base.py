@@ -305,6 +305,16 @@ class Stage(nn.Module, ABC):
         """
         raise NotImplementedError
 
+    def dream(self, x: Tensor, steps: int, generator: torch.Generator) -> Tensor:
+        """Return inputs, (N, C, H, W), that the stage's model draws in so many steps of a chain from `x`.
+
+        Raises
+        ------
+        NotImplementedError
+            When it is no model of its inputs; pictures of samples are then left out.
+        """
+        raise NotImplementedError
+
 
 class AutogradStage(Stage):
     """A stage that learns by differentiating a loss."""
@@ -318,3 +328,9 @@ class AutogradStage(Stage):
         losses = self.losses(x.detach(), generator)
         losses["loss"].backward()
         return {name: float(value.detach()) for name, value in losses.items()}
+
+    @torch.no_grad()
+    def health(self, x: Tensor, generator: torch.Generator) -> Metrics:
+        """Return all of `losses` beside what every stage tells."""
+        losses = {name: float(value) for name, value in self.losses(x, generator).items()}
+        return {**losses, **super().health(x, generator)}

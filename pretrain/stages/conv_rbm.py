@@ -18,9 +18,9 @@ DIVERGED = 100.0  # times the images' own mean square: no reconstruction is so b
 class ConvRBM(Stage):
     """A convolutional restricted Boltzmann machine, trained by contrastive divergence or with persistent chains.
 
-    See `pretrain.rbm` for its equations. The gradient is that of minus the mean log-likelihood, with chains in the place
-    of the model, divided by the positions that a filter takes, so that a learning rate means the same for images of any
-    size. Both sides take the hidden units by their means, not by samples (Hinton 2010, section 3.1).
+    See `pretrain.rbm` for its equations. The gradient is that of minus the mean log-likelihood, with chains in the
+    place of the model, divided by the positions that a filter takes, so that a learning rate means the same for images
+    of any size. Both sides take the hidden units by their means, not by samples (Hinton 2010, section 3.1).
 
     Parameters
     ----------
@@ -152,8 +152,16 @@ class ConvRBM(Stage):
     def tiny(self, kernel_size: int) -> "ConvRBM":
         """Return an untrained machine of one channel and one map, with units of the same kinds, to be gone through."""
         learnt = isinstance(self.log_variance, nn.Parameter)
-        kinds = {"visible": self.visible, "variance": "learnt" if learnt else "fixed", "sample_last": learnt}
-        return ConvRBM(1, 1, kernel_size, hidden=self.hidden, pooling=self.pooling, **kinds)
+        return ConvRBM(
+            1,
+            1,
+            kernel_size,
+            visible=self.visible,
+            variance="learnt" if learnt else "fixed",
+            sample_last=learnt,
+            hidden=self.hidden,
+            pooling=self.pooling,
+        )
 
     @property
     def rbm(self) -> RBM:
@@ -298,3 +306,12 @@ class ConvRBM(Stage):
         if self.pooling == "probabilistic":  # one unit of a window at most is on: each has its share
             h = h / size**2
         return self.rbm.visible_mean(h)
+
+    @torch.no_grad()
+    def dream(self, x: Tensor, steps: int, generator: torch.Generator) -> Tensor:
+        """Return visible units after so many Gibbs steps from `x`; of the last step, their means."""
+        rbm = self.rbm
+        for _ in range(steps - 1):
+            x = rbm.gibbs_step(x, generator)
+        received = rbm.hidden_input(x)
+        return rbm.visible_mean(rbm.sample_hidden(received, generator) if steps else rbm.hidden_mean(received))
