@@ -152,6 +152,8 @@ def fit_stage(
         if unseen is not None:
             others = stage.health(unseen, draw)
             figures |= {f"held_out_{key}": others[key] for key in GENERALISING if key in others}
+            if "free_energy" in others:  # it grows where the machine learns by heart (Hinton 2010, section 6)
+                figures["free_energy_gap"] = others["free_energy"] - figures["free_energy"]
         return figures
 
     parameters = [parameter for parameter in stage.parameters() if parameter.requires_grad]

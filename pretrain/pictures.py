@@ -22,6 +22,7 @@ STEPS = (1, 10, 100, 1000)  # of the chains in a picture of samples
 PANELS = {
     "reconstruction error": {"reconstruction": ("training", 0), "held_out_reconstruction": ("held out", 1)},
     "free energy (nats an image)": {"free_energy": ("training", 0), "held_out_free_energy": ("held out", 1)},
+    "free energy, held out minus training": {"free_energy_gap": ("", 2)},
     "pseudo-likelihood (nats an image)": {
         "pseudo_likelihood": ("training", 0),
         "held_out_pseudo_likelihood": ("held out", 1),
@@ -103,7 +104,7 @@ def samples(stack: Stack, images: Tensor, upto: int, generator: torch.Generator)
     figure = Figure(figsize=(1.05 * len(images) + 1, 1.05 * len(rows) + 0.4))
     for axes, (steps, row) in zip(figure.subplots(len(rows), squeeze=False)[:, 0], rows.items(), strict=True):
         _show(axes, make_grid(row, nrow=len(row), padding=1, pad_value=1.0))
-        axes.set_ylabel(f"{steps:,} steps" if steps else "images,\nas decoded", fontsize=9)
+        axes.set_ylabel(f"{steps:,} step{'s' * (steps > 1)}" if steps else "images,\nas decoded", fontsize=9)
     return figure
 
 

@@ -67,13 +67,18 @@ class PersistentChains(nn.Module):
         super().__init__()
         self.steps, self.chains = steps, chains
         self.betas = [1 - t / max(1, temperatures - 1) for t in range(temperatures)]
-        self.register_buffer("states", torch.empty(0))  # (temperatures, chains, C, H, W), the machine itself first
+        self.register_buffer("states", torch.empty(0))  # (temperatures * chains, C, H, W), the machine itself first
         self.register_buffer("batches", torch.zeros((), dtype=torch.int64))
 
     def start(self, v: Tensor, generator: torch.Generator) -> None:
         """Begin at inputs, (N, C, H, W), drawn with replacement."""
-        chosen = torch.randint(len(v), (len(self.betas), self.chains), generator=generator)
+        chosen = torch.randint(len(v), (len(self.betas) * self.chains,), generator=generator)
         self.states = v[chosen.to(v.device)].clone()
+
+    @property
+    def ladder(self) -> Tensor:
+        """The states by temperature, (temperatures, chains, C, H, W), a view."""
+        return self.states.unflatten(0, (len(self.betas), self.chains))
 
     def draw(self, rbm: RBM, x: Tensor, mean: Tensor, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
         """Return the visible units of the machine's own chains, (chains, C, H, W), and how well these mix.
@@ -81,27 +86,29 @@ class PersistentChains(nn.Module):
         "mixing" is 1 minus the correlation of the visible units with those before the steps: 0 stands still. "swaps"
         is the share of exchanges between temperatures that were made.
         """
-        before = self.states[0].clone()
+        states = self.ladder
+        before = states[0].clone()
         for position, beta in enumerate(self.betas):
             tempered = rbm if beta == 1 else rbm.tempered(beta)
             for _ in range(self.steps):
-                self.states[position] = tempered.gibbs_step(self.states[position], generator)
+                states[position] = tempered.gibbs_step(states[position], generator)
         figures = {"swaps": self._exchange(rbm, generator)} if len(self.betas) > 1 else {}
         self.batches += 1
-        pair = torch.stack([before.flatten(), self.states[0].flatten()])
-        return self.states[0].clone(), {"mixing": 1 - float(torch.corrcoef(pair)[0, 1]), **figures}
+        pair = torch.stack([before.flatten(), states[0].flatten()])
+        return states[0].clone(), {"mixing": 1 - float(torch.corrcoef(pair)[0, 1]), **figures}
 
     def _exchange(self, rbm: RBM, generator: torch.Generator) -> float:
         """Exchange the states of neighbours, those of even and odd places by turns; return the share that changed."""
-        x = [rbm.hidden_input(v) for v in self.states]
+        states = self.ladder
+        x = [rbm.hidden_input(v) for v in states]
         first = int(self.batches) % 2
         changed = []
         for low in range(first, len(self.betas) - 1, 2):
             gain = log_exchange(rbm, x[low], x[low + 1], self.betas[low], self.betas[low + 1])  # (chains,)
             accepted = torch.empty_like(gain).uniform_(generator=generator).log() < gain
-            here, there = self.states[low].clone(), self.states[low + 1]
-            self.states[low][accepted] = there[accepted]
-            self.states[low + 1][accepted] = here[accepted]
+            here, there = states[low].clone(), states[low + 1]
+            states[low][accepted] = there[accepted]
+            states[low + 1][accepted] = here[accepted]
             changed.append(accepted.float().mean())
         return float(torch.stack(changed).mean()) if changed else 0.0
 

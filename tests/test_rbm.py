@@ -214,7 +214,7 @@ def test_persistent_chains_have_the_exact_marginals(temperatures):
     counts = torch.stack([(v == state).flatten(1).all(dim=1).sum() for state in states])
     # The chains are independent: a right sampler is rejected with probability 1e-6.
     assert stats.chisquare(counts.numpy(), 20_000 * p.numpy()).pvalue > 1e-6
-    for beta, chains in zip(sampler.betas, sampler.states, strict=True):
+    for beta, chains in zip(sampler.betas, sampler.ladder, strict=True):
         tempered, q = visible_states(rbm.tempered(beta), shape)
         counts = torch.stack([(chains == state).flatten(1).all(dim=1).sum() for state in tempered])
         assert stats.chisquare(counts.numpy(), 20_000 * q.numpy()).pvalue > 1e-6

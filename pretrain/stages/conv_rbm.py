@@ -229,9 +229,10 @@ class ConvRBM(Stage):
         reconstruction = v if isinstance(self.sampler, ContrastiveDivergence) else rbm.visible_mean(h)
         return {"reconstruction": self._error(reconstruction, x), **figures}
 
-    @staticmethod
-    def _error(reconstruction: Tensor, x: Tensor) -> float:
-        return float(F.mse_loss(reconstruction, x))
+    def _error(self, reconstruction: Tensor, x: Tensor) -> float:
+        """Return the mean squared error, of binary units as if they were 0 and 1."""
+        gain = self.high - self.low if self.visible == "bernoulli" else torch.ones_like(self.high)
+        return float(((reconstruction - x) / gain[:, None, None]).square().mean())
 
     def _sparsify(self, gradient: dict[str, Tensor], activity: Tensor, x: Tensor) -> dict[str, Tensor]:
         """Add the pull of the mean activations, (K,), to their target."""
@@ -289,14 +290,12 @@ class ConvRBM(Stage):
     def diagnose(self, metrics: Metrics, learning_rate: float) -> str | None:
         """Return what is wrong when the reconstructions run away, and which setting it is likely to be."""
         trouble = super().diagnose(metrics, learning_rate)
-        if trouble is None and metrics["reconstruction"] < DIVERGED * float(self.input_square):
-            return None
-        if self.visible == "gaussian":
+        if self.visible == "gaussian" and (trouble or metrics["reconstruction"] > DIVERGED * float(self.input_square)):
             return (
                 f"it diverges: visible units are Gaussian and the learning rate {learning_rate:g} is 10 to 100 times "
                 "too large for them"
             )
-        return f"it diverges: lower learning_rate={learning_rate:g}"
+        return trouble
 
     def decode(self, y: Tensor, context: object) -> Tensor:
         """Return the visible units' mean given the layer's output, each pooled unit spread over its window."""
