@@ -1,0 +1,75 @@
+"""What the pictures of a stage show, against its own log and its own chains."""
+
+import pytest
+import torch
+
+from pretrain import ConvAutoencoder, ConvRBM, Stack, pictures
+from pretrain.seeding import generator, seeded
+
+IMAGES = torch.randint(256, (6, 1, 8, 8), generator=generator(0, "images"), dtype=torch.uint8)
+
+
+def machines(*above):
+    """Return a stack with a machine at the bottom, and its parts."""
+    with seeded(0, "stack"):
+        lower = ConvRBM(1, 4, kernel_size=3, padding=1, visible="bernoulli")
+        stack = Stack([lower, *above], IMAGES, normalisation="standardise")
+    for position, stage in enumerate(stack):
+        inputs = stack.below(position)(IMAGES)
+        below = stack.below(position)[-1]
+        stage.prepare(inputs, below.bounds, generator(0))
+        stage.layer.normalise(inputs, "standardise")
+    return stack
+
+
+def upper():
+    with seeded(0, "upper"):
+        return ConvRBM(4, 5, kernel_size=3, padding=1, visible="bernoulli")
+
+
+def test_no_steps_of_a_chain_are_the_reconstruction_by_means_of_all_units():
+    stack = machines()
+    x = stack.preprocessing(IMAGES)
+    rbm = stack[0].rbm
+    expected = stack.preprocessing.inverse(rbm.visible_mean(rbm.hidden_mean(rbm.hidden_input(x))))
+    torch.testing.assert_close(stack.dream(IMAGES, 1, 0, generator(0)), expected)
+
+
+def test_a_chain_of_the_upper_machine_is_decoded_through_the_lower():
+    stack = machines(upper())
+    draw = generator(0, "dream")
+    low = stack[0].layer(stack.preprocessing(IMAGES))
+    state = stack[1].rbm.gibbs_step(low, draw)
+    h = stack[1].rbm.sample_hidden(stack[1].rbm.hidden_input(state), draw)
+    expected = stack.preprocessing.inverse(stack[0].decode(stack[1].rbm.visible_mean(h), None))
+    torch.testing.assert_close(stack.dream(IMAGES, 2, 2, generator(0, "dream")), expected)
+
+
+def test_chains_of_a_machine_without_weights_draw_its_visible_biases():
+    stack = machines()
+    with torch.no_grad():
+        stack[0].layer.conv.weight.zero_()
+        stack[0].visible_bias.fill_(0.4)
+    torch.testing.assert_close(
+        stack.dream(IMAGES, 1, 3, generator(0)), torch.full((6, 1, 8, 8), 0.4).sigmoid(), atol=1e-6, rtol=0
+    )
+
+
+def test_an_autoencoder_on_top_draws_no_samples():
+    stack = machines(ConvAutoencoder(4, 5))
+    with pytest.raises(NotImplementedError):
+        pictures.samples(stack, IMAGES, 2, generator(0))
+
+
+def test_a_picture_of_health_has_a_panel_for_each_kind_of_figure_and_a_line_for_each_that_is_there():
+    rows = [
+        {"step": 20, "reconstruction": 0.9, "update_ratio": 0.1},
+        {"step": 20, "reconstruction": 0.8, "held_out_reconstruction": 0.85, "weight_norm": 1.0},
+        {"step": 40, "reconstruction": 0.7, "held_out_reconstruction": 0.75, "weight_norm": 2.0},
+    ]
+    figure = pictures.health(rows, "Stage 1")
+    panels = {axes.get_title(): axes for axes in figure.axes if axes.get_visible()}
+    assert list(panels) == ["reconstruction error", "norm of the weights", "size of an update, of the weights'"]
+    lines = {line.get_label(): line.get_ydata().tolist() for line in panels["reconstruction error"].lines}
+    assert lines == {"training": [0.8, 0.7], "held out": [0.85, 0.75]}  # those of the same images, not of batches
+    assert panels["norm of the weights"].lines[0].get_ydata().tolist() == [1.0, 2.0]
