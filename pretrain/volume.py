@@ -137,7 +137,7 @@ def _pass_through(module: nn.Module, shape: Shape) -> tuple[str, Shape, int]:
             if _square(module.padding):
                 raise UserError(f"padding {_square(module.padding)}: only pools without padding are described.")
             sides = [output_size(side, filter_size, stride) for side in shape[1:]]
-            name = "max" if isinstance(module, nn.MaxPool2d) else "mean"
+            name = getattr(module, "of", "max" if isinstance(module, nn.MaxPool2d) else "mean")
             return f"{name}-pool {filter_size}x{filter_size}, stride {stride}", (shape[0], *sides), 0
         case Whiten():
             side = module.kernel.shape[-1]

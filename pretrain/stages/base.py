@@ -28,6 +28,8 @@ class ScaledTanh(nn.Module):
 class ProbabilisticMaxPool(nn.MaxPool2d):
     """The probability that any unit of a window is on, given the units' inputs; see `energy.pooled_probability`."""
 
+    of = "probabilistic max"  # in the table of layers
+
     def forward(self, x: Tensor) -> Tensor:
         """Return probabilities, (N, K, H/size, W/size), of inputs (N, K, H, W)."""
         return pooled_probability(x, self.kernel_size)  # type: ignore[arg-type]  # a layer's window is one number
