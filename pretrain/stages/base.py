@@ -220,13 +220,19 @@ class Layer(nn.Module):
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Initialise as a network trained from scratch is: He et al. (2015) for ReLU, else Glorot and Bengio (2010)."""
-        if self.settings["activation"] in ("relu", "zero_bias_relu"):
+        """Initialise as a network trained from scratch is: He et al. (2015) for ReLU, else Glorot and Bengio (2010).
+
+        Sigmoids get four times the weights of a tanh, whose slope at zero is four times theirs; those of which one at
+        most in a window is on, a bias by which the window is as likely on as off.
+        """
+        activation = self.settings["activation"]
+        if activation in ("relu", "zero_bias_relu"):
             nn.init.kaiming_normal_(self.conv.weight, nonlinearity="relu")
         else:
-            nn.init.xavier_normal_(self.conv.weight)
+            nn.init.xavier_normal_(self.conv.weight, gain=4.0 if activation == "sigmoid" else 1.0)
         if self.conv.bias is not None:
-            nn.init.zeros_(self.conv.bias)
+            probabilistic = self.settings["pooling"] == "probabilistic"
+            nn.init.constant_(self.conv.bias, -2 * math.log(self.pool_size) if probabilistic else 0.0)
         self.shift.zero_()
         self.scale.fill_(1.0)
 
