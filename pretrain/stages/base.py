@@ -44,7 +44,7 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
 # What is done to a layer's output for what is built on it, once it has learnt: unit variance of all maps together; zero
 # mean and unit variance of each map; nothing.
 NORMALISATIONS = ("scale", "standardise", "none")
-LEAST_SPREAD = 0.01  # of the greatest: a map that hardly moves is not blown up
+LEAST_SPREAD = 0.1  # of the greatest: a map that hardly moves is not blown up
 
 
 def choose(option: str, value: str, choices: Any) -> None:
@@ -201,7 +201,7 @@ class Layer(nn.Module):
         if how == "scale":
             self.scale.fill_(1 / output.std())
         else:
-            std = output.std(dim=(0, 2, 3))
+            std = output.std(dim=(0, 2, 3), correction=0)
             self.shift.copy_(output.mean(dim=(0, 2, 3)))
             self.scale.copy_(1 / std.clamp(min=LEAST_SPREAD * float(std.max())))
 

@@ -226,8 +226,8 @@ class ConvRBM(Stage):
                 gradient = centred_gradient(gradient, self.hidden_average, self.visible_average, rbm.visible.gain)
             gradient = self._sparsify(gradient, activity, x)
         self.write_gradient(gradient)
-        reconstruction = v if isinstance(self.sampler, ContrastiveDivergence) else rbm.visible_mean(h)
-        return {"reconstruction": self._error(reconstruction, x), **figures}
+        means = isinstance(self.sampler, ContrastiveDivergence) and not self.sampler.sample_last and self.sampler.steps == 1
+        return {"reconstruction": self._error(v if means else rbm.visible_mean(h), x), **figures}
 
     def _error(self, reconstruction: Tensor, x: Tensor) -> float:
         """Return the mean squared error, of binary units as if they were 0 and 1."""
