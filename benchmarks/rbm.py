@@ -2,8 +2,8 @@
 
 The convolutional one has 64 filters of 5x5 on 32x32x3, Gaussian visible and Bernoulli hidden units, CD-1; learnergy's
 GaussianConvRBM has the same sizes. The dense one has 3072 visible and 1024 hidden units and persistent chains, as
-scikit-learn's BernoulliRBM, which is given float32. Batches of 100 in all, whole training loops, each in a process of its
-own, by turns; the ratio is that of the medians.
+scikit-learn's BernoulliRBM, which is given float32. Batches of 100 in all, whole training loops, each in a process of
+its own, by turns; the ratio is that of the medians.
 
     pip install learnergy
     python benchmarks/rbm.py
@@ -22,51 +22,53 @@ BATCH = 100
 BATCHES = 40
 
 
-def ours(images: torch.Tensor, **options: object) -> Callable[[], None]:
+def ours(images: torch.Tensor, **options: object) -> Callable[[], object]:
     """Return a training run of our machine."""
     from torch import nn
 
     import pretrain
+    from pretrain.device import keep_freed_memory
     from pretrain.greedy import Inputs, fit_stage
     from pretrain.preprocessing import Standardise
 
+    keep_freed_memory()  # as the commands do
     fabric = pretrain.Device(accelerator="cpu").launch()
     stage = pretrain.ConvRBM(3, pooling="max", **options)  # type: ignore[arg-type]
     inputs = Inputs(images, nn.Sequential(Standardise.identity(3)), fabric, 0)
     settings = pretrain.Optimisation(
         steps=len(images) // BATCH, batch_size=BATCH, optimizer="sgd", learning_rate=1e-4, nesterov=False
     )
-    return lambda: fit_stage(stage, inputs, settings, seed=0, name="stage 1", fabric=fabric) and None
+    return lambda: fit_stage(stage, inputs, settings, seed=0, name="stage 1", fabric=fabric)
 
 
-def ours_convolutional() -> Callable[[], None]:
+def ours_convolutional() -> Callable[[], object]:
     """Return a run of a convolutional machine with Gaussian visible units."""
     return ours(torch.randn(BATCH * BATCHES, 3, 32, 32), out_channels=64, kernel_size=5)
 
 
-def ours_dense() -> Callable[[], None]:
+def ours_dense() -> Callable[[], object]:
     """Return a run of a dense machine: one filter position."""
     options = {"out_channels": 1024, "kernel_size": 32, "pool": 1, "visible": "bernoulli"}
     return ours(torch.rand(BATCH * BATCHES, 3, 32, 32), sampler="pcd", chains=BATCH, **options)
 
 
-def learnergy() -> Callable[[], None]:
+def learnergy() -> Callable[[], object]:
     """Return a run of learnergy's machine."""
     from learnergy.models.gaussian import GaussianConvRBM
 
     machine = GaussianConvRBM((32, 32), (5, 5), 64, 3, steps=1, learning_rate=1e-4, momentum=0.9)
     images = torch.randn(BATCH * BATCHES, 3, 32, 32)
     data = torch.utils.data.TensorDataset(images, torch.zeros(len(images)))
-    return lambda: machine.fit(data, BATCH, epochs=1) and None
+    return lambda: machine.fit(data, BATCH, epochs=1)
 
 
-def scikit_learn() -> Callable[[], None]:
+def scikit_learn() -> Callable[[], object]:
     """Return a run of scikit-learn's machine."""
     from sklearn.neural_network import BernoulliRBM
 
     machine = BernoulliRBM(1024, learning_rate=1e-3, batch_size=BATCH, n_iter=1, random_state=0)
     images = torch.rand(BATCH * BATCHES, 3072).numpy()
-    return lambda: machine.fit(images) and None
+    return lambda: machine.fit(images)
 
 
 CONTENDERS = {f.__name__: f for f in (ours_convolutional, learnergy, ours_dense, scikit_learn)}

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from pretrain.data import Dataset, load_cifar10, load_digits, load_folder
 from pretrain.data.sources import class_folders
-from pretrain.device import Device, first_then_others
+from pretrain.device import Device, first_then_others, keep_freed_memory
 from pretrain.errors import UserError
 from pretrain.finetuning import Finetuning
 from pretrain.runs import Config
@@ -65,6 +65,7 @@ def command(name: str) -> Callable[[Callable[[Config], None]], Callable[[], None
 
         @functools.wraps(function)
         def main() -> None:
+            keep_freed_memory()
             os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra's own errors reach us, instead of being printed by it
             sys.argv[1:] = [_quoted(argument) for argument in sys.argv[1:]]
             with _one_line_for_mistakes():

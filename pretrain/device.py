@@ -54,7 +54,6 @@ class Device:
         if self.threads is not None:
             require_between("device.threads", self.threads, 1)
             torch.set_num_threads(self.threads)
-        keep_freed_memory()
         logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it announces the precision each time
         try:
             # Only a name of a backend of several processes makes Fabric start them on a CPU.
@@ -80,7 +79,8 @@ def keep_freed_memory() -> None:
     """Let the GNU C library keep what a step frees for the next one; elsewhere do nothing.
 
     It hands blocks of a few MiB and more, which activations are, back to the kernel, which has to fill them with zeros
-    when they are wanted again: on a CPU that can take longer than the computation.
+    when they are wanted again: on a CPU that can take longer than the computation. For a process that does nothing but
+    train, such as the commands, since peaks of memory are not given back either.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt:

@@ -9,6 +9,7 @@ from torch import Tensor
 from pretrain.rbm import RBM, BinaryUnits
 
 
+@torch.no_grad()
 def pseudo_likelihood(rbm: RBM, v: Tensor, generator: torch.Generator) -> Tensor:
     """Return an estimate of log prod_i p(v_i | the other visible units), in nats: (N, C, H, W) -> (N,).
 
@@ -35,6 +36,7 @@ def pseudo_likelihood(rbm: RBM, v: Tensor, generator: torch.Generator) -> Tensor
     return flat.shape[1] * F.logsigmoid(rbm.free_energy(flipped) - rbm.free_energy(v))
 
 
+@torch.no_grad()
 def annealed_log_partition(
     rbm: RBM, shape: tuple[int, int, int], *, chains: int = 100, temperatures: int = 1000, generator: torch.Generator
 ) -> tuple[float, float]:

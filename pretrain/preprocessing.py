@@ -215,7 +215,8 @@ def _moments(chunks: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
         squares = squares + pixels.square().sum(dim=(0, 2, 3))
         count += pixels[:, 0].numel()
     mean = total / count
-    return mean, (squares / count - mean.square()).clamp(min=1e-6).sqrt()
+    variance = squares / count - mean.square()
+    return mean, torch.where(variance > 1e-6, variance, 1.0).sqrt()  # what is constant is not blown up
 
 
 def _unit_range(images: Tensor) -> Tensor:

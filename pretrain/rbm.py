@@ -274,13 +274,13 @@ class RBM:
 
 
 def centred_gradient(
-    gradient: dict[str, Tensor], hidden_mean: Tensor, visible_mean: Tensor, gain: Tensor
+    gradient: dict[str, Tensor], hidden_mean: Tensor, visible_mean: Tensor, gain: Tensor, overlap: float
 ) -> dict[str, Tensor]:
     """Return the gradient that the machine written in centred units would have followed, in its usual parameters.
 
     With ``W * (v - m) + b'`` and ``W~ * (h - l) + c'``, descent on (W, b', c') is descent on (W, b, c) by
-    ``gW' = gW - gb m - l gc``, ``gb' = gb - gW' m`` and ``gc' = gc - gW' l``, summed over the filter, as an interior
-    pixel is seen. It descends wherever the gradient does.
+    ``gW' = gW - gb m - l gc``, ``gb' = gb - gW' m`` and ``gc' = gc - gW' l``, summed over the filter. One bias a
+    channel can follow the hidden offsets of an average pixel alone, which a share of the positions of a filter sees.
 
     Parameters
     ----------
@@ -290,6 +290,8 @@ def centred_gradient(
         l and m.
     gain : Tensor, (C,)
         What a field of one is worth beside the visible bias: sigma^2, or 1 for units of 0 and 1.
+    overlap : float
+        Positions of a filter over pixels: 1 where the padding keeps the size, 1 / (H W) in a dense machine.
 
     References
     ----------
@@ -297,12 +299,13 @@ def centred_gradient(
     How to center deep Boltzmann machines, JMLR 17, section 4.
     """
     hidden, visible = gradient["hidden_bias"], gradient["visible_bias"]
-    shift = hidden[:, None] * visible_mean + hidden_mean[:, None] * (gain * visible)  # (K, C)
+    offset = overlap * hidden_mean[:, None] * gain  # (K, C), what a hidden map's offset adds, through a weight of one
+    shift = hidden[:, None] * visible_mean + offset * visible
     weight = gradient["weight"] - shift[:, :, None, None]
     total = weight.sum(dim=(2, 3))  # (K, C)
     return {
         **gradient,
         "weight": weight,
         "hidden_bias": hidden - (total * visible_mean).sum(dim=1),
-        "visible_bias": visible - gain * (total * hidden_mean[:, None]).sum(dim=0),
+        "visible_bias": visible - (total * offset).sum(dim=0),
     }

@@ -27,6 +27,7 @@ class ContrastiveDivergence(nn.Module):
     def __init__(self, steps: int, sample_last: bool):
         super().__init__()
         self.steps, self.sample_last = steps, sample_last
+        self.reconstructs = steps == 1 and not sample_last  # what it draws is as good as a reconstruction by means
 
     def start(self, v: Tensor, generator: torch.Generator) -> None:
         """Do nothing: the chains are forgotten after each batch."""
@@ -54,6 +55,10 @@ class PersistentChains(nn.Module):
     temperatures : int
         How many; 1 for PCD.
 
+    Notes
+    -----
+    Of several processes each has chains of its own, but a checkpoint those of the first alone.
+
     References
     ----------
     Tieleman (2008), Training restricted Boltzmann machines using approximations to the likelihood gradient, ICML; Cho,
@@ -61,14 +66,12 @@ class PersistentChains(nn.Module):
     """
 
     states: Tensor
-    batches: Tensor
 
     def __init__(self, steps: int, chains: int, temperatures: int = 1):
         super().__init__()
-        self.steps, self.chains = steps, chains
+        self.steps, self.chains, self.reconstructs = steps, chains, False
         self.betas = [1 - t / max(1, temperatures - 1) for t in range(temperatures)]
         self.register_buffer("states", torch.empty(0))  # (temperatures * chains, C, H, W), the machine itself first
-        self.register_buffer("batches", torch.zeros((), dtype=torch.int64))
 
     def start(self, v: Tensor, generator: torch.Generator) -> None:
         """Begin at inputs, (N, C, H, W), drawn with replacement."""
@@ -83,8 +86,8 @@ class PersistentChains(nn.Module):
     def draw(self, rbm: RBM, x: Tensor, mean: Tensor, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
         """Return the visible units of the machine's own chains, (chains, C, H, W), and how well these mix.
 
-        "mixing" is 1 minus the correlation of the visible units with those before the steps: 0 stands still. "swaps"
-        is the share of exchanges between temperatures that were made.
+        "mixing" is 1 minus the correlation over chains of the visible units with those before the steps: 0 stands
+        still, 1 forgets. "swaps" is the share of exchanges between temperatures that were made.
         """
         states = self.ladder
         before = states[0].clone()
@@ -93,30 +96,33 @@ class PersistentChains(nn.Module):
             for _ in range(self.steps):
                 states[position] = tempered.gibbs_step(states[position], generator)
         figures = {"swaps": self._exchange(rbm, generator)} if len(self.betas) > 1 else {}
-        self.batches += 1
-        pair = torch.stack([before.flatten(), states[0].flatten()])
-        return states[0].clone(), {"mixing": 1 - float(torch.corrcoef(pair)[0, 1]), **figures}
+        return states[0].clone(), {"mixing": 1 - correlation(before, states[0]), **figures}
 
     def _exchange(self, rbm: RBM, generator: torch.Generator) -> float:
-        """Exchange the states of neighbours, those of even and odd places by turns; return the share that changed."""
+        """Exchange the states of neighbours, from the machine itself upwards; return the share that changed."""
         states = self.ladder
-        x = [rbm.hidden_input(v) for v in states]
-        first = int(self.batches) % 2
+        x = torch.stack([rbm.hidden_input(v) for v in states])
         changed = []
-        for low in range(first, len(self.betas) - 1, 2):
+        for low in range(len(self.betas) - 1):
             gain = log_exchange(rbm, x[low], x[low + 1], self.betas[low], self.betas[low + 1])  # (chains,)
             accepted = torch.empty_like(gain).uniform_(generator=generator).log() < gain
-            here, there = states[low].clone(), states[low + 1]
-            states[low][accepted] = there[accepted]
-            states[low + 1][accepted] = here[accepted]
+            for pair in (states[low : low + 2], x[low : low + 2]):
+                pair[:, accepted] = pair[:, accepted].flip(0)
             changed.append(accepted.float().mean())
-        return float(torch.stack(changed).mean()) if changed else 0.0
+        return float(torch.stack(changed).mean())
 
     def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *rest: Any) -> None:
         stored = state_dict.get(f"{prefix}states")
         if stored is not None:  # the size of the images is known to the checkpoint, and here only once training starts
             self.states = torch.empty_like(stored, device=self.states.device)
         super()._load_from_state_dict(state_dict, prefix, *rest)
+
+
+def correlation(before: Tensor, after: Tensor) -> float:
+    """Return the correlation over chains, (chains, ...), of each unit's values, all units together; 1 of constants."""
+    a, b = (v - v.mean(dim=0) for v in (before, after))
+    scale = float(a.square().sum().sqrt() * b.square().sum().sqrt())
+    return float((a * b).sum()) / scale if scale > 0 else 1.0
 
 
 def log_exchange(rbm: RBM, x: Tensor, other: Tensor, beta: float, beta_other: float) -> Tensor:
@@ -133,8 +139,8 @@ def log_exchange(rbm: RBM, x: Tensor, other: Tensor, beta: float, beta_other: fl
 
     References
     ----------
-    Desjardins, Courville, Bengio, Vincent and Delalleau (2010), Parallel tempering for training of restricted Boltzmann
-    machines, AISTATS, section 3.
+    Desjardins, Courville, Bengio, Vincent and Delalleau (2010), Tempered Markov chain Monte Carlo for training of
+    restricted Boltzmann machines, AISTATS.
     """
     now = rbm.hidden_free_energy(beta * x) + rbm.hidden_free_energy(beta_other * other)
     exchanged = rbm.hidden_free_energy(beta * other) + rbm.hidden_free_energy(beta_other * x)

@@ -93,9 +93,12 @@ class Stack(nn.Module):
         Raises
         ------
         NotImplementedError
-            When that stage is no model to draw from, or one below it has no decoder.
+            When that stage is no model to draw from, or one below it has no decoder, or needs more than its output to
+            decode: with the switches of an image, what is decoded looks like the image whatever was drawn.
         """
         x, contexts = self._encode(images, upto - 1)
+        if any(context is not None for context in contexts):
+            raise NotImplementedError
         return self._decode(self[upto - 1].dream(x, steps, generator), contexts)
 
     def _encode(self, images: Tensor, upto: int) -> tuple[Tensor, list[Any]]:

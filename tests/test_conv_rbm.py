@@ -53,12 +53,13 @@ def test_in_eval_mode_the_gradient_is_torchs_own_of_the_free_energy():
         torch.testing.assert_close(parameter.grad, expected, rtol=1e-4, atol=1e-7)
 
 
-def test_a_dense_machine_learns_digits_as_well_as_scikit_learns(fabric):
+@pytest.mark.parametrize("centred", [False, True])
+def test_a_dense_machine_learns_digits_as_well_as_scikit_learns(fabric, centred):
     """Pseudo-likelihood after as many updates, of the same size, with the same chains: persistent ones."""
     digits = torch.from_numpy(load_digits().images).float()[:, None] / 16
     theirs = BernoulliRBM(64, learning_rate=0.05, batch_size=100, n_iter=10, random_state=0)
     theirs.fit(digits.flatten(1).numpy())
-    stage = build(out_channels=64, kernel_size=8, pool=1, sampler="pcd", chains=100)
+    stage = build(out_channels=64, kernel_size=8, pool=1, sampler="pcd", chains=100, centred=centred)
     plain = {"momentum": 0.0, "schedule": "constant", "warmup": 0.0}
     train(stage, fabric, digits, steps=10 * len(digits) // 100, batch_size=100, **plain)
     ours = pseudo_likelihood(stage.rbm, digits.repeat(20, 1, 1, 1), generator(0, "pl")).mean()
@@ -173,12 +174,28 @@ def test_the_layer_puts_out_the_probability_that_a_window_is_on():
         ({"variance": "learnt"}, "variance=learnt needs visible=gaussian"),
         ({"visible": "gaussian", "variance": "learnt"}, "sample_last=true"),
         ({"gibbs_steps": 0}, "gibbs_steps=0: it must be at least 1"),
+        ({"max_norm": 0.0}, "max_norm=0.0: it must be at least"),
         ({"temperatures": 1}, "temperatures=1: it must be at least 2"),
     ],
 )
 def test_a_setting_that_cannot_be_meant_is_refused(options, message):
     with pytest.raises(UserError, match=message):
         build(**options)
+
+
+def test_images_of_one_grey_neither_diverge_nor_stop_the_chains(fabric):
+    for options in ({"visible": "gaussian"}, {"sampler": "pcd", "chains": 1}):
+        train(build(**options), fabric, torch.full((8, 1, 8, 8), 0.5), steps=40, batch_size=8, learning_rate=0.01)
+
+
+def test_a_dead_map_below_leaves_the_bounds_of_its_units_within_reach_of_the_others():
+    lower = build(1, 3, kernel_size=3, padding=1)
+    torch.nn.init.normal_(lower.layer.conv.weight, generator=generator(0, "weights"))
+    with torch.no_grad():
+        lower.layer.conv.bias[0] = -30.0
+    lower.layer.normalise(patches(), "standardise")
+    low, high = lower.layer.bounds
+    assert (high - low).max() < 11 * (high - low).min()
 
 
 def test_binary_units_refuse_inputs_without_bounds():

@@ -61,6 +61,13 @@ def test_an_autoencoder_on_top_draws_no_samples():
         pictures.samples(stack, IMAGES, 2, generator(0))
 
 
+def test_nothing_is_drawn_through_the_switches_of_an_autoencoder():
+    with seeded(0, "stack"):
+        stack = Stack([ConvAutoencoder(1, 4), ConvRBM(4, 5, kernel_size=3, padding=1)], IMAGES)
+    with pytest.raises(NotImplementedError):
+        stack.dream(IMAGES, 2, 1, generator(0))
+
+
 def test_a_picture_of_health_has_a_panel_for_each_kind_of_figure_and_a_line_for_each_that_is_there():
     rows = [
         {"step": 20, "reconstruction": 0.9, "update_ratio": 0.1},

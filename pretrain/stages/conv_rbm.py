@@ -11,7 +11,9 @@ from pretrain.sampling import SAMPLERS, ContrastiveDivergence, PersistentChains
 from pretrain.stages.base import Bounds, Layer, Metrics, Stage, activity, choose
 
 ACTIVATION_OF = {"bernoulli": "sigmoid", "rectified": "relu"}  # the layer's, for each kind of hidden units
+HIDDEN_SAMPLE = 50  # images from which the running means of the hidden units start
 MEMORY = 0.95  # of the running means that Hinton's sparsity and centring go by
+LEAST_LOG_VARIANCE = -6.0  # of inputs of unit variance: what is constant would drive it to minus infinity
 DIVERGED = 100.0  # times the images' own mean square: no reconstruction is so bad unless the weights run away
 
 
@@ -114,6 +116,8 @@ class ConvRBM(Stage):
         require_between("temperatures", temperatures, 2)
         require_between("sparsity_target", sparsity_target, 0, 1)
         require_between("sparsity_weight", sparsity_weight, 0)
+        if max_norm is not None:
+            require_between("max_norm", max_norm, 1e-6)
         if pooling == "probabilistic" and hidden != "bernoulli":
             raise UserError(f"pooling=probabilistic is of Bernoulli units: use pooling=max with hidden={hidden}.")
         if variance == "learnt" and (visible != "gaussian" or (sampler == "cd" and not sample_last)):
@@ -145,7 +149,7 @@ class ConvRBM(Stage):
             self.sampler = PersistentChains(gibbs_steps, chains, temperatures if sampler == "pt" else 1)
         self.register_buffer("low", torch.zeros(in_channels))
         self.register_buffer("high", torch.ones(in_channels))
-        self.register_buffer("hidden_average", torch.full((out_channels,), sparsity_target))
+        self.register_buffer("hidden_average", torch.zeros(out_channels))
         self.register_buffer("visible_average", torch.zeros(in_channels))
         self.register_buffer("input_square", torch.ones(()))
 
@@ -185,7 +189,7 @@ class ConvRBM(Stage):
         """
         mean = images.mean(dim=(0, 2, 3))
         self.visible_average.copy_(mean)
-        self.input_square.copy_(images.square().mean())
+        self.input_square.copy_(images.square().mean().clamp(min=0.01))  # images may all be of one grey
         bias = mean
         if self.visible == "bernoulli":
             if not torch.stack(bounds).isfinite().all():
@@ -198,6 +202,8 @@ class ConvRBM(Stage):
             bias = ((mean - self.low) / (self.high - self.low)).logit(eps=1e-3)  # Hinton (2010), section 8.1
         with torch.no_grad():
             self.visible_bias.copy_(bias)
+            few = images[:HIDDEN_SAMPLE]
+            self.hidden_average.copy_(self.rbm.hidden_mean(self.rbm.hidden_input(few)).mean(dim=(0, 2, 3)))
         self.sampler.start(images, generator)
 
     @torch.no_grad()
@@ -223,11 +229,12 @@ class ConvRBM(Stage):
             self.hidden_average.lerp_(activity, 1 - MEMORY)
             self.visible_average.lerp_(x.mean(dim=(0, 2, 3)), 1 - MEMORY)
             if self.centred:
-                gradient = centred_gradient(gradient, self.hidden_average, self.visible_average, rbm.visible.gain)
+                means, overlap = (self.hidden_average, self.visible_average), positions / x[0, 0].numel()
+                gradient = centred_gradient(gradient, *means, rbm.visible.gain, overlap)
             gradient = self._sparsify(gradient, activity, x)
         self.write_gradient(gradient)
-        means = isinstance(self.sampler, ContrastiveDivergence) and not self.sampler.sample_last and self.sampler.steps == 1
-        return {"reconstruction": self._error(v if means else rbm.visible_mean(h), x), **figures}
+        reconstruction = v if self.sampler.reconstructs else rbm.visible_mean(h)
+        return {"reconstruction": self._error(reconstruction, x), **figures}
 
     def _error(self, reconstruction: Tensor, x: Tensor) -> float:
         """Return the mean squared error, of binary units as if they were 0 and 1."""
@@ -263,7 +270,9 @@ class ConvRBM(Stage):
 
     @torch.no_grad()
     def constrain(self) -> None:
-        """Shorten the filters whose norm exceeds `max_norm`."""
+        """Shorten the filters whose norm exceeds `max_norm`, and keep learnt variances off zero."""
+        if isinstance(self.log_variance, nn.Parameter):
+            self.log_variance.clamp_(min=LEAST_LOG_VARIANCE)
         if self.max_norm is not None:
             weight = self.layer.conv.weight
             weight.copy_(torch.renorm(weight, p=2, dim=0, maxnorm=self.max_norm))
