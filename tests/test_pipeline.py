@@ -192,3 +192,24 @@ def test_settings_reach_the_recipe(configure):
     config = configure("finetune", "out=x", "finetuning.layer_rates=[0.1,0.5]", "finetuning.head_steps=3")
     settings = finetuning_settings(config["finetuning"])
     assert (settings.layer_rates, settings.head_steps) == ([0.1, 0.5], 3)
+
+
+@pytest.mark.parametrize(
+    ("name", "sampled"),
+    [("crbm_small", {1, 2}), ("crbm", {1, 2, 3}), ("mixed", {1})],
+    ids=["crbm_small", "crbm", "mixed"],
+)
+def test_stacks_of_machines_go_the_same_way_as_autoencoders(name, sampled, configure, digits, fabric, tmp_path):
+    stages = 3 if name != "crbm_small" else 2
+    small = [f"stack={name}", "device.precision=32-true"]
+    if stages == 3:
+        small += ["stack.stages.stage3.out_channels=9", "stack.stages.stage3.training.steps=6"]
+    run_stages(configure("stage", f"out={tmp_path / 'stages'}", *small), digits, fabric)
+    assert {int(file.stem[5]) for file in (tmp_path / "stages").glob("stage*-samples.png")} == sampled
+    assert len(list((tmp_path / "stages").glob("stage*-health.png"))) == stages
+    pretrained = ["init=pretrained", f"stages={tmp_path / 'stages'}"]
+    summary = run_finetune(
+        configure("finetune", f"out={tmp_path / 'ft'}", *small, *pretrained, *FINETUNE), digits, fabric
+    )
+    network = pretrain.ConvNet.load(tmp_path / "ft" / "network.pt")
+    assert pretrain.evaluate(network, digits.open_test()).accuracy == summary["test_accuracy"]
