@@ -19,7 +19,7 @@ from collections.abc import Callable
 import torch
 
 BATCH = 100
-BATCHES = 40
+BATCHES = 200
 
 
 def ours(images: torch.Tensor, **options: object) -> Callable[[], object]:

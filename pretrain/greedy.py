@@ -18,7 +18,7 @@ from pretrain.stages.base import Bounds
 from pretrain.training import BatchOrder, Loop, Optimisation, build_optimizer, schedule_factor, share_out
 
 HEALTH_CHECKS = 20  # of a stage in training
-HEALTH_SAMPLE = 500  # images of each
+HEALTH_SAMPLE = 200  # images of each
 GENERALISING = (
     "loss",
     "reconstruction",
