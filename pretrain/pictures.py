@@ -82,12 +82,10 @@ def reconstructions(stack: Stack, images: Tensor, upto: int) -> Figure:
         When a stage has no decoder.
     """
     original = images.float() / 255 if images.dtype == torch.uint8 else images
-    rows = [original, *(stack.reconstruct(images, k) for k in range(1, upto + 1))]
-    figure = Figure(figsize=(1.05 * len(images) + 1, 1.05 * len(rows) + 0.4))
-    for axes, row, k in zip(figure.subplots(len(rows), squeeze=False)[:, 0], rows, range(len(rows)), strict=True):
-        _show(axes, make_grid(row, nrow=len(row), padding=1, pad_value=1.0))
-        axes.set_ylabel("image" if k == 0 else f"through\nstage{'s 1-' + str(k) if k > 1 else ' 1'}", fontsize=9)
-    return figure
+    rows = {"image": original}
+    for k in range(1, upto + 1):
+        rows[f"through\nstage{'s 1-' + str(k) if k > 1 else ' 1'}"] = stack.reconstruct(images, k)
+    return _strips(rows)
 
 
 def samples(stack: Stack, images: Tensor, upto: int, generator: torch.Generator) -> Figure:
@@ -98,13 +96,19 @@ def samples(stack: Stack, images: Tensor, upto: int, generator: torch.Generator)
     NotImplementedError
         When that stage is no model to draw from, or one below it has no decoder.
     """
-    rows, x = {0: stack.dream(images, upto, 0, generator)}, images
+    rows = {"images,\nas decoded": stack.dream(images, upto, 0, generator)}
     for steps in STEPS:
-        rows[steps] = stack.dream(x, upto, steps, generator)
-    figure = Figure(figsize=(1.05 * len(images) + 1, 1.05 * len(rows) + 0.4))
-    for axes, (steps, row) in zip(figure.subplots(len(rows), squeeze=False)[:, 0], rows.items(), strict=True):
+        rows[f"{steps:,} step{'s' * (steps > 1)}"] = stack.dream(images, upto, steps, generator)
+    return _strips(rows)
+
+
+def _strips(rows: dict[str, Tensor]) -> Figure:
+    """Draw rows of as many pictures each, (N, C, H, W), with their labels."""
+    count = max(len(row) for row in rows.values())
+    figure = Figure(figsize=(1.05 * count + 1, 1.05 * len(rows) + 0.4))
+    for axes, (label, row) in zip(figure.subplots(len(rows), squeeze=False)[:, 0], rows.items(), strict=True):
         _show(axes, make_grid(row, nrow=len(row), padding=1, pad_value=1.0))
-        axes.set_ylabel(f"{steps:,} step{'s' * (steps > 1)}" if steps else "images,\nas decoded", fontsize=9)
+        axes.set_ylabel(label, fontsize=9)
     return figure
 
 

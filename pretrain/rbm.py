@@ -218,14 +218,14 @@ class RBM:
             return energy.rectified_free_energy(x)
         return energy.bernoulli_free_energy(x) if self.block == 1 else energy.pooled_free_energy(x, self.block)
 
-    def free_energy(self, v: Tensor) -> Tensor:
-        """Return F(v) = -log sum_h exp(-E(v, h)), in nats: (N, C, H, W) -> (N,).
+    def free_energy(self, v: Tensor, x: Tensor | None = None) -> Tensor:
+        """Return F(v) = -log sum_h exp(-E(v, h)), in nats: (N, C, H, W) -> (N,); `x` is `hidden_input(v)`, if at hand.
 
         References
         ----------
         Hinton (2010), A practical guide to training restricted Boltzmann machines, equation 25.
         """
-        return self.visible.energy(v) + self.hidden_free_energy(self.hidden_input(v))
+        return self.visible.energy(v) + self.hidden_free_energy(self.hidden_input(v) if x is None else x)
 
     def gradient(self, *batches: tuple[Tensor, Tensor, Tensor]) -> dict[str, Tensor]:
         """Return the derivatives of the weighted sum of the energies E(v, h) with respect to each parameter.

@@ -218,7 +218,7 @@ class ConvRBM(Stage):
         positions = h[0, 0].numel()
         weights = x.new_full((len(x),), 1 / (len(x) * positions))
         if not self.training:
-            free_energy = (rbm.visible.energy(x) + rbm.hidden_free_energy(received)).mean() / positions
+            free_energy = rbm.free_energy(x, received).mean() / positions
             self.write_gradient(rbm.gradient((x, h, weights)))
             return {"free_energy": float(free_energy), "reconstruction": self._error(rbm.visible_mean(h), x)}
         v, figures = self.sampler.draw(rbm, received, h, generator)
@@ -287,7 +287,7 @@ class ConvRBM(Stage):
         received = rbm.hidden_input(x)
         h = rbm.hidden_mean(received)
         figures = {
-            "free_energy": float((rbm.visible.energy(x) + rbm.hidden_free_energy(received)).mean()),
+            "free_energy": float(rbm.free_energy(x, received).mean()),
             "reconstruction": self._error(rbm.visible_mean(h), x),
             "weight_norm": float(rbm.weight.norm()),
             **activity(h),
