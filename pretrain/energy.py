@@ -125,15 +125,15 @@ def sample_bernoulli(mean: Tensor, generator: torch.Generator) -> Tensor:
     ----------
     Hinton (2010), A practical guide to training restricted Boltzmann machines, equations 7 and 8.
     """
-    mean = mean + (0.5 + 2**-17)  # a tensor of its own, dense, in the memory format of the means
-    return mean.add_(_sixteen_bits(mean, generator), alpha=2**-16).floor_()
+    uniform = _sixteen_bits(mean, generator).to(mean.dtype).add_(2**15 + 0.5).mul_(2**-16)  # in (0, 1)
+    return uniform.add_(mean).floor_()
 
 
-def _sixteen_bits(dense: Tensor, generator: torch.Generator) -> Tensor:
-    """Return whole numbers from [-2^15, 2^15), int16, of the shape and memory format of a dense tensor."""
-    words = torch.empty(-(-dense.numel() // 4), dtype=torch.int64, device=dense.device)
+def _sixteen_bits(like: Tensor, generator: torch.Generator) -> Tensor:
+    """Return whole numbers from [-2^15, 2^15), int16, of the shape and memory format of a tensor."""
+    words = torch.empty(-(-like.numel() // 4), dtype=torch.int64, device=like.device)
     bits = words.random_(-(2**63), None, generator=generator).view(torch.int16)
-    return bits[: dense.numel()].as_strided(dense.shape, dense.stride())
+    return bits[: like.numel()].as_strided(like.shape, torch.empty_like(like, device="meta").stride())
 
 
 def pooled_free_energy(x: Tensor, size: int) -> Tensor:

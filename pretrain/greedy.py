@@ -168,7 +168,7 @@ def fit_stage(
         folder,
         constrain=stage.constrain,
         diagnose=stage.diagnose,
-        evaluate=health,
+        evaluate=health if folder else None,  # nobody else would read it
         evaluate_every=max(1, settings.steps // HEALTH_CHECKS),
         seconds=inputs.seconds,
     )
