@@ -1,80 +1,32 @@
-"""Arms x label budgets x seeds: every cell a run in a folder of its own, and only what is missing is run."""
+"""Run all that a comparison consists of: in one process, in several, or on several machines that share its folder."""
 
+import os
 import sys
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections import defaultdict
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from datetime import timedelta
+from multiprocessing import get_context
 from pathlib import Path
+from statistics import fmean
+from typing import Any
 
+from filelock import FileLock, Timeout
 from lightning_fabric import Fabric
-from omegaconf import OmegaConf
 
 from pretrain.config import device_settings, finetuning_settings, load_data
 from pretrain.data import Dataset
 from pretrain.data.splits import label_subset
-from pretrain.errors import UserError
-from pretrain.pipeline import check_init, open_run, run_finetune, run_stages
+from pretrain.errors import UserError, require_between
+from pretrain.grid import ARM_SETTINGS, Cell, Pretraining, Probing, Task, tasks, tuning_of
+from pretrain.pipeline import check_init, open_run, run_finetune, run_probe, run_stages
 from pretrain.runs import Config, RunFolder, write_text
 
 # What may change in a second call: the runs that are there stay. So may arms be added, but not changed.
-GRID = ("labels", "seeds", "baseline", "seed")
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One run of a comparison.
-
-    Attributes
-    ----------
-    arm : str
-        Its name in the configuration.
-    labels : int or str
-        Label budget, or "all".
-    seed : int
-        Draws the labels, the initial weights and, for a pretrained arm, the pretraining.
-    """
-
-    arm: str
-    labels: int | str
-    seed: int
-
-    def __str__(self) -> str:
-        """Name the run, for a line of text."""
-        return f"{self.arm}, {self.labels} labels, seed {self.seed}"
-
-    def folder(self, out: Path) -> Path:
-        """Return the run's folder within that of the comparison."""
-        return out / "runs" / self.arm / f"labels-{self.labels}" / f"seed-{self.seed}"
-
-    def config(self, config: Config, out: Path) -> Config:
-        """Return the run's settings: what all arms share, and what this arm changes."""
-        shared = {key: config[key] for key in ("data", "stack", "finetuning", "device", "overwrite")}
-        changed = config["arms"][self.arm] or {}
-        merged = OmegaConf.merge(shared, {"stages": None, "init": "scratch"}, changed)
-        run = OmegaConf.to_container(merged)
-        assert isinstance(run, dict)
-        if run["init"] == "pretrained":
-            run["stages"] = str(stages_folder(out, self.seed))
-        return {
-            "arm": self.arm,
-            "labels": self.labels,
-            "seed": self.seed,
-            "out": str(self.folder(out)),
-            **run,
-        }
-
-
-def stages_folder(out: Path, seed: int) -> Path:
-    """Return the folder of the pretraining that the pretrained arms of a seed share."""
-    return out / "stages" / f"seed-{seed}"
-
-
-def cells(config: Config) -> Iterator[Cell]:
-    """Go through the grid, seed by seed, so that an interrupted comparison has whole seeds."""
-    for seed in config["seeds"]:
-        for labels in config["labels"]:
-            for arm in config["arms"]:
-                yield Cell(arm, labels, seed)
+GRID = ("labels", "seeds", "baseline", "seed", "probe", "jobs", "worker")
+LOOK_AGAIN = 1.0  # seconds, while all that is left waits for other processes
 
 
 def compare(config: Config) -> list[str]:
@@ -88,7 +40,7 @@ def compare(config: Config) -> list[str]:
     Returns
     -------
     list of str
-        A line for each run that failed. The reason is in its folder as well, in failure.txt; the others went on.
+        A line for each task that failed. The reason is in its folder as well, in failure.txt; the others went on.
 
     Raises
     ------
@@ -96,60 +48,132 @@ def compare(config: Config) -> list[str]:
         When a setting is wrong, or the folder holds something else.
     """
     _check(config)
-    fabric = device_settings(config["device"]).launch()
-    out = Path(config["out"])
-    data = load_data(config["data"], fabric)
-    folder = open_run(config, data, fabric, ignore=(*GRID, *_added_or_removed(config, out)))
-    folder.write_skipped(data.skipped)
-    _check_budgets(config, data)
-    grid = list(cells(config))
-    missing = [cell for cell in grid if RunFolder(cell.folder(out)).summary() is None]
-    failures: list[str] = []
-    failed_stages: dict[int, UserError] = {}
-    started = time.monotonic()
-    for cell in grid:
+    started, jobs = time.time(), config["jobs"]
+    if jobs == 1:
+        return Worker(config, started).run()
+    threads = config["device"]["threads"] or max(1, (os.cpu_count() or 1) // jobs)
+    config = {**config, "device": {**config["device"], "threads": threads}}
+    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+        failures = pool.map(_work, [config] * jobs, [started] * jobs)
+        return list(dict.fromkeys(line for lines in failures for line in lines))
+
+
+def _work(config: Config, started: float) -> list[str]:
+    return Worker(config, started).run()
+
+
+@dataclass
+class Worker:
+    """Goes through the tasks of a comparison and runs those that nobody else does.
+
+    Others may do the same at the same time: a lock on each task, which the system frees when its holder ends, keeps
+    them apart, and what another has finished is only looked at.
+
+    Attributes
+    ----------
+    config : dict
+        As conf/compare.yaml.
+    started : float
+        Since when a failure counts, in seconds since the epoch; what failed before that is tried again.
+    settled : dict of Task to str or None
+        Tasks that have come to an end, and why those failed that did.
+    """
+
+    config: Config
+    started: float
+    settled: dict[Task, str | None] = field(default_factory=dict)
+    seconds: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+
+    def __post_init__(self) -> None:
+        """Load the data, and open the folder, which is bound to it."""
+        self.out = Path(self.config["out"])
+        self.fabric = device_settings(self.config["device"]).launch()
+        self.data = load_data(self.config["data"], self.fabric)
+        ignored = (*GRID, *_added_or_removed(self.config, self.out))
+        self.folder = open_run(self.config, self.data, self.fabric, ignore=ignored)
+        self.folder.write_skipped(self.data.skipped)
+        _check_data(self.config, self.data)
+        self.tasks = tasks(self.config)
+
+    def run(self) -> list[str]:
+        """Work until every task has come to an end, and return a line for each that failed."""
+        while len(self.settled) < len(self.tasks):
+            before = len(self.settled)
+            for task in self.tasks:
+                if task not in self.settled and all(needed in self.settled for needed in task.needs(self.config)):
+                    self._attempt(task)
+            if len(self.settled) == before:
+                time.sleep(LOOK_AGAIN)
+        return [f"{task}: {reason}" for task, reason in self.settled.items() if reason]
+
+    def _attempt(self, task: Task) -> None:
+        """Bring a task to its end, unless another process is at it."""
+        alone = self.fabric.world_size == 1  # the processes of several devices go through the tasks together
         try:
-            summary = _run_cell(cell, config, out, data, fabric, failed_stages)
+            with self.lock(task).acquire(blocking=False) if alone else nullcontext():
+                self.settled[task] = self._settle(task)
+        except Timeout:
+            return
+
+    def lock(self, task: Task) -> FileLock:
+        """Return the lock that whoever runs a task holds."""
+        return FileLock(self.out / ".locks" / f"{task}.lock".replace(" ", "-").replace(",", ""))
+
+    def _settle(self, task: Task) -> str | None:
+        """Run a task, or look at what is there of it; return why it failed, if it did."""
+        folder = task.folder(self.out)
+        note, was_complete = folder / "failure.txt", RunFolder(folder).summary() is not None
+        if not was_complete and note.exists() and note.stat().st_mtime >= self.started:
+            return note.read_text().strip()
+        began = time.monotonic()
+        try:
+            for needed in task.needs(self.config):
+                if isinstance(needed, Pretraining) and (reason := self.settled[needed]):
+                    raise UserError(reason)
+            summary = _run(task, task.config(self.config, self.out), self.data, self.fabric)
         except UserError as error:
-            failures.append(f"{cell}: {error}")
-            if folder.writes:
-                cell.folder(out).mkdir(parents=True, exist_ok=True)
-                write_text(cell.folder(out) / "failure.txt", f"{error}\n")
-            continue
-        if cell in missing and folder.writes:
-            done = missing.index(cell) + 1
-            left = (time.monotonic() - started) / done * (len(missing) - done)
-            print(
-                f"[{grid.index(cell) + 1}/{len(grid)}] {cell}: validation {_percent(summary['val_accuracy'])}; "
-                f"about {left:.0f} s left",
-                file=sys.stderr,
-                flush=True,
-            )
-    return failures
+            if self.folder.writes:
+                folder.mkdir(parents=True, exist_ok=True)
+                write_text(note, f"{error}\n")
+            return str(error)
+        if self.folder.writes:
+            note.unlink(missing_ok=True)
+        if not was_complete and self.folder.writes:
+            self.seconds[task.kind].append(time.monotonic() - began)
+            self._say(task, summary)
+        return None
+
+    def _say(self, task: Task, summary: dict[str, Any]) -> None:
+        """Say on standard error what was done, and how long the rest may take."""
+        result = f": validation {_percent(summary['val_accuracy'])}" if isinstance(task, Cell) else ""
+        measured = [second for seconds in self.seconds.values() for second in seconds]
+        left = [
+            fmean(self.seconds.get(other.kind) or measured)
+            for other in self.tasks
+            if other != task and other not in self.settled and RunFolder(other.folder(self.out)).summary() is None
+        ]
+        done = len(self.tasks) - len(left)
+        remaining = timedelta(seconds=round(sum(left) / self.config["jobs"]))
+        print(f"[{done}/{len(self.tasks)}] {task}{result}; about {remaining} left", file=sys.stderr, flush=True)
+
+
+def _run(task: Task, config: Config, data: Dataset, fabric: Fabric) -> dict[str, Any]:
+    match task:
+        case Pretraining():
+            return run_stages(config, data, fabric)
+        case Probing():
+            return run_probe(config, data, fabric)
+        case Cell():
+            summary = run_finetune(config, data, fabric)
+            if task.trial is not None and fabric.global_rank == 0:  # a trial is for its accuracy alone
+                Path(config["out"], "network.pt").unlink(missing_ok=True)
+            return summary
 
 
 def _added_or_removed(config: Config, out: Path) -> list[str]:
     """Name, as settings, the arms that only one of this call and the comparison in `out` has."""
     there = RunFolder(out).config().get("arms", {}) if (out / "config.yaml").exists() else {}
     return [f"arms.{arm}" for arm in {*there} ^ {*config["arms"]}]
-
-
-def _run_cell(
-    cell: Cell, config: Config, out: Path, data: Dataset, fabric: Fabric, failed_stages: dict[int, UserError]
-) -> Config:
-    run = cell.config(config, out)
-    if run["init"] == "pretrained":
-        if cell.seed in failed_stages:
-            raise failed_stages[cell.seed]
-        shared = {key: config[key] for key in ("data", "stack", "device", "overwrite")}
-        try:
-            run_stages({**shared, "seed": cell.seed, "out": run["stages"]}, data, fabric)
-        except UserError as error:
-            failed_stages[cell.seed] = error
-            raise
-    summary = run_finetune(run, data, fabric)
-    (cell.folder(out) / "failure.txt").unlink(missing_ok=True)
-    return summary
 
 
 def _check(config: Config) -> None:
@@ -162,19 +186,34 @@ def _check(config: Config) -> None:
             raise UserError(f"{name}={values}: give a list without repeats, for example {name}=[10,20,50].")
         if wrong := [value for value in values if type(value) is not int and (name, value) != ("labels", "all")]:
             raise UserError(f"{name}={values}: {wrong[0]} is not a whole number.")
+    require_between("jobs", config["jobs"], 1)
+    if config["jobs"] > 1 and config["device"]["devices"] > 1:
+        raise UserError("jobs and device.devices cannot both be more than 1: give one of them.")
+    tuning = tuning_of(config)
+    if shared := {*tuning.seeds} & {*config["seeds"]}:
+        raise UserError(f"tuning.seeds and seeds share {min(shared)}: runs must not be judged by the draws of trials.")
     for arm, changed in config["arms"].items():
-        if unknown := {*(changed or {})} - {"init", "finetuning"}:
-            raise UserError(f"arms.{arm}.{min(unknown)} cannot differ between arms; only init and finetuning can.")
-        run = Cell(arm, config["labels"][0], config["seeds"][0]).config(config, Path())
-        check_init(run["init"])
-        finetuning_settings(run["finetuning"])
+        if unknown := {*(changed or {})} - {*ARM_SETTINGS}:
+            raise UserError(
+                f"arms.{arm}.{min(unknown)} cannot differ between arms; only {', '.join(ARM_SETTINGS)} can."
+            )
+        init = (changed or {}).get("init", "scratch")
+        check_init(init)
+        if init != "pretrained" and (given := {"upto", "pool"} & {*(changed or {})}):
+            raise UserError(f"arms.{arm}.{min(given)} is of pretrained arms: give init: pretrained with it.")
+        if init == "pretrained" and (changed or {}).get("matched"):
+            raise UserError(f"arms.{arm}.matched is of arms from scratch: a pretrained one has had its pretraining.")
+        for tuned in [{}, *(tuning.candidates() if tuning.trials != 0 else [])]:
+            finetuning_settings({**config["finetuning"], **tuned, **((changed or {}).get("finetuning") or {})})
 
 
-def _check_budgets(config: Config, data: Dataset) -> None:
+def _check_data(config: Config, data: Dataset) -> None:
     for labels in config["labels"]:
         label_subset(data.train.labels, None if labels == "all" else labels, seed=0)
     if "all" in config["labels"] and len(data.train) in config["labels"]:
         raise UserError(f"labels={config['labels']}: {len(data.train)} are all; name them once.")
+    if tuning_of(config).trials != 0 and not len(data.validation):
+        raise UserError("tuning needs validation images: give data.validation more than 0.")
 
 
 def _percent(share: float | None) -> str:

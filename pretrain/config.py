@@ -44,10 +44,14 @@ SOURCES: dict[str, Callable[..., Dataset]] = {
 
 @dataclass
 class Common:
-    """Types of what conf/base.yaml gives every command."""
+    """Types of settings that stand at the top, wherever a command has them."""
 
     seed: int = 0
     overwrite: bool = False
+    upto: int | None = None
+    pool: int | None = None
+    test: bool = True
+    jobs: int = 1
 
 
 def command(name: str) -> Callable[[Callable[[Config], None]], Callable[[], None]]:
@@ -118,7 +122,8 @@ def plain(config: DictConfig) -> Config:
     assert isinstance(resolved, dict)
     common = {key: value for key, value in resolved.items() if key in Common.__annotations__}
     folders = {key: os.path.expanduser(resolved[key]) for key in FOLDERS if isinstance(resolved.get(key), str)}
-    return {**resolved, **vars(typed(Common, common)), **folders}
+    checked = vars(typed(Common, common))
+    return {**resolved, **{key: checked[key] for key in common}, **folders}
 
 
 @rank_zero_only

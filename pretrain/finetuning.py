@@ -83,8 +83,8 @@ class Result:
     ----------
     validation : Evaluation or None
         On the validation images, where there are any.
-    test : Evaluation
-        On the test split, opened once, at the end.
+    test : Evaluation or None
+        On the test split, opened once, at the end; None where it was to stay closed.
     seconds : float
         Of training alone: without evaluation, logging and checkpoints.
     images_per_second : float
@@ -94,7 +94,7 @@ class Result:
     """
 
     validation: Evaluation | None
-    test: Evaluation
+    test: Evaluation | None
     seconds: float
     images_per_second: float
     steps: int
@@ -109,6 +109,7 @@ def finetune(
     settings: Finetuning | None = None,
     fabric: Fabric | None = None,
     folder: RunFolder | None = None,
+    test: bool = True,
 ) -> Result:
     """Train a network on labelled images and evaluate it on the test split, once.
 
@@ -128,6 +129,8 @@ def finetune(
         Device and precision; by default the best that there is.
     folder : RunFolder, optional
         Where to log and keep checkpoints; a run that is there goes on.
+    test : bool
+        Open the test split at the end; False for a trial, by which settings are chosen.
 
     Raises
     ------
@@ -181,9 +184,9 @@ def finetune(
     network.eval()
     with fabric.autocast():
         validation = evaluate(network, data.validation) if checks else None
-        test = evaluate(network, data.open_test())
+        tested = evaluate(network, data.open_test()) if test else None
     images = loop.step * min(settings.batch_size, len(subset))
-    return Result(validation, test, loop.seconds, images / loop.seconds, loop.step)
+    return Result(validation, tested, loop.seconds, images / loop.seconds, loop.step)
 
 
 def _parameter_groups(network: ConvNet, settings: Finetuning) -> list[dict[str, Any]]:

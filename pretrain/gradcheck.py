@@ -41,7 +41,7 @@ def main(config: Config) -> None:
     for name, rows in checks.items():
         print(f"{name}\n{format_gradients(rows)}\n")
     errors = [row.relative_error for rows in checks.values() for row in rows]
-    print(f"greatest relative error {max(errors):.1e}, tolerance {config['tolerance']:.1e}")
+    print(f"greatest relative error beyond rounding {max(errors):.1e}, tolerance {config['tolerance']:.1e}")
     if not all(error <= config["tolerance"] for error in errors):  # nor may one be NaN
         print(
             "error: a gradient is wrong, or a kink of a rectifier or a pool lies within the step.",

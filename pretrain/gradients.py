@@ -167,7 +167,7 @@ def turned_off(modules: Iterable[nn.Module]) -> list[str]:
 
 def format_gradients(rows: list[GradientRow]) -> str:
     """Return the rows as a table."""
-    lines = [f"{'parameter':32}{'dimension':>18}{'analytic':>15}{'numerical':>15}{'relative error':>16}"]
+    lines = [f"{'parameter':32}{'dimension':>18}{'analytic':>15}{'numerical':>15}{'beyond rounding':>16}"]
     lines += [
         f"{row.parameter:32}{','.join(map(str, row.index)):>18}{row.analytic:15.6e}{row.numerical:15.6e}"
         f"{row.relative_error:16.1e}"

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from pretrain.errors import UserError
+from pretrain.errors import UserError, require_between
 from pretrain.preprocessing import Standardise, unfitted
 from pretrain.runs import load_data
 from pretrain.seeding import generator, seeded
@@ -112,12 +112,12 @@ def set_trainable(module: nn.Module, trainable: bool) -> None:
         parameter.requires_grad_(trainable)
 
 
+@torch.no_grad()
 def normalise_layers(layers: Iterable[Layer], inputs: Tensor, how: str) -> None:
-    """Normalise each layer in turn, on preprocessed unlabelled images, (N, C, H, W)."""
+    """Normalise each layer in turn, on inputs of the first, (N, C, H, W)."""
     for layer in layers:
         layer.normalise(inputs, how)
-        with torch.no_grad():
-            inputs = layer(inputs)
+        inputs = layer(inputs)
 
 
 def assemble(
@@ -126,6 +126,7 @@ def assemble(
     *,
     seed: int,
     pretrained: bool = True,
+    upto: int | None = None,
     unlabelled: Tensor | None = None,
 ) -> ConvNet:
     """Copy the layers of a stack into a ConvNet with a new fully connected head.
@@ -141,6 +142,9 @@ def assemble(
     pretrained : bool
         Keep what the layers learnt; otherwise give them a standard initialisation: the from-scratch network,
         the same graph in all else.
+    upto : int, optional
+        Of pretrained layers, keep what the first so many learnt, and give those above a standard initialisation;
+        None keeps all.
     unlabelled : Tensor, optional
         Images (N, C, H, W). Given, the layers that start from scratch are normalised on a sample of them, in the
         same way as the stack's trained ones.
@@ -149,17 +153,25 @@ def assemble(
     -------
     ConvNet
         Pretrained, its layers compute the same function as those of the stages one after the other.
+
+    Raises
+    ------
+    UserError
+        When the stack has fewer layers than `upto`.
     """
+    if upto is not None:
+        require_between("upto", upto, 0, len(stack))
+    kept = (len(stack) if upto is None else upto) if pretrained else 0
     preprocessing = copy.deepcopy(stack.preprocessing)
     layers = [copy.deepcopy(stage.layer) for stage in stack]
-    if not pretrained:
-        for position, layer in enumerate(layers):
-            with seeded(seed, "initialise", position):
-                layer.reset_parameters()
-        if unlabelled is not None:
-            sample = torch.randperm(len(unlabelled), generator=generator(seed, "initialise", "sample"))[:SAMPLE]
-            inputs = preprocessing(unlabelled[sample].to(preprocessing.mean.device))
-            normalise_layers(layers, inputs, stack.normalisation)
+    for position, layer in enumerate(layers[kept:], kept):
+        with seeded(seed, "initialise", position):
+            layer.reset_parameters()
+    if kept < len(layers) and unlabelled is not None:
+        sample = torch.randperm(len(unlabelled), generator=generator(seed, "initialise", "sample"))[:SAMPLE]
+        with torch.no_grad():
+            below = nn.Sequential(preprocessing, *layers[:kept])(unlabelled[sample].to(preprocessing.mean.device))
+        normalise_layers(layers[kept:], below, stack.normalisation)
     with seeded(seed, "initialise", "head"):
         network = ConvNet(preprocessing, layers, stack.image_shape, classes)
     for layer in layers:

@@ -6,11 +6,12 @@ import sys
 import time
 from collections import defaultdict
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
 from lightning_fabric import Fabric
+from torch import Tensor
 
 from pretrain import pictures
 from pretrain.config import StackPlan, build_stack, finetuning_settings
@@ -18,7 +19,8 @@ from pretrain.data import Dataset
 from pretrain.device import first_then_others, precision_of
 from pretrain.errors import UserError
 from pretrain.evaluation import probe
-from pretrain.finetuning import Result, finetune
+from pretrain.finetuning import Finetuning, Result, finetune
+from pretrain.flops import finetuning_flops, stage_flops
 from pretrain.greedy import fit_stages, load_stack
 from pretrain.network import ConvNet, assemble
 from pretrain.runs import Config, RunFolder, differences, first_few
@@ -26,7 +28,16 @@ from pretrain.seeding import generator
 from pretrain.stack import Stack
 
 # Settings that do not change what is computed.
-HOUSEKEEPING = ("out", "overwrite", "device.accelerator", "device.threads", "data.cache", "data.download")
+HOUSEKEEPING = (
+    "out",
+    "overwrite",
+    "jobs",
+    "worker",
+    "device.accelerator",
+    "device.threads",
+    "data.cache",
+    "data.download",
+)
 PICTURED = 8  # images in the pictures of reconstructions
 
 
@@ -42,7 +53,8 @@ def run_stages(config: Config, data: Dataset, fabric: Fabric) -> dict[str, Any]:
     if summary := folder.summary():
         return summary
     folder.write_skipped(data.skipped)
-    plan = build_stack(config["stack"], data.unlabelled, config["seed"])
+    pool = _pool(config, data)
+    plan = build_stack(config["stack"], pool, config["seed"])
     upto = config.get("upto")
     upto = len(plan.stack) if upto is None else upto
     if upto not in range(1, len(plan.stack) + 1):
@@ -52,13 +64,25 @@ def run_stages(config: Config, data: Dataset, fabric: Fabric) -> dict[str, Any]:
     for count in range(finished, upto + 1):  # the pictures of the last that was finished may be missing
         if count > finished:
             options = {"seed": config["seed"], "upto": count, "fabric": fabric, "folder": folder}
-            fit_stages(plan.stack, data.unlabelled, plan.training, held_out=held_out, **options)
+            fit_stages(plan.stack, pool, plan.training, held_out=held_out, **options)
         _draw_stage(plan.stack, count, data, folder)
-    summary = _stages_summary(config, plan, data, folder, stages=max(finished, upto))
+    summary = _stages_summary(config, plan, len(pool), folder, stages=max(finished, upto))
+    summary["skipped"] = len(data.skipped)
     if summary["stages"] == len(plan.stack):
         folder.write_summary(summary)
     fabric.barrier()
     return summary
+
+
+def _pool(config: Config, data: Dataset) -> Tensor:
+    """Return the unlabelled images that the stages learn from: all, or ``config["pool"]``; smaller pools are nested."""
+    count = config.get("pool")
+    if count is None:
+        return data.unlabelled
+    if type(count) is not int or not 1 <= count <= len(data.unlabelled):
+        raise UserError(f"pool={count}: give a number from 1 to {len(data.unlabelled)}, the unlabelled images.")
+    order = torch.randperm(len(data.unlabelled), generator=generator(config["seed"], "pool"))
+    return data.unlabelled[order[:count].sort().values]
 
 
 def _draw_stage(stack: Stack, count: int, data: Dataset, folder: RunFolder) -> None:
@@ -80,21 +104,22 @@ def _draw_stage(stack: Stack, count: int, data: Dataset, folder: RunFolder) -> N
             pictures.save(draw(), folder.path / f"stage{count}-{kind}.png")
 
 
-def _stages_summary(config: Config, plan: StackPlan, data: Dataset, folder: RunFolder, stages: int) -> dict[str, Any]:
-    """Gather what the log says of the first `stages` stages, which are trained."""
+def _stages_summary(config: Config, plan: StackPlan, pool: int, folder: RunFolder, stages: int) -> dict[str, Any]:
+    """Gather what the log says of the first `stages` stages, which are trained on a pool of so many images."""
     last: dict[str, dict[str, Any]] = defaultdict(dict)
     for row in folder.metrics():
         last[row["phase"]] |= row
     rows = [last[f"stage {k}"] for k in range(1, stages + 1)]
-    drawn = [training.steps * min(training.batch_size, len(data.unlabelled)) for training in plan.training[:stages]]
+    drawn = [training.steps * min(training.batch_size, pool) for training in plan.training[:stages]]
     seconds = [row["seconds"] for row in rows]
     return {
         "stack": config["stack"]["name"],
         "seed": config["seed"],
         "stages": stages,
-        "unlabelled": len(data.unlabelled),
-        "skipped": len(data.skipped),
+        "unlabelled": pool,
         "pretrain_seconds": round(sum(seconds), 3),
+        "stage_seconds": seconds,
+        "stage_flops": [stage_flops(plan.stack, k, plan.training[k], pool) for k in range(stages)],
         "images": sum(drawn),
         "images_per_second": [round(d / s, 1) for d, s in zip(drawn, seconds, strict=True)],
         "last": [{k: v for k, v in row.items() if k not in ("phase", "step", "seconds")} for row in rows],
@@ -116,6 +141,8 @@ def run_finetune(config: Config, data: Dataset, fabric: Fabric) -> dict[str, Any
         return summary
     folder.write_skipped(data.skipped)
     network = _assemble(config, data)
+    labels = len(data.train) if config["labels"] == "all" else config["labels"]
+    settings = _longer(settings, config.get("extra_flops", 0), network, labels)
     result = finetune(
         network,
         data,
@@ -124,6 +151,7 @@ def run_finetune(config: Config, data: Dataset, fabric: Fabric) -> dict[str, Any
         settings=settings,
         fabric=fabric,
         folder=folder,
+        test=config["test"],
     )
     network = network.cpu()
     folder.write_skipped(data.skipped)  # the test split was opened now
@@ -134,18 +162,22 @@ def run_finetune(config: Config, data: Dataset, fabric: Fabric) -> dict[str, Any
         "arm": config.get("arm") or arm_name(config["init"] == "pretrained", settings.freeze),
         "init": config["init"],
         "stack": config["stack"]["name"],
-        "labels": len(data.train) if config["labels"] == "all" else config["labels"],
+        "labels": labels,
         "seed": config["seed"],
         "val_accuracy": result.validation.accuracy if result.validation else None,
-        "test_accuracy": result.test.accuracy,
+        "test_accuracy": result.test.accuracy if result.test else None,
         "pretrain_seconds": stages["pretrain_seconds"],
         "finetune_seconds": round(result.seconds, 3),
         "images_per_second": round(result.images_per_second, 1),
         "steps": result.steps,
         "parameters": sum(p.numel() for p in network.parameters()),
-        "per_class_accuracy": {k: None if math.isnan(v) else v for k, v in result.test.per_class.items()},
-        "confusion": result.test.confusion.tolist(),
+        "pretrain_flops": stages["pretrain_flops"],
+        "finetune_flops": finetuning_flops(network, settings, labels, result.steps),
     }
+    if result.test:
+        recall = result.test.per_class.items()
+        summary["per_class_accuracy"] = {name: None if math.isnan(value) else value for name, value in recall}
+        summary["confusion"] = result.test.confusion.tolist()
     fabric.barrier()  # complete only when every process is
     folder.write_summary(summary)
     return summary
@@ -184,10 +216,20 @@ def run_probe(config: Config, data: Dataset, fabric: Fabric) -> dict[str, Any]:
     return summary
 
 
+def _longer(settings: Finetuning, extra_flops: int, network: ConvNet, labels: int) -> Finetuning:
+    """Return settings with as many more steps as so many floating-point operations pay for."""
+    if not extra_flops:
+        return settings
+    step = finetuning_flops(network, settings, labels, settings.steps) / settings.steps
+    return replace(settings, steps=settings.steps + round(extra_flops / step))
+
+
 def _stages_to_start_from(config: Config) -> dict[str, Any]:
-    """Return what `_finished_stages` does; of layers from scratch, that they cost nothing."""
+    """Return what the layers to start from cost, and their digest; of layers from scratch, that they cost nothing."""
     check_init(config["init"])
-    return _finished_stages(config) if config["init"] == "pretrained" else {"pretrain_seconds": 0.0, "digest": None}
+    if config["init"] == "pretrained":
+        return _finished_stages(config)
+    return {"pretrain_seconds": 0.0, "pretrain_flops": 0, "digest": None}
 
 
 def _assemble(config: Config, data: Dataset) -> ConvNet:
@@ -196,7 +238,8 @@ def _assemble(config: Config, data: Dataset) -> ConvNet:
     stack = build_stack(config["stack"], data.unlabelled, seed).stack
     if pretrained:
         load_stack(stack, RunFolder(config["stages"]))
-    return assemble(stack, data.classes, seed=seed, pretrained=pretrained, unlabelled=data.unlabelled)
+    options = {"pretrained": pretrained, "upto": config.get("upto"), "unlabelled": data.unlabelled}
+    return assemble(stack, data.classes, seed=seed, **options)
 
 
 def check_init(init: str) -> None:
@@ -230,7 +273,7 @@ def open_run(config: Config, data: Dataset, fabric: Fabric, ignore: tuple[str, .
 
 
 def _finished_stages(config: Config) -> dict[str, Any]:
-    """Return the summary of the run that trained the stages, and a digest of them.
+    """Return what the stages that are to be used cost, and a digest of them all.
 
     The run must be complete and of the same stack. That it saw other images is said, but allowed.
 
@@ -251,9 +294,15 @@ def _finished_stages(config: Config) -> dict[str, Any]:
     if others := differences({"data": folder.config()["data"]}, {"data": config["data"]}, HOUSEKEEPING):
         print(f"note: stages={config['stages']} were trained on other data: {first_few(others)}", file=sys.stderr)
     digest = hashlib.blake2b((folder.path / "stack.pt").read_bytes(), digest_size=8).hexdigest()
-    return {**summary, "digest": digest}
+    used = config.get("upto")  # None: all
+    return {
+        "pretrain_seconds": round(sum(summary["stage_seconds"][:used]), 3),
+        "pretrain_flops": sum(summary["stage_flops"][:used]),
+        "digest": digest,
+    }
 
 
 def _draw_finetuning(network: ConvNet, result: Result, folder: RunFolder) -> None:
-    pictures.save(pictures.confusion(result.test, network.classes), folder.path / "confusion.png")
+    if result.test:
+        pictures.save(pictures.confusion(result.test, network.classes), folder.path / "confusion.png")
     pictures.save(pictures.learning_curves(folder.metrics()), folder.path / "learning-curves.png")

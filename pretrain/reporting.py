@@ -12,8 +12,8 @@ import pandas as pd
 import yaml
 
 from pretrain import figures
-from pretrain.comparison import Cell, cells, stages_folder
 from pretrain.errors import UserError
+from pretrain.grid import Cell, Pretraining, cells
 from pretrain.runs import Config, RunFolder, flatten, write_text
 from pretrain.statistics import Comparison, arm_estimates, as_json, compare_arms
 
@@ -27,6 +27,8 @@ COLUMNS = (
     "test_accuracy",
     "pretrain_seconds",
     "finetune_seconds",
+    "pretrain_flops",
+    "finetune_flops",
     "images_per_second",
     "steps",
     "parameters",
@@ -216,7 +218,7 @@ def _curves(complete: dict[Cell, Config], out: Path) -> dict[tuple[str, int], pd
 
 def _pictures(out: Path, config: Config) -> list[dict[str, str]]:
     """Return the pictures of the first seed's pretraining, inlined."""
-    folder = stages_folder(out, config["seeds"][0])
+    folder = Pretraining(config["seeds"][0]).folder(out)
     return [
         {
             "name": file.stem.replace("-", " ").replace("stage", "stage "),

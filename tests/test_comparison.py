@@ -1,3 +1,4 @@
+import dataclasses
 import itertools
 import json
 import re
@@ -6,8 +7,10 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from pretrain.comparison import cells, compare
+from pretrain import comparison
+from pretrain.comparison import Worker, compare
 from pretrain.errors import UserError
+from pretrain.grid import Pretraining, cells, tasks, tuning_of
 from pretrain.pipeline import open_run
 from pretrain.reporting import COLUMNS, write_report
 from pretrain.runs import RunFolder
@@ -102,7 +105,7 @@ def test_runs_that_fail_are_named_and_the_others_go_on(tmp_path, configure):
     diverging = "stack.stages.stage2.training.learning_rate=1e30"
     config = configure("compare", f"out={tmp_path / 'run'}", *GRID, "labels=[20]", "seeds=[0]", diverging)
     failures = compare(config)
-    assert [line.split(",")[0] for line in failures] == ["pretrained", "pretrained-frozen"]
+    assert [line.split(",")[0] for line in failures] == ["pretraining", "pretrained", "pretrained-frozen"]
     assert all(re.search(r"stage 2, step \d+ .*: not a finite number any more", line) for line in failures)
     assert len(summaries(tmp_path / "run")) == 2
     assert len(list(tmp_path.glob("run/runs/*/*/*/failure.txt"))) == 2
@@ -151,6 +154,11 @@ def test_an_arm_may_be_added_but_not_changed(out, configure):
         ("finetuning.optimizer=sdg", "choose one of sgd, adamw"),
         ("+arms.pretrained.labels=50", "arms.pretrained.labels cannot differ"),
         ("arms.scratch.init=nothing", "choose one of scratch, pretrained"),
+        ("+arms.scratch.upto=1", "arms.scratch.upto is of pretrained arms"),
+        ("+arms.scratch.pool=10", "arms.scratch.pool is of pretrained arms"),
+        ("+arms.pretrained.matched=true", "arms.pretrained.matched is of arms from scratch"),
+        ("tuning.seeds=[0]", "tuning.seeds and seeds share 0"),
+        ("jobs=0", "jobs=0: it must be at least 1"),
     ],
 )
 def test_a_mistake_is_named(tmp_path, configure, override, message):
@@ -158,6 +166,164 @@ def test_a_mistake_is_named(tmp_path, configure, override, message):
         compare(configure("compare", f"out={tmp_path / 'run'}", override))
 
 
+def test_a_setting_that_cannot_be_tuned_is_named(tmp_path, configure):
+    tuning = ["tuning.trials=1", "+tuning.space.learning_rat=[0.1]"]
+    with pytest.raises(UserError, match=r"finetuning.*learning_rat"):
+        compare(configure("compare", f"out={tmp_path / 'run'}", *tuning))
+    assert not (tmp_path / "run").exists()
+
+
 def test_there_is_no_report_of_what_is_not_there(tmp_path):
     with pytest.raises(UserError, match="holds no run"):
         write_report(tmp_path)
+
+
+TUNED = [
+    *("labels=[20]", "seeds=[0,1]", "tuning.trials=3", "tuning.seeds=[7]", "finetuning.batch_size=16"),
+    *("finetuning.steps=6", "finetuning.evaluate_every=3"),
+    *("+tuning.space.learning_rate=[0.001,0.1]", "+tuning.space.weight_decay=[0.0,0.1]", "probe=true"),
+    *("~arms.pretrained-frozen", "~arms.random-frozen", "+arms.scratch-matched={matched: true}"),
+    *("+arms.pretrained-1={init: pretrained, upto: 1}", "+arms.pool-50={init: pretrained, pool: 50}"),
+]
+
+
+class Sealed:
+    """A test split that notes when it was opened: how many runs were complete, and which was at work."""
+
+    def __init__(self, monkeypatch):
+        self.opened = 0
+        load = comparison.load_data
+        monkeypatch.setattr(comparison, "load_data", lambda *args: self.seal(load(*args)))
+
+    def seal(self, data):
+        def open_test():
+            self.opened += 1
+            return data.open_test()
+
+        return dataclasses.replace(data, open_test=open_test)
+
+
+@pytest.fixture(scope="module")
+def tuned(tmp_path_factory, configure):
+    """A tuned comparison, and how often it opened the test split."""
+    folder = tmp_path_factory.mktemp("tuned") / "run"
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        sealed = Sealed(monkeypatch)
+        assert compare(configure("compare", f"out={folder}", *TUNED)) == []
+    write_report(folder)
+    return folder, sealed.opened
+
+
+def run_of(out, arm, seed=0):
+    return RunFolder(out / "runs" / arm / "labels-20" / f"seed-{seed}")
+
+
+def test_the_test_split_is_opened_once_for_each_run_that_counts_and_for_no_trial(tuned):
+    out, opened = tuned
+    runs = [json.loads(file.read_text()) for file in out.glob("runs/*/*/*/summary.json")]
+    trials = [json.loads(file.read_text()) for file in out.glob("trials/*/*/*/*/summary.json")]
+    probes = list(out.glob("probes/*/*/*/summary.json"))
+    assert (len(runs), len(trials), len(probes)) == (5 * 2, 5 * 3, 2 * 2)
+    assert opened == len(runs) + len(probes)
+    assert all(trial["test_accuracy"] is None and "confusion" not in trial for trial in trials)
+
+
+def test_no_trial_needs_a_test_split_at_all(tmp_path, configure, monkeypatch):
+    """Trials come before anything opens the test split, so a comparison whose test split is broken has them all."""
+    load = comparison.load_data
+
+    def broken():
+        raise UserError("the test split was opened")
+
+    monkeypatch.setattr(comparison, "load_data", lambda *args: dataclasses.replace(load(*args), open_test=broken))
+    out = tmp_path / "run"
+    failures = compare(configure("compare", f"out={out}", *TUNED, "probe=false", "seeds=[0]"))
+    assert len(failures) == 5
+    assert all("the test split was opened" in line for line in failures)
+    assert len(list(out.glob("trials/*/*/*/*/summary.json"))) == 15
+
+
+def test_every_arm_tries_the_same_and_runs_with_its_best_on_validation_images(tuned, configure):
+    out, _ = tuned
+    config = configure("compare", f"out={out}", *TUNED)
+    tried = {}
+    for file in out.glob("trials/*/*/*/*/summary.json"):
+        run = RunFolder(file.parent)
+        settings = {key: run.config()["finetuning"][key] for key in ("learning_rate", "weight_decay")}
+        arm, trial = run.config()["arm"], int(file.parts[-5].removeprefix("trial-"))
+        assert run.config()["seed"] == 7
+        tried.setdefault(arm, {})[trial] = (settings, run.summary()["val_accuracy"])
+    assert len(tried) == 5
+    for arm, trials in tried.items():
+        assert [trials[k][0] for k in sorted(trials)] == tuning_of(config).candidates()
+        best = max(accuracy for _, accuracy in trials.values())
+        first = next(settings for _, (settings, accuracy) in sorted(trials.items()) if accuracy == best)
+        for seed in (0, 1):
+            chosen = run_of(out, arm, seed).config()["finetuning"]
+            assert {key: chosen[key] for key in first} == first
+
+
+def test_a_matched_arm_spends_what_pretraining_and_fine_tuning_spend_together(tuned):
+    out, _ = tuned
+    matched, pretrained = (run_of(out, arm).summary() for arm in ("scratch-matched", "pretrained"))
+    spent = RunFolder(Pretraining(0).folder(out)).summary()["stage_flops"]
+    assert (pretrained["pretrain_flops"], matched["pretrain_flops"]) == (sum(spent), 0)
+    step = pretrained["finetune_flops"] // 6
+    total = pretrained["pretrain_flops"] + pretrained["finetune_flops"]
+    assert matched["finetune_flops"] == matched["steps"] * step
+    assert abs(matched["finetune_flops"] - total) <= step / 2
+
+
+def test_arms_of_the_first_layers_and_of_fewer_images_are_what_they_say(tuned):
+    out, _ = tuned
+    first, whole = (RunFolder(out / "runs" / arm / "labels-20" / "seed-0") for arm in ("pretrained-1", "pretrained"))
+    stages = RunFolder(Pretraining(0).folder(out)).summary()
+    assert first.summary()["pretrain_flops"] == stages["stage_flops"][0]
+    assert whole.summary()["pretrain_flops"] == sum(stages["stage_flops"])
+    assert first.summary()["pretrain_seconds"] == pytest.approx(stages["stage_seconds"][0], abs=1e-3)
+    assert RunFolder(Pretraining(0, 50).folder(out)).summary()["unlabelled"] == 50
+
+
+def test_two_processes_give_the_bits_of_one(tmp_path, tuned, configure):
+    compare(configure("compare", f"out={tmp_path / 'run'}", *TUNED, "jobs=2", "device.precision=auto"))
+    write_report(tmp_path / "run")
+    columns = ["arm", "labels", "seed", "val_accuracy", "test_accuracy", "pretrain_flops", "finetune_flops", "steps"]
+    one, two = (pd.read_csv(out / "results.csv")[columns] for out in (tuned[0], tmp_path / "run"))
+    pd.testing.assert_frame_equal(one, two)
+
+
+def test_a_task_that_another_process_is_at_is_left_to_it(tmp_path, configure):
+    config = configure("compare", f"out={tmp_path / 'run'}", *GRID, "labels=[20]", "seeds=[0]")
+    worker = Worker(config, started=0.0)
+    first = tasks(config)[0]
+    (tmp_path / "run" / ".locks").mkdir()
+    with worker.lock(first):
+        worker._attempt(first)
+        assert first not in worker.settled
+        assert not first.folder(tmp_path / "run").exists()
+    worker._attempt(first)
+    assert worker.settled == {first: None}
+
+
+def test_an_interrupted_comparison_is_completed_by_a_second_call(tmp_path, tuned, configure, monkeypatch):
+    out = tmp_path / "run"
+    config = configure("compare", f"out={out}", *TUNED)
+    run_finetune, calls = comparison.run_finetune, itertools.count()
+
+    def interrupted(*args):
+        if next(calls) == 7:
+            raise KeyboardInterrupt
+        return run_finetune(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(comparison, "run_finetune", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            compare(config)
+    done = {file: file.stat().st_mtime_ns for file in out.rglob("summary.json")}
+    assert done
+    assert compare(config) == []
+    write_report(out)
+    assert {file: file.stat().st_mtime_ns for file in done} == done
+    drop = ["pretrain_seconds", "finetune_seconds", "images_per_second"]
+    one, two = (pd.read_csv(folder / "results.csv").drop(columns=drop) for folder in (tuned[0], out))
+    pd.testing.assert_frame_equal(one, two)

@@ -1,0 +1,71 @@
+"""What training costs, in floating-point operations: the same on every machine, unlike seconds."""
+
+import copy
+
+import torch
+import torch.nn.functional as F
+from torch.utils.flop_counter import FlopCounterMode
+
+from pretrain.finetuning import Finetuning
+from pretrain.network import ConvNet, set_trainable
+from pretrain.seeding import generator
+from pretrain.stack import Stack
+from pretrain.training import Optimisation
+
+
+def stage_flops(stack: Stack, position: int, settings: Optimisation, pool: int) -> int:
+    """Return what training one stage costs: its updates, and the layers below that make its inputs.
+
+    Only convolutions and products of matrices are counted, a multiplication and an addition as two; the rest is small
+    beside them.
+
+    Parameters
+    ----------
+    stack : Stack
+        The stages below are of their final shape; nothing is changed.
+    position : int
+        Of the stage, from 0 at the input.
+    settings : Optimisation
+        Steps and batch size.
+    pool : int
+        Unlabelled images. What the layers below make of each is computed once for all.
+    """
+    size = min(settings.batch_size, pool)
+    images = torch.zeros(size, *stack.image_shape)
+    below, stage = copy.deepcopy(stack.below(position)).cpu().eval(), copy.deepcopy(stack[position]).cpu().train()
+    with FlopCounterMode(display=False) as inputs, torch.no_grad():
+        x = below(images)
+    with FlopCounterMode(display=False) as updates:
+        stage.accumulate_grad(x, generator(0, "flops"))
+    draws = settings.steps * size
+    return settings.steps * updates.get_total_flops() + inputs.get_total_flops() * min(draws, pool) // size
+
+
+def finetuning_flops(network: ConvNet, settings: Finetuning, labels: int, steps: int) -> int:
+    """Return what fine-tuning costs, counted as `stage_flops` counts it; without validation and testing.
+
+    Parameters
+    ----------
+    network : ConvNet
+        Left as it is.
+    settings : Finetuning
+        Batch size, and what is frozen.
+    labels : int
+        Labelled images.
+    steps : int
+        Updates.
+    """
+    size = min(settings.batch_size, labels)
+    head_steps = steps if settings.freeze else min(settings.head_steps, steps)
+    head, whole = (size * _image_flops(network, trainable=trainable) for trainable in (False, True))
+    return head_steps * head + (steps - head_steps) * whole
+
+
+def _image_flops(network: ConvNet, *, trainable: bool) -> int:
+    """Return what one image costs in an update, the layers learning with the head or frozen."""
+    network = copy.deepcopy(network).cpu().train()
+    set_trainable(network.layers, trainable)
+    with FlopCounterMode(display=False) as counter:
+        logits = network(torch.zeros(1, *network.image_shape))
+        F.cross_entropy(logits, torch.zeros(1, dtype=torch.long)).backward()
+    return counter.get_total_flops()

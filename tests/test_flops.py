@@ -1,0 +1,74 @@
+import pytest
+import torch
+
+import pretrain
+from pretrain.flops import finetuning_flops, stage_flops
+from pretrain.volume import layer_rows
+
+
+def images(channels=2, count=8):
+    return torch.randint(256, (count, channels, 8, 8), generator=torch.Generator().manual_seed(0)).byte()
+
+
+def network():
+    stages = [pretrain.ConvAutoencoder(2, 4, kernel_size=3), pretrain.ConvAutoencoder(4, 6, kernel_size=3)]
+    return pretrain.assemble(pretrain.Stack(stages, images()), ["a", "b", "c"], seed=0)
+
+
+def forward(part):
+    """Two operations for each multiply-add of the layer table."""
+    return 2 * part.multiply_adds
+
+
+def test_an_update_costs_three_times_the_forward_pass_less_the_gradient_of_the_images():
+    net = network()
+    first, second, head = (forward(row) for row in layer_rows(net, net.image_shape) if row.multiply_adds)
+    assert finetuning_flops(net, pretrain.Finetuning(batch_size=5), 100, 7) == 7 * 5 * (
+        2 * first + 3 * second + 3 * head
+    )
+
+
+def test_what_is_frozen_costs_its_forward_pass_alone():
+    net = network()
+    first, second, head = (forward(row) for row in layer_rows(net, net.image_shape) if row.multiply_adds)
+    frozen, whole = first + second + 2 * head, 2 * first + 3 * second + 3 * head
+    assert finetuning_flops(net, pretrain.Finetuning(freeze=True, batch_size=4), 100, 10) == 10 * 4 * frozen
+    mixed = finetuning_flops(net, pretrain.Finetuning(head_steps=6, batch_size=4), 100, 10)
+    assert mixed == 6 * 4 * frozen + 4 * 4 * whole
+
+
+def test_a_batch_has_no_more_images_than_there_are_labels():
+    net = network()
+    assert finetuning_flops(net, pretrain.Finetuning(batch_size=64), 10, 1) == finetuning_flops(
+        net, pretrain.Finetuning(batch_size=10), 1000, 1
+    )
+
+
+def test_contrastive_divergence_costs_four_convolutions_and_the_gradient_of_two_batches():
+    stack = pretrain.Stack([pretrain.ConvRBM(2, 8, kernel_size=3, pooling="max", visible="gaussian")], images())
+    (row,) = [row for row in layer_rows(stack[0].layer, (2, 8, 8)) if row.multiply_adds]
+    settings = pretrain.Optimisation(steps=3, batch_size=4)
+    # Up, down (2 x 2 pixels at once by a filter of 4 x 4 where one of 3 x 3 would do: 64 / 36 as much), up, gradient.
+    down = 2 * 8 * 4 * 4 * 4 * 2 * 4 * 4
+    assert stage_flops(stack, 0, settings, 1000) == 3 * 4 * (2 * forward(row) + down + 2 * forward(row))
+
+
+@pytest.mark.parametrize(("steps", "passes"), [(1, 8), (100, 20)])
+def test_the_layers_below_compute_each_image_once_at_most(steps, passes):
+    stages = [pretrain.ConvAutoencoder(2, 4, kernel_size=3), pretrain.ConvAutoencoder(4, 6, kernel_size=3)]
+    stack = pretrain.Stack(stages, images())
+    settings = pretrain.Optimisation(steps=steps, batch_size=8)
+    alone = stage_flops(stack, 1, pretrain.Optimisation(steps=1, batch_size=8), 10**9)
+    (row,) = [row for row in layer_rows(stack[0].layer, (2, 8, 8)) if row.multiply_adds]
+    update = alone - 8 * forward(row)
+    assert stage_flops(stack, 1, settings, 20) == steps * update + passes * forward(row)
+
+
+def test_counting_changes_nothing():
+    stack = pretrain.Stack([pretrain.ConvRBM(2, 4, kernel_size=3, sampler="pcd", chains=4)], images())
+    stack[0].prepare(stack.preprocessing(images()), stack.preprocessing.bounds, torch.Generator().manual_seed(0))
+    before = {name: value.clone() for name, value in stack.state_dict().items()}
+    stage_flops(stack, 0, pretrain.Optimisation(steps=1), 8)
+    after = stack.state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert all(parameter.grad is None for parameter in stack.parameters())
