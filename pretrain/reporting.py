@@ -12,6 +12,7 @@ import pandas as pd
 import yaml
 
 from pretrain import figures
+from pretrain.budgets import labels_needed
 from pretrain.errors import UserError
 from pretrain.grid import Cell, Pretraining, cells
 from pretrain.runs import Config, RunFolder, flatten, write_text
@@ -73,7 +74,8 @@ def write_report(out: str | Path) -> Report:
         "failures": _failures(runs),
     }
     write_text(out / "results.csv", results.to_csv(index=False))
-    write_text(out / "results.json", json.dumps(as_json(results, comparisons), indent=2) + "\n")
+    needed = labels_needed(results, config["baseline"])
+    write_text(out / "results.json", json.dumps(as_json(results, comparisons, needed), indent=2) + "\n")
     page = _page(facts)
     templates = jinja2.Environment(
         loader=jinja2.PackageLoader("pretrain"),

@@ -1,3 +1,4 @@
+import gc
 import json
 import math
 
@@ -6,7 +7,15 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from pretrain.statistics import as_json, compare_arms, estimate, paired_p, verdict
+from pretrain.differences import (
+    bootstrap_interval,
+    detectable_effect,
+    effect_size,
+    estimate,
+    paired_p,
+    smallest_detectable,
+)
+from pretrain.statistics import arm_estimates, as_json, compare_arms, verdict
 
 # Student's own data, sleep gained with two drugs by the same ten patients (Student 1908, Biometrika 6).
 DRUG_1 = [0.7, -1.6, -0.2, -1.2, -0.1, 3.4, 3.7, 0.8, 0.0, 2.0]
@@ -28,6 +37,65 @@ def test_the_paired_test_gives_the_published_result_of_students_sleep_data():
     assert paired_p(difference) == pytest.approx(0.002833, abs=1e-6)
     interval = estimate(difference)
     assert (interval.mean, interval.low, interval.high) == pytest.approx((1.58, 0.7001142, 2.4598858), abs=1e-6)
+
+
+def test_the_interval_is_that_of_scipys_paired_test():
+    interval, theirs = estimate(np.subtract(DRUG_2, DRUG_1)), stats.ttest_rel(DRUG_2, DRUG_1).confidence_interval(0.95)
+    assert (interval.low, interval.high) == pytest.approx((theirs.low, theirs.high), rel=1e-12)
+
+
+def test_the_bootstrap_interval_is_efrons_formula_by_hand():
+    x = np.subtract(DRUG_2, DRUG_1)
+    means = np.sort(np.random.default_rng(5).choice(x, (200_000, 10)).mean(axis=1))
+    z = stats.norm.ppf([np.mean(means < x.mean()), 0.025, 0.975])
+    deviations = x - x.mean()
+    acceleration = (deviations**3).sum() / (6 * (deviations**2).sum() ** 1.5)
+    levels = stats.norm.cdf(z[0] + (z[0] + z[1:]) / (1 - acceleration * (z[0] + z[1:])))
+    # 9,999 resamples put a 2.5% point of these means, of standard deviation 0.37, to within 0.01 (one standard error).
+    expected = np.quantile(means, levels)
+    assert bootstrap_interval(x, np.random.default_rng(0)) == pytest.approx(expected, abs=0.05)
+
+
+def test_the_bootstrap_interval_of_equal_values_is_that_value_and_of_a_single_one_unknown():
+    assert bootstrap_interval([0.25] * 5, np.random.default_rng(0)) == (0.25, 0.25)
+    assert np.isnan(bootstrap_interval([0.25], np.random.default_rng(0))).all()
+
+
+# Hedges 1981, table 1: the correction for m degrees of freedom, here n - 1.
+@pytest.mark.parametrize(("m", "factor"), [(2, 0.5642), (3, 0.7236), (4, 0.7979), (9, 0.9139), (10, 0.9228)])
+def test_the_effect_size_has_hedges_published_correction(m, factor):
+    x = np.random.default_rng(m).normal(1, 1, m + 1)
+    assert effect_size(x) == pytest.approx(factor * x.mean() / x.std(ddof=1), rel=1e-4)
+
+
+def test_the_effect_size_has_no_bias():
+    # 20,000 samples of true effect 1.5: the mean's standard error is 0.007, so 0.035 has a probability below 1e-6.
+    samples = np.random.default_rng(3).normal(1.5, 1.0, (20_000, 6))
+    sizes = [effect_size(x) for x in samples]
+    assert np.std(sizes) / np.sqrt(len(sizes)) < 0.0075
+    assert abs(np.mean(sizes) - 1.5) < 0.035
+
+
+def test_the_effect_size_without_spread_is_infinite_or_nothing():
+    assert effect_size([0.5] * 6) == math.inf
+    assert effect_size([-0.5] * 6) == -math.inf
+    assert effect_size([0.0] * 6) == 0
+    assert math.isnan(effect_size([0.1, 0.3]))  # no unbiased size of two
+
+
+@pytest.mark.parametrize("n", [2, 3, 5, 10, 30])
+def test_the_smallest_detectable_difference_has_a_power_of_80_percent(n):
+    """By the noncentral t distribution of the statistic: P(|T| > critical value) = 0.8."""
+    x = np.random.default_rng(n).normal(0.1, 0.02, n)
+    noncentrality = smallest_detectable(x) / stats.sem(x)
+    critical = stats.t.ppf(0.975, n - 1)
+    power = stats.nct.sf(critical, n - 1, noncentrality) + stats.nct.cdf(-critical, n - 1, noncentrality)
+    assert power == pytest.approx(0.8, abs=1e-5)
+
+
+@pytest.mark.parametrize("differences", [[0.1], [0.1] * 6])
+def test_no_smallest_detectable_difference_without_spread(differences):
+    assert math.isnan(smallest_detectable(differences))
 
 
 def test_pairing_follows_the_seed_and_not_the_order_of_the_rows():
@@ -57,6 +125,36 @@ def test_holms_correction_is_over_the_budgets_of_an_arm():
     assert sorted(c.p_corrected for c in comparisons) == pytest.approx(holm)
 
 
+def test_the_order_of_rows_changes_no_number_at_all():
+    results = pd.concat([table({"scratch": DRUG_1, "pretrained": DRUG_2}, labels) for labels in (10, 20)])
+    shuffled = results.sample(frac=1, random_state=1)
+    assert compare_arms(shuffled, "scratch") == compare_arms(results, "scratch")
+
+
+def test_a_run_without_an_accuracy_counts_as_missing():
+    results = table({"scratch": DRUG_1, "pretrained": DRUG_2, "failed": [math.nan] * 10})
+    results.loc[results["seed"] == 3, "test_accuracy"] = math.nan
+    (comparison,) = compare_arms(results, "scratch")
+    assert comparison == compare_arms(results.dropna(), "scratch")[0]
+    assert arm_estimates(results)["pretrained", 100].n == comparison.difference.n == 9
+
+
+def test_two_runs_of_the_same_arm_budget_and_seed_are_refused():
+    results = table({"scratch": DRUG_1, "pretrained": DRUG_2})
+    with pytest.raises(ValueError, match="duplicate"):
+        compare_arms(pd.concat([results, results[:1]]), "scratch")
+
+
+def test_differences_that_are_equal_but_for_rounding_are_equal():
+    scratch = np.array([0.3, 0.4, 0.5, 0.6, 0.7, 0.8])
+    results = table({"scratch": scratch, "pretrained": scratch + 0.1})
+    (comparison,) = compare_arms(results, "scratch")
+    assert comparison.p == pytest.approx(2 / 64)  # the sign test, not a t of 1e15
+    assert comparison.effect == math.inf
+    assert as_json(results, [comparison], [])["comparisons"][0]["effect_size"] is None
+    assert comparison.bootstrap == (comparison.difference.low, comparison.difference.high) == (0.1, 0.1)
+
+
 @pytest.mark.parametrize(
     ("difference", "expected"),
     [
@@ -73,23 +171,71 @@ def test_verdicts(difference, expected):
     assert verdict(estimate(difference), paired_p(difference)) == expected
 
 
-def test_intervals_cover_the_true_mean_19_times_in_20():
-    # 4,000 intervals: a share outside 0.95 +- 0.015 has a probability below 2e-5.
-    draws = np.random.default_rng(1).normal(0.3, 1.0, (4000, 5))
-    covered = np.mean([e.low <= 0.3 <= e.high for e in map(estimate, draws)])
-    assert abs(covered - 0.95) < 0.015
+def test_no_detectable_difference_says_what_is_unlikely_and_what_is_missed():
+    scratch, difference = np.full(5, 0.5), np.array([0.01, -0.01, 0.02, 0.0, 0.005])
+    (comparison,) = compare_arms(table({"scratch": scratch, "pretrained": scratch + difference}), "scratch")
+    mean, deviation = 0.005, np.std(difference, ddof=1)
+    beyond = 100 * (mean + 2.776445 * deviation / math.sqrt(5))  # t of 4 degrees of freedom
+    missed = 100 * 1.681997 * deviation  # power 0.8 with five, by the noncentral t
+    ending = f"; one beyond {beyond:.1f} points is unlikely, and one below {missed:.1f} is easily missed."
+    assert comparison.sentence().endswith(ending)
 
 
-def test_false_verdicts_are_as_rare_as_the_level_says():
-    # 4,000 comparisons without a difference: more than 6.5% verdicts has a probability below 2e-5.
-    draws = np.random.default_rng(2).normal(0.0, 1.0, (4000, 5))
-    false = np.mean([verdict(estimate(x), paired_p(x)) in ("helps", "hurts") for x in draws])
-    assert 0.035 < false < 0.065
+def runs(generator, comparisons, seeds, budgets, gain):
+    """Return accuracies of two arms, (comparisons, budgets, seeds): noise of the subset is shared, the rest is not."""
+    shape = (comparisons, budgets, seeds)
+    subset = generator.normal(0.5, 0.02, shape)
+    true = [subset + extra + generator.normal(0, 0.003, shape) for extra in (0, gain)]
+    return [generator.binomial(10_000, p) / 10_000 for p in true]
+
+
+SPREAD = math.sqrt(2 * (0.003**2 + 0.25 / 10_000))  # of a paired difference of these runs
+
+
+def within(successes, trials, probability):
+    """Whether a count is one of the middle of a binomial distribution, all but 1e-6 of it."""
+    low, high = stats.binom.interval(1 - 1e-6, trials, probability)
+    return low <= successes <= high
+
+
+@pytest.mark.parametrize("seeds", [5, 10])
+def test_on_simulated_runs_intervals_cover_and_the_detectable_difference_is_found(seeds):
+    gain = detectable_effect(seeds) * SPREAD
+    scratch, better = runs(np.random.default_rng(seeds), 2000, seeds, 1, gain)
+    differences = (better - scratch)[:, 0]
+    intervals = [estimate(x) for x in differences]
+    assert within(sum(d.low <= gain <= d.high for d in intervals), 2000, 0.95)
+    said = [verdict(d, paired_p(x)) for d, x in zip(intervals, differences, strict=True)]
+    assert within(said.count("helps"), 2000, 0.80)
+
+
+def test_on_simulated_runs_without_a_difference_an_arm_seldom_gets_a_verdict_at_any_budget():
+    gc.freeze()  # multipletests collects garbage each time, slowly when much is loaded
+    scratch, same = runs(np.random.default_rng(6), 200, 5, 6, 0.0)
+    wrong = 0
+    for a, b in zip(scratch, same, strict=True):
+        frames = [table({"scratch": a[k], "pretrained": b[k]}, labels=10 * 2**k) for k in range(6)]
+        wrong += any(c.verdict in ("helps", "hurts") for c in compare_arms(pd.concat(frames), "scratch"))
+    gc.unfreeze()
+    # Above 5% with a probability of 1e-6; six budgets uncorrected would give 26%, and stay below it with one of 1e-5.
+    assert wrong <= stats.binom.isf(1e-6, 200, 0.05)
 
 
 def test_one_seed_gives_no_interval_and_valid_json():
     results = table({"scratch": [0.5], "pretrained": [0.6]})
-    values = json.loads(json.dumps(as_json(results, compare_arms(results, "scratch")), allow_nan=False))
+    values = json.loads(json.dumps(as_json(results, compare_arms(results, "scratch"), []), allow_nan=False))
     assert values["comparisons"][0]["low"] is None
     assert values["comparisons"][0]["verdict"] == "too few seeds"
     assert math.isclose(values["comparisons"][0]["mean"], 0.1)
+    for unknown in ("bootstrap_low", "bootstrap_high", "effect_size", "smallest_detectable"):
+        assert values["comparisons"][0][unknown] is None
+
+
+def test_the_json_holds_every_figure():
+    results = table({"scratch": DRUG_1, "pretrained": DRUG_2})
+    (c,) = compare_arms(results, "scratch")
+    (row,) = as_json(results, [c], [])["comparisons"]
+    assert (row["bootstrap_low"], row["bootstrap_high"]) == c.bootstrap
+    assert row["effect_size"] == pytest.approx(0.9139 * 1.284560, rel=1e-4)  # Hedges' factor times mean / deviation
+    assert row["smallest_detectable"] == pytest.approx(0.996002 * 1.229995, rel=1e-5)  # power 0.8 with ten
+    assert row["verdict"] == "helps"
