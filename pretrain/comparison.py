@@ -92,6 +92,7 @@ class Worker:
         ignored = (*GRID, *_added_or_removed(self.config, self.out))
         self.folder = open_run(self.config, self.data, self.fabric, ignore=ignored)
         self.folder.write_skipped(self.data.skipped)
+        self.folder.write_leakage(self.data.leakage)
         _check_data(self.config, self.data)
         self.tasks = tasks(self.config)
 

@@ -157,6 +157,8 @@ def load_data(config: Config, fabric: Fabric) -> Dataset:
         _complain(
             f"{len(data.skipped):,} files could not be read as images and are left out; see skipped.csv of the run"
         )
+    if data.leakage and data.leakage.shared:
+        _complain(str(data.leakage))
     return data
 
 

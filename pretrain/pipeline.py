@@ -53,6 +53,7 @@ def run_stages(config: Config, data: Dataset, fabric: Fabric) -> dict[str, Any]:
     if summary := folder.summary():
         return summary
     folder.write_skipped(data.skipped)
+    folder.write_leakage(data.leakage)
     pool = _pool(config, data)
     plan = build_stack(config["stack"], pool, config["seed"])
     upto = config.get("upto")
@@ -140,6 +141,7 @@ def run_finetune(config: Config, data: Dataset, fabric: Fabric) -> dict[str, Any
     if summary := folder.summary():
         return summary
     folder.write_skipped(data.skipped)
+    folder.write_leakage(data.leakage)
     network = _assemble(config, data)
     labels = len(data.train) if config["labels"] == "all" else config["labels"]
     settings = _longer(settings, config.get("extra_flops", 0), network, labels)
@@ -196,6 +198,7 @@ def run_probe(config: Config, data: Dataset, fabric: Fabric) -> dict[str, Any]:
     if summary := folder.summary():
         return summary
     folder.write_skipped(data.skipped)
+    folder.write_leakage(data.leakage)
     network = _assemble(config, data).to(fabric.device).to(memory_format=torch.channels_last)
     started = time.monotonic()
     with fabric.autocast():

@@ -9,6 +9,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,11 @@ import torch
 import yaml
 
 from pretrain.data.images import Skipped
+from pretrain.data.leakage import Leakage
 from pretrain.errors import UserError
 
 Config = dict[str, Any]
-BEFORE_WORK = {"config.yaml", "env.json", "skipped.csv", "failure.txt"}  # nothing is lost with these
+BEFORE_WORK = {"config.yaml", "env.json", "skipped.csv", "leakage.json", "failure.txt"}  # nothing is lost with these
 WRITTEN = (  # what runs write into their folders
     *BEFORE_WORK,
     *("metrics.jsonl", "checkpoint.pt", "stack.pt", "network.pt", "summary.json"),
@@ -169,6 +171,11 @@ class RunFolder:
                 [("path", "reason"), *((s.path, s.reason) for s in skipped)]
             )
             write_text(self.path / "skipped.csv", table.getvalue())
+
+    def write_leakage(self, leakage: Leakage | None) -> None:
+        """Write what the unlabelled pool shares with the validation and the test images, if anyone looked."""
+        if leakage and self.writes:
+            write_text(self.path / "leakage.json", json.dumps(asdict(leakage), indent=2) + "\n")
 
 
 def load_data(file: Path) -> dict[str, Any]:

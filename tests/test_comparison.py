@@ -119,7 +119,8 @@ def test_a_comparison_on_other_images_is_refused_and_keeps_its_runs(tmp_path, co
     root = tmp_path / "photos"
     for split, name, k in itertools.product(("train", "test"), ("dark", "light"), range(6)):
         (root / split / name).mkdir(parents=True, exist_ok=True)
-        Image.new("L", (8, 8), 40 * k + 20 * (name == "light")).save(root / split / name / f"{k}.png")
+        value = 40 * k + 20 * (name == "light") + 5 * (split == "test")
+        Image.new("L", (8, 8), value).save(root / split / name / f"{k}.png")
     data = ["data=folder", f"data.root={root}", "data.image_size=8", "data.channels=1", "data.cache=null"]
     options = [f"out={tmp_path / 'run'}", *data, *GRID, "labels=[4]", "seeds=[0]", "finetuning.crop=1"]
     assert compare(configure("compare", *options)) == []

@@ -219,19 +219,18 @@ def test_hidden_folders_are_no_classes(root):
     assert data.skipped == []
 
 
-def test_the_test_images_are_not_read_before_they_are_opened(root):
+def test_the_test_images_are_read_again_when_they_are_opened(root):
     data = load_small(root)
     save_flat(root / "test/cat/x.png", 60)
     save_flat(root / "test/dog/y.png", 160)
     assert values(data.open_test().images) == [60, 150, 160]
 
 
-def test_test_images_that_cannot_be_read_do_no_harm_until_they_are_opened(root):
+def test_a_test_split_that_cannot_be_read_is_named(root):
     for name in ("cat", "dog"):
         (root / f"test/{name}/x.png").write_bytes(b"damaged")
-    data = load_small(root)
     with pytest.raises(UserError, match="test holds no image that can be read"):
-        data.open_test()
+        load_small(root)
 
 
 def test_damaged_test_images_are_listed_once_they_are_opened(root):

@@ -31,7 +31,7 @@ def test_a_finished_run_holds_what_the_readme_promises(trained):
     assert summary["images"] == 2 * 6 * 128
     files = {file.name for file in trained.iterdir()}
     pictures = {f"stage{k}-{what}.png" for k in (1, 2) for what in ("filters", "health", "reconstructions")}
-    assert files == {"config.yaml", "env.json", "metrics.jsonl", "stack.pt", "summary.json", *pictures}
+    assert files == {"config.yaml", "env.json", "leakage.json", "metrics.jsonl", "stack.pt", "summary.json", *pictures}
 
 
 def test_the_command_trains_what_the_python_functions_train(trained, configure, digits, fabric):

@@ -1,97 +1,27 @@
 """Where images come from: scikit-learn's digits, CIFAR-10, or folders of the user's own."""
 
-import hashlib
 import sys
 import urllib.error
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
+from pretrain.data.dataset import Dataset, Labelled, gather
 from pretrain.data.images import Decoded, Skipped, decode_files, list_files
-from pretrain.data.splits import split_validation, stratified_order
+from pretrain.data.leakage import Named
+from pretrain.data.splits import stratified_order
 from pretrain.errors import UserError, require_between
 
 Folder = str | Path
 CACHE = Path("~/.cache/pretrain")
 
 
-@dataclass(frozen=True)
-class Labelled:
-    """Images, (N, C, H, W), uint8, and the class of each, (N,), int64."""
-
-    images: Tensor = field(repr=False)
-    labels: Tensor = field(repr=False)
-
-    def __len__(self) -> int:
-        """Return how many there are."""
-        return len(self.labels)
-
-    def subset(self, positions: Tensor) -> "Labelled":
-        """Return those at `positions`."""
-        return Labelled(self.images[positions], self.labels[positions])
-
-
-@dataclass(frozen=True)
-class Dataset:
-    """What a run may use, and when.
-
-    Attributes
-    ----------
-    classes : tuple of str
-        Names, in the order of the labels.
-    train, validation : Labelled
-        Disjoint. Label budgets are drawn from `train`; every choice is made on `validation`.
-    unlabelled : Tensor, (N, C, H, W), uint8
-        What stages learn from: the training images, and any pools added to them.
-    open_test : callable
-        Returns the test split. Called once, by a finished run.
-    skipped : list of Skipped
-        Files that could not be read; those of the test split are added when it is opened.
-    """
-
-    classes: tuple[str, ...]
-    train: Labelled
-    validation: Labelled
-    unlabelled: Tensor = field(repr=False)
-    open_test: Callable[[], Labelled] = field(repr=False)
-    skipped: list[Skipped] = field(default_factory=list, repr=False)
-
-    @cached_property
-    def digest(self) -> str:
-        """Hash of the images and labels that a run may learn from or choose by: the same for the same content."""
-        digest = hashlib.blake2b(repr(self.classes).encode(), digest_size=8)
-        labelled = (self.train.images, self.train.labels, self.validation.images, self.validation.labels)
-        for tensor in (*labelled, self.unlabelled):
-            for chunk in tensor.split(4096):
-                digest.update(chunk.contiguous().numpy().data)
-        return digest.hexdigest()
-
-
-def _dataset(
-    classes: Sequence[str],
-    train: Labelled,
-    open_test: Callable[[], Labelled],
-    validation: int | float,
-    pools: Decoded | None,
-    skipped: list[Skipped] | None = None,
-) -> Dataset:
-    """Split off the validation images, and gather the unlabelled pool from the rest."""
-    if len(classes) < 2:
-        raise UserError(f"there is one class only ({classes[0]}): give two or more to tell apart.")
-    training, held_out = split_validation(train.labels, validation)
-    rest = train.subset(training)
-    unlabelled = torch.cat([rest.images, pools.images]) if pools else rest.images
-    skipped = [] if skipped is None else skipped
-    skipped += pools.skipped if pools else []
-    return Dataset(tuple(classes), rest, train.subset(held_out), unlabelled, open_test, skipped)
-
-
 def load_digits(
-    validation: int | float = 297, unlabelled: Sequence[Folder] = (), cache: Folder | None = CACHE
+    validation: int | float = 297,
+    unlabelled: Sequence[Folder] = (),
+    cache: Folder | None = CACHE,
+    shared: str = "leave_out",
 ) -> Dataset:
     """Load the handwritten digits that scikit-learn bundles: 1,797 images of 1x8x8, 500 of them for testing.
 
@@ -99,7 +29,7 @@ def load_digits(
     ----------
     validation : int or float
         Training images set aside for validation: a number, or a share below 1.
-    unlabelled, cache
+    unlabelled, cache, shared
         Those of `load_folder`.
 
     References
@@ -115,7 +45,10 @@ def load_digits(
     everything = Labelled(images, labels)
     train, test = everything.subset(order[500:]), everything.subset(order[:500])
     pools = load_unlabelled(unlabelled, 8, 1, cache) if unlabelled else None
-    return _dataset([str(k) for k in range(10)], train, lambda: test, validation, pools)
+    names = [f"digit {k}" for k in order.tolist()]
+    judged = Named(test.images, names[:500])
+    classes = [str(k) for k in range(10)]
+    return gather(classes, train, names[500:], lambda: test, lambda: judged, validation, pools, shared)
 
 
 def load_cifar10(
@@ -124,6 +57,7 @@ def load_cifar10(
     validation: int | float = 5000,
     unlabelled: Sequence[Folder] = (),
     cache: Folder | None = CACHE,
+    shared: str = "leave_out",
 ) -> Dataset:
     """Load CIFAR-10: 60,000 images of 3x32x32, 10,000 of them for testing.
 
@@ -135,7 +69,7 @@ def load_cifar10(
         Download what is missing.
     validation : int or float
         Training images set aside for validation: a number, or a share below 1.
-    unlabelled, cache
+    unlabelled, cache, shared
         Those of `load_folder`.
 
     Raises
@@ -149,9 +83,9 @@ def load_cifar10(
     """
     from torchvision.datasets import CIFAR10
 
-    def split(train: bool) -> tuple[Labelled, list[str]]:
+    def split(train: bool) -> CIFAR10:
         try:
-            source = CIFAR10(str(Path(root).expanduser()), train=train, download=download)
+            return CIFAR10(str(Path(root).expanduser()), train=train, download=download)
         except (RuntimeError, OSError, urllib.error.URLError) as error:
             advice = (
                 "check the connection, or put cifar-10-python.tar.gz there"
@@ -161,13 +95,29 @@ def load_cifar10(
             raise UserError(
                 f"CIFAR-10 could not be had in data.root={root} ({_first_line(error)}): {advice}."
             ) from None
-        return Labelled(torch.from_numpy(source.data).permute(0, 3, 1, 2), torch.tensor(source.targets)), source.classes
+
+    def named(source: CIFAR10) -> Named:
+        name = "train" if source.train else "test"
+        images = torch.from_numpy(source.data).permute(0, 3, 1, 2)
+        return Named(images, [f"{name} {k}" for k in range(len(images))])
+
+    def labelled(source: CIFAR10) -> Labelled:
+        return Labelled(named(source).images, torch.tensor(source.targets))
 
     if download and not Path(root, CIFAR10.base_folder).expanduser().exists():
         print(f"CIFAR-10 is not in {root} yet: downloading it from {CIFAR10.url}", file=sys.stderr)
-    train, classes = split(train=True)
+    train = split(train=True)
     pools = load_unlabelled(unlabelled, 32, 3, cache) if unlabelled else None
-    return _dataset(classes, train, lambda: split(train=False)[0], validation, pools)
+    return gather(
+        train.classes,
+        labelled(train),
+        named(train).names,
+        lambda: labelled(split(train=False)),
+        lambda: named(split(train=False)),
+        validation,
+        pools,
+        shared,
+    )
 
 
 def load_folder(
@@ -177,6 +127,7 @@ def load_folder(
     validation: int | float = 0.1,
     unlabelled: Sequence[Folder] = (),
     cache: Folder | None = CACHE,
+    shared: str = "leave_out",
 ) -> Dataset:
     """Load the user's own images: ``root/train/<class>/*`` and ``root/test/<class>/*``, of any depth.
 
@@ -194,6 +145,8 @@ def load_folder(
         More folders of images, of any depth, without classes, for the unlabelled pool.
     cache : str or Path, optional
         Where decoded images are kept for later runs; None keeps them in memory.
+    shared : {"leave_out", "keep"}
+        What becomes of unlabelled images that are validation or test images as well, or nearly.
 
     Raises
     ------
@@ -203,17 +156,21 @@ def load_folder(
     root = Path(root).expanduser()
     classes = class_folders(root / "train")
     _refuse_overlap(root, unlabelled)
-    train, skipped = _load_classes(root / "train", classes, image_size, channels, cache)
+    train, names, skipped = _load_classes(root / "train", classes, image_size, channels, cache)
     pools = load_unlabelled(unlabelled, image_size, channels, cache) if unlabelled else None
     if unknown := sorted(set(class_folders(root / "test")) - set(classes)):
         raise UserError(f"{root / 'test'} has classes that {root / 'train'} lacks: {', '.join(unknown)}.")
 
     def open_test() -> Labelled:
-        test, damaged = _load_classes(root / "test", classes, image_size, channels, cache)
+        test, _, damaged = _load_classes(root / "test", classes, image_size, channels, cache)
         skipped.extend(skip for skip in damaged if skip not in skipped)
         return test
 
-    return _dataset(classes, train, open_test, validation, pools, skipped)
+    def test_images() -> Named:
+        decoded = _load_files(root / "test", image_size, channels, cache)
+        return Named(decoded.images, [*map(str, decoded.paths)])
+
+    return gather(classes, train, names, open_test, test_images, validation, pools, shared, skipped)
 
 
 def _refuse_overlap(root: Path, pools: Sequence[Folder]) -> None:
@@ -270,8 +227,8 @@ def class_folders(folder: Path) -> list[str]:
 
 def _load_classes(
     folder: Path, classes: Sequence[str], image_size: int, channels: int, cache: Folder | None
-) -> tuple[Labelled, list[Skipped]]:
-    """Load `folder`, taking each image's class from the first folder of its path."""
+) -> tuple[Labelled, list[str], list[Skipped]]:
+    """Load `folder`, taking each image's class from the first folder of its path; return the paths as well."""
     decoded = _load_files(folder, image_size, channels, cache)
     names = [path.relative_to(folder).parts[0] for path in decoded.paths]
     stray = [k for k, name in enumerate(names) if name not in classes]
@@ -281,10 +238,9 @@ def _load_classes(
         raise UserError(f"{folder} has no readable image of the class {', '.join(empty)}.")
     if len(stray) == len(names):
         raise UserError(f"{folder} has no readable image in its class folders ({folder}/<class>/).")
-    images = decoded.images
-    if stray:
-        images = images[[k for k, name in enumerate(names) if name in classes]]
-    return Labelled(images, labels), skipped
+    kept = [k for k, name in enumerate(names) if name in classes]
+    images = decoded.images[kept] if stray else decoded.images
+    return Labelled(images, labels), [str(decoded.paths[k]) for k in kept], skipped
 
 
 def _first_line(error: BaseException) -> str:

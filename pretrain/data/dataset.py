@@ -1,0 +1,132 @@
+"""What a run may use: labelled images, the unlabelled pool, and a test split that is opened at its end."""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from pretrain.data.images import Decoded, Skipped
+from pretrain.data.leakage import Leakage, Named, check_pool
+from pretrain.data.splits import split_validation
+from pretrain.errors import UserError
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Images, (N, C, H, W), uint8, and the class of each, (N,), int64."""
+
+    images: Tensor = field(repr=False)
+    labels: Tensor = field(repr=False)
+
+    def __len__(self) -> int:
+        """Return how many there are."""
+        return len(self.labels)
+
+    def subset(self, positions: Tensor) -> "Labelled":
+        """Return those at `positions`."""
+        return Labelled(self.images[positions], self.labels[positions])
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """What a run may use, and when.
+
+    Attributes
+    ----------
+    classes : tuple of str
+        Names, in the order of the labels.
+    train, validation : Labelled
+        Disjoint. Label budgets are drawn from `train`; every choice is made on `validation`.
+    unlabelled : Tensor, (N, C, H, W), uint8
+        What stages learn from: the training images, and any pools added to them, without those that are among the
+        validation or the test images (unless the user keeps them).
+    open_test : callable
+        Returns the test split. Called once, by a finished run.
+    skipped : list of Skipped
+        Files that could not be read; those of the test split are added when it is opened.
+    leakage : Leakage, optional
+        What the unlabelled pool shares with the validation and the test images; None where nobody looked.
+    """
+
+    classes: tuple[str, ...]
+    train: Labelled
+    validation: Labelled
+    unlabelled: Tensor = field(repr=False)
+    open_test: Callable[[], Labelled] = field(repr=False)
+    skipped: list[Skipped] = field(default_factory=list, repr=False)
+    leakage: Leakage | None = field(default=None, repr=False)
+
+    @cached_property
+    def digest(self) -> str:
+        """Hash of the images and labels that a run may learn from or choose by: the same for the same content."""
+        digest = hashlib.blake2b(repr(self.classes).encode(), digest_size=8)
+        labelled = (self.train.images, self.train.labels, self.validation.images, self.validation.labels)
+        for tensor in (*labelled, self.unlabelled):
+            for chunk in tensor.split(4096):
+                digest.update(chunk.contiguous().numpy().data)
+        return digest.hexdigest()
+
+
+def gather(
+    classes: Sequence[str],
+    train: Labelled,
+    names: Sequence[str],
+    open_test: Callable[[], Labelled],
+    test_images: Callable[[], Named],
+    validation: int | float,
+    pools: Decoded | None,
+    shared: str,
+    skipped: list[Skipped] | None = None,
+) -> Dataset:
+    """Split off the validation images, and gather the unlabelled pool from the rest.
+
+    Parameters
+    ----------
+    classes : sequence of str
+        Names, in the order of the labels.
+    train : Labelled
+        Training images, those for validation among them.
+    names : sequence of str
+        What to call each of them.
+    open_test : callable
+        Returns the test split. Not called here.
+    test_images : callable
+        Returns the images of the test split alone, without their labels: the pool is checked against them.
+    validation : int or float
+        Training images set aside for validation: a number, or a share below 1.
+    pools : Decoded, optional
+        More unlabelled images.
+    shared : {"leave_out", "keep"}
+        What becomes of unlabelled images that are validation or test images as well, or nearly.
+    skipped : list of Skipped, optional
+        Training files that could not be read. It stays the data set's own list, to which others may be added.
+
+    Raises
+    ------
+    UserError
+        When there are too few classes or images, or no image is left in the pool.
+    """
+    if len(classes) < 2:
+        raise UserError(f"there is one class only ({classes[0]}): give two or more to tell apart.")
+    if shared not in ("leave_out", "keep"):
+        raise UserError(f"data.shared={shared} is not known; choose one of leave_out, keep.")
+    training, held_out = split_validation(train.labels, validation)
+    rest, judged = train.subset(training), train.subset(held_out)
+    pool = Named(
+        torch.cat([rest.images, pools.images]) if pools else rest.images,
+        [*(names[k] for k in training), *(map(str, pools.paths) if pools else ())],
+    )
+    keep, held_out_images = shared == "keep", Named(judged.images, [names[k] for k in held_out])
+    free, leakage = check_pool(pool, len(rest), held_out_images, test_images(), keep=keep)
+    if not keep and not free.any():
+        raise UserError(
+            f"each of the {len(free):,} unlabelled images is among the validation or the test images: "
+            "add others with data.unlabelled, or keep them with data.shared=keep."
+        )
+    unlabelled = pool.images if keep or free.all() else pool.images[free]
+    skipped = [] if skipped is None else skipped
+    skipped += pools.skipped if pools else []
+    return Dataset(tuple(classes), rest, judged, unlabelled, open_test, skipped, leakage)
