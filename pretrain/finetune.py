@@ -11,9 +11,11 @@ def main(config: Config) -> None:
     fabric = device_settings(config["device"]).launch()
     summary = run_finetune(config, load_data(config["data"], fabric), fabric)
     if fabric.global_rank == 0:
+        shares = {"test": summary["test_accuracy"], "validation": summary["val_accuracy"]}
+        measured = [f"{split} accuracy {share:.2%}" for split, share in shares.items() if share is not None]
         print(
             f"{summary['arm']}, {summary['labels']:,} labels, seed {summary['seed']}: "
-            f"test accuracy {summary['test_accuracy']:.2%}, {summary['steps']:,} steps in "
+            f"{(measured or ['no accuracy measured'])[0]}, {summary['steps']:,} steps in "
             f"{summary['finetune_seconds']:.0f} s"
         )
         print(f"numbers and pictures: {config['out']}")

@@ -1,6 +1,7 @@
 """Each command as a user types it, from a folder that is not the clone."""
 
 import csv
+import json
 import os
 import subprocess
 import sys
@@ -52,6 +53,9 @@ def test_from_images_to_predictions(folder):
     finetune = run(folder, "finetune", *options, "out=runs/ft")
     assert finetune.returncode == 0, finetune.stderr
     assert "test accuracy 100.00%" in finetune.stdout
+    trial = run(folder, "finetune", *options, "test=false", "out=runs/trial")
+    assert "validation accuracy 100.00%" in trial.stdout
+    assert json.loads((folder / "runs/trial/summary.json").read_text())["test_accuracy"] is None
     probe = run(folder, "probe", *DATA, *SMALL, "init=pretrained", "stages=runs/cae", "labels=16", "out=runs/probe")
     assert probe.returncode == 0, probe.stderr
     assert [line.split()[0] for line in probe.stdout.splitlines()[2:5]] == ["0", "1", "2"]
