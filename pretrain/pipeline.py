@@ -70,9 +70,15 @@ def run_stages(config: Config, data: Dataset, fabric: Fabric) -> dict[str, Any]:
     summary = _stages_summary(config, plan, len(pool), folder, stages=max(finished, upto))
     summary["skipped"] = len(data.skipped)
     if summary["stages"] == len(plan.stack):
-        folder.write_summary(summary)
-    fabric.barrier()
+        _complete(folder, summary, fabric)
     return summary
+
+
+def _complete(folder: RunFolder, summary: dict[str, Any], fabric: Fabric) -> None:
+    """Mark a run as complete once every process is done with it, and let none go on before that can be seen."""
+    fabric.barrier()
+    folder.write_summary(summary)
+    fabric.barrier()
 
 
 def _pool(config: Config, data: Dataset) -> Tensor:
@@ -180,8 +186,7 @@ def run_finetune(config: Config, data: Dataset, fabric: Fabric) -> dict[str, Any
         recall = result.test.per_class.items()
         summary["per_class_accuracy"] = {name: None if math.isnan(value) else value for name, value in recall}
         summary["confusion"] = result.test.confusion.tolist()
-    fabric.barrier()  # complete only when every process is
-    folder.write_summary(summary)
+    _complete(folder, summary, fabric)
     return summary
 
 
@@ -214,8 +219,7 @@ def run_probe(config: Config, data: Dataset, fabric: Fabric) -> dict[str, Any]:
         "probe_seconds": round(time.monotonic() - started, 3),
         "depths": [asdict(each) for each in probes],
     }
-    fabric.barrier()  # complete only when every process is
-    folder.write_summary(summary)
+    _complete(folder, summary, fabric)
     return summary
 
 
