@@ -12,6 +12,7 @@ from pretrain.network import ConvNet, assemble
 from pretrain.preprocessing import Standardise, Whiten
 from pretrain.reporting import write_report
 from pretrain.runs import RunFolder
+from pretrain.side_by_side import write_side_by_side
 from pretrain.stack import Stack
 from pretrain.stages import AutogradStage, ConvAutoencoder, ConvRBM, Layer, Stage
 from pretrain.training import Optimisation
@@ -52,4 +53,5 @@ __all__ = [
     "output_size",
     "probe",
     "write_report",
+    "write_side_by_side",
 ]

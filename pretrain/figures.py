@@ -1,128 +1,165 @@
-"""Figures of a comparison, as matplotlib figures: accuracy, paired differences, learning curves."""
+"""Figures of a comparison: accuracy over labels, paired differences, labels saved, accuracy over training time."""
 
-import io
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-import matplotlib
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator
 
-from pretrain.pictures import COLOURS
+from pretrain.budgets import LabelsNeeded
+from pretrain.canvas import Row, Style, band, name_lines, panel, rows, spread
+from pretrain.differences import Estimate, estimate, seed_table
+from pretrain.runs import Config
 from pretrain.statistics import Comparison, arm_estimates
+from pretrain.verdicts import is_frozen, is_partial
 
-MARKERS = "osD^vPX"
-
-
-def to_svg(figure: Figure) -> str:
-    """Return a figure as an SVG element for a page: the same figure gives the same text."""
-    buffer = io.StringIO()
-    with matplotlib.rc_context({"svg.hashsalt": "pretrain", "svg.fonttype": "none", "font.family": "sans-serif"}):
-        figure.savefig(buffer, format="svg", bbox_inches="tight", metadata={"Date": None})
-    text = buffer.getvalue()
-    return text[text.index("<svg") :]
+CROWD = 4  # arms beside the baseline in one panel
 
 
-def styles(arms: Iterable[str]) -> dict[str, dict[str, Any]]:
-    """Return a colour and a marker for each arm, the same in every figure."""
-    return {
-        arm: {"color": COLOURS[k % len(COLOURS)], "marker": MARKERS[k % len(MARKERS)]} for k, arm in enumerate(arms)
-    }
+@dataclass(frozen=True)
+class Drawing:
+    """A figure, the part of the page it belongs to, its file's name, and what it shows."""
+
+    part: str
+    name: str
+    caption: str
+    figure: Figure
 
 
-def _clean(axes: Any) -> None:
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(axis="y", color="#dddddd", linewidth=0.7)
-    axes.set_axisbelow(True)
+def panels(config: Config) -> dict[str, list[str]]:
+    """Return which arms share a panel, by what they have in common: no more than a handful, the baseline in each.
+
+    Frozen arms have their own, since they are often far below the others.
+    """
+    groups: dict[str, list[str]] = {"trained end to end": [], "part of the pretraining": [], "frozen layers": []}
+    for arm in [arm for arm in config["arms"] if arm != config["baseline"]]:
+        kind = 2 if is_frozen(arm, config) else 1 if is_partial(arm, config) else 0
+        groups[list(groups)[kind]].append(arm)
+    shown = {}
+    for title, arms in groups.items():
+        for start in range(0, len(arms), CROWD):
+            name = title if start == 0 else f"{title}, {start // CROWD + 1}"
+            shown[name] = [config["baseline"], *arms[start : start + CROWD]]
+    return shown or {"trained end to end": [config["baseline"]]}
 
 
-def _legend_below(figure: Figure, axes: Any) -> None:
-    handles, labels = axes.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False, fontsize=9)
+def file_name(*words: object) -> str:
+    """Return words as the name of a file, without blanks and commas."""
+    return "-".join(map(str, words)).replace(",", "").replace(" ", "-")
 
 
-def accuracy(results: pd.DataFrame, arms: list[str]) -> Figure:
-    """Draw test accuracy over label budgets with 95% intervals; with one budget, each seed as a dot."""
-    figure = Figure(figsize=(7.5, 4.2), layout="constrained")
-    axes = figure.subplots()
-    estimates = arm_estimates(results)
-    budgets = sorted(results["labels"].unique())
-    style = styles(arms)
-    present = [arm for arm in arms if (results["arm"] == arm).any()]
-    for k, arm in enumerate(present):
-        if len(budgets) == 1:
-            dots = 100 * results.loc[results["arm"] == arm, "test_accuracy"]
-            axes.plot(np.full(len(dots), k + 0.15), dots, "o", color=style[arm]["color"], alpha=0.4, markersize=4)
-            _bar(axes, [float(k)], [estimates[arm, budgets[0]]], style[arm], arm)
-        else:
-            here = [n for n in budgets if (arm, n) in estimates]
-            beside = [n * 1.02 ** (k - (len(present) - 1) / 2) for n in here]  # so that no bar hides another
-            _bar(axes, beside, [estimates[arm, n] for n in here], {**style[arm], "linestyle": "-"}, arm)
+def over_labels(axes: Any, budgets: Sequence[int]) -> None:
+    """Give a panel a logarithmic axis of labels that marks the budgets, as far as their numbers have room."""
+    axes.set_xscale("log")
+    few = [n for k, n in enumerate(budgets) if k == 0 or n > 1.25 * budgets[k - 1]]
+    axes.set_xticks(few, [f"{n:,}" for n in few])
+    axes.minorticks_off()
+    axes.set_xlabel("labels")
+
+
+def accuracy(runs: pd.DataFrame, arms: Sequence[str], looks: Mapping[str, Style]) -> Figure | None:
+    """Draw the test accuracy of arms over label budgets with 95% bands; with one budget, in rows with each seed."""
+    estimates = {(arm, n): e for (arm, n), e in arm_estimates(runs).items() if arm in arms}
+    if not estimates:
+        return None
+    budgets = sorted({n for _, n in estimates})
     if len(budgets) == 1:
-        axes.set_xticks(range(len(present)), present)
-        axes.set(xlim=(-0.6, len(present) - 0.4), xlabel=f"{budgets[0]:,} labels")
-    else:
-        axes.set_xscale("log")
-        axes.set_xticks(budgets, [f"{n:,}" for n in budgets])
-        axes.minorticks_off()
-        axes.set_xlabel("labels")
-        _legend_below(figure, axes)
+        return _accuracy_rows(runs, estimates, looks, budgets[0])
+    figure, axes = panel()
+    ends = {}
+    for arm in arms:
+        here = [n for n in budgets if (arm, n) in estimates]
+        if here:
+            band(axes, here, [estimates[arm, n] for n in here], looks[arm])
+            ends[arm] = here[-1], 100 * estimates[arm, here[-1]].mean
+    over_labels(axes, budgets)
     low, high = axes.get_ylim()
     axes.set(ylabel="test accuracy (%)", ylim=(max(low, 0), min(high, 100.5)))
-    _clean(axes)
+    name_lines(axes, ends, looks)
     return figure
 
 
-def _bar(axes: Any, x: list[float], estimates: list[Any], style: dict[str, Any], label: str) -> None:
-    mean = np.array([100 * e.mean for e in estimates])
-    spread = np.nan_to_num([[100 * (e.mean - e.low), 100 * (e.high - e.mean)] for e in estimates]).T
-    axes.errorbar(x, mean, yerr=spread, label=label, capsize=3, markersize=6, **{"linestyle": "none", **style})
+def _accuracy_rows(
+    runs: pd.DataFrame, estimates: Mapping[tuple[str, int], Estimate], looks: Mapping[str, Style], labels: int
+) -> Figure:
+    groups = {}
+    for (arm, _), e in estimates.items():
+        dots = 100 * runs.loc[runs["arm"] == arm, "test_accuracy"].dropna().sort_values()
+        low, high = spread([e])[0]
+        groups[arm] = [Row("", 100 * e.mean, low, high, list(dots))]
+    figure, axes = rows(groups, looks)
+    axes.set_xlabel(f"test accuracy (%), {labels:,} labels")
+    return figure
 
 
-def differences(results: pd.DataFrame, comparisons: list[Comparison], arms: list[str]) -> Figure:
+def differences(
+    runs: pd.DataFrame, comparisons: Sequence[Comparison], arms: Sequence[str], looks: Mapping[str, Style]
+) -> Figure | None:
     """Draw the paired difference of each arm from the baseline: mean, 95% interval, and a dot for each seed."""
-    table = results.pivot_table(index=["labels", "seed"], columns="arm", values="test_accuracy")
-    figure = Figure(figsize=(7.5, 0.9 + 0.42 * len(comparisons)), layout="constrained")
-    axes = figure.subplots()
-    style = styles(arms)
-    ordered = sorted(comparisons, key=lambda c: (arms.index(c.arm), c.labels))
-    for row, c in enumerate(ordered):
+    shown = sorted((c for c in comparisons if c.arm in arms), key=lambda c: (list(arms).index(c.arm), c.labels))
+    if not shown:
+        return None
+    table = seed_table(runs)
+    groups: dict[str, list[Row]] = {}
+    for c in shown:
         dots = 100 * (table[c.arm] - table[c.baseline]).dropna().loc[c.labels]
-        axes.plot(dots, np.full(len(dots), row + 0.22), "o", color=style[c.arm]["color"], alpha=0.4, markersize=4)
-        d = c.difference
-        spread = np.nan_to_num([[100 * (d.mean - d.low)], [100 * (d.high - d.mean)]])
-        axes.errorbar([100 * d.mean], [row], xerr=spread, capsize=3, markersize=6, linestyle="none", **style[c.arm])
-    axes.axvline(0, color="black", linewidth=0.8)
-    axes.set_yticks(range(len(ordered)), [f"{c.arm}, {c.labels:,} labels" for c in ordered])
-    axes.invert_yaxis()
-    axes.set_xlabel(f"accuracy minus that of {ordered[0].baseline}, same seed (points)")
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(axis="x", color="#dddddd", linewidth=0.7)
-    axes.set_axisbelow(True)
+        low, high = spread([c.difference])[0]
+        row = Row(f"{c.labels:,} labels", 100 * c.difference.mean, low, high, list(dots))
+        groups.setdefault(c.arm, []).append(row)
+    figure, axes = rows(groups, looks)
+    axes.axvline(0, color="black", linewidth=0.9, zorder=0.5)
+    axes.set_xlabel(f"points above {comparisons[0].baseline}, same seed")
     return figure
 
 
-def learning_curves(curves: Mapping[tuple[str, int], pd.DataFrame], arms: list[str]) -> Figure:
-    """Draw validation accuracy over steps, the mean of the seeds, a panel for each label budget.
+def labels_saved(needed: Sequence[LabelsNeeded], arms: Sequence[str], looks: Mapping[str, Style]) -> Figure | None:
+    """Draw how many labels the baseline needs to reach what each arm reaches with its own."""
+    shown = [n for n in needed if n.arm in arms]
+    if not shown:
+        return None
+    groups: dict[str, list[Row]] = {}
+    for n in shown:
+        mean, low, high = np.clip([n.estimate, n.low, n.high], n.smallest, n.largest)
+        beyond = "<" if n.fewer else ">" if n.more else None
+        row = Row(f"{n.labels:,} labels", mean, low, high, beside=n.labels, marker=beyond)
+        groups.setdefault(n.arm, []).append(row)
+    figure, axes = rows(groups, looks)
+    budgets = sorted({shown[0].smallest, *(n.labels for n in shown), shown[0].largest})
+    over_labels(axes, budgets)
+    axes.set_xlabel(f"labels that {shown[0].baseline} needs for it")
+    return figure
 
-    Parameters
-    ----------
-    curves : mapping
-        For each arm and budget, a table with a row a step and a column a seed.
-    arms : list of str
-        All of them, which fixes their colours.
+
+def over_time(curves: pd.DataFrame, arms: Sequence[str], looks: Mapping[str, Style]) -> Figure | None:
+    """Draw mean validation accuracy of arms at one label budget over seconds of training, pretraining included.
+
+    A curve goes as far as all of its seeds do, and is at the mean of their seconds. A dashed line is where pretraining
+    ends.
     """
-    budgets = sorted({labels for _, labels in curves})
-    figure = Figure(figsize=(max(5.0, 3.4 * len(budgets)), 3.6), layout="constrained")
-    panels = figure.subplots(1, len(budgets), sharey=True, squeeze=False)[0]
-    style = styles(arms)
-    for axes, labels in zip(panels, budgets, strict=True):
-        for arm in [arm for arm in arms if (arm, labels) in curves]:
-            mean = 100 * curves[arm, labels].mean(axis=1)
-            axes.plot(mean.index, mean, label=arm, markersize=4, **style[arm])
-        axes.set(title=f"{labels:,} labels", xlabel="step")
-        _clean(axes)
-    panels[0].set_ylabel("validation accuracy (%)")
-    _legend_below(figure, max(panels, key=lambda axes: len(axes.lines)))
+    figure, axes = panel()
+    ends = {}
+    for arm in [arm for arm in arms if (curves["arm"] == arm).any()]:
+        of_arm = curves[curves["arm"] == arm]
+        steps = of_arm.groupby("step")
+        whole = [group for _, group in steps if len(group) == of_arm["seed"].nunique()]
+        seconds = [group["seconds"].mean() for group in whole]
+        estimates = [estimate(group["val_accuracy"]) for group in whole]
+        if whole:
+            band(axes, seconds, estimates, looks[arm])
+            if (begun := of_arm["pretrain_seconds"].mean()) > 0:
+                axes.axvline(begun, color=looks[arm]["color"], linewidth=1, linestyle="--", zorder=0.5)
+            ends[arm] = seconds[-1], 100 * estimates[-1].mean
+    if not ends:
+        return None
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
+    axes.minorticks_off()
+    low, high = axes.get_ylim()
+    limits = {"ylim": (max(low, 0), min(high, 100.5))}
+    axes.set(xlabel="seconds of training, pretraining included", ylabel="validation accuracy (%)", **limits)
+    name_lines(axes, ends, looks)
     return figure

@@ -1,16 +1,27 @@
-"""Write a comparison's report again, from what its folder holds: ``python -m pretrain.report run=runs/digits``."""
+"""Write the report of comparisons, from what their folders hold: ``python -m pretrain.report run=runs/digits``."""
 
 from pathlib import Path
 
 from pretrain.config import command
+from pretrain.errors import UserError
 from pretrain.reporting import write_report
 from pretrain.runs import Config
+from pretrain.side_by_side import write_side_by_side
 
 
 @command("report")
 def main(config: Config) -> None:
-    """Write results.csv, results.json, report.html and report.md."""
-    report = write_report(Path(config["run"]))
+    """Write the report of one comparison, or of several side by side."""
+    runs = config["run"] if isinstance(config["run"], list) else [config["run"]]
+    paths = [Path(str(run)).expanduser() for run in runs]
+    if not paths:
+        raise UserError("run=[] names no comparison: give one folder or more.")
+    if len(paths) == 1:
+        report = write_report(paths[0], config["out"])
+    elif config["out"] is None:
+        raise UserError("out is missing: a report over several comparisons needs a folder of its own, out=DIR.")
+    else:
+        report = write_side_by_side(paths, config["out"])
     print(report.headline)
     print(f"report: {report.path}")
 

@@ -2,37 +2,30 @@
 
 import base64
 import json
-from collections import defaultdict
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jinja2
-import pandas as pd
 import yaml
+from matplotlib.figure import Figure
 
-from pretrain import figures
-from pretrain.budgets import labels_needed
+from pretrain import attribution, canvas, figures, tables, verdicts
+from pretrain.budgets import LabelsNeeded, labels_needed
 from pretrain.errors import UserError
-from pretrain.grid import Cell, Pretraining, cells
-from pretrain.runs import Config, RunFolder, flatten, write_text
-from pretrain.statistics import Comparison, arm_estimates, as_json, compare_arms
+from pretrain.figures import Drawing, file_name
+from pretrain.grid import Pretraining
+from pretrain.methods import methods
+from pretrain.results import COLUMNS, Results, read_results
+from pretrain.runs import FIGURES, write_text
+from pretrain.statistics import Comparison, as_json, compare_arms
 
-COLUMNS = (
-    "arm",
-    "init",
-    "stack",
-    "labels",
-    "seed",
-    "val_accuracy",
-    "test_accuracy",
-    "pretrain_seconds",
-    "finetune_seconds",
-    "pretrain_flops",
-    "finetune_flops",
-    "images_per_second",
-    "steps",
-    "parameters",
+__all__ = ["COLUMNS", "Report", "write_report"]
+
+SAVED = (
+    "Labels that the baseline needs for the same accuracy, with their 95% interval; the ring is what the arm had. An "
+    "arrowhead is beyond the budgets that were run, where intervals are cut off as well."
 )
 
 
@@ -44,39 +37,107 @@ class Report:
     headline: str
 
 
-def write_report(out: str | Path) -> Report:
-    """Write results.csv, results.json, report.html and report.md of the comparison in `out`.
+def write_report(out: str | Path, into: str | Path | None = None) -> Report:
+    """Write the report of the comparison in `out`, as far as it has got.
+
+    That is report.html (one file that needs no other), report.md, results.csv (a row a run), results.json (the
+    statistics), trials.csv and probes.csv where there are any, and each figure as PNG and SVG in figures/.
+
+    Parameters
+    ----------
+    out : str or Path
+        The comparison's folder.
+    into : str or Path, optional
+        Where the report is written; by default in the folder itself.
 
     Raises
     ------
     UserError
-        When the folder holds no comparison, or none of its runs is complete.
+        When `out` holds no comparison.
     """
-    out = Path(out)
-    folder = RunFolder(out)
-    config = folder.config()
-    if "arms" not in config:
-        raise UserError(f"{out} holds a run, but not a comparison.")
-    grid = list(cells(config))
-    runs = {cell: RunFolder(cell.folder(out)) for cell in grid}
-    complete = {cell: summary for cell, run in runs.items() if (summary := run.summary())}
-    if not complete:
-        reason = "".join(f" Failed: {line}" for line in _failures(runs)[:1])
-        raise UserError(f"{out}: none of the {len(grid)} runs of this comparison is complete.{reason}")
-    results = pd.DataFrame([{column: s[column] for column in COLUMNS} for s in complete.values()])
-    comparisons = compare_arms(results, config["baseline"])
-    facts = {
-        "config": config,
-        "environment": json.loads((out / "env.json").read_text()),
-        "results": results,
-        "comparisons": comparisons,
-        "expected": len(grid),
-        "failures": _failures(runs),
-    }
-    write_text(out / "results.csv", results.to_csv(index=False))
-    needed = labels_needed(results, config["baseline"])
-    write_text(out / "results.json", json.dumps(as_json(results, comparisons, needed), indent=2) + "\n")
-    page = _page(facts)
+    results = read_results(out)
+    into = Path(out) if into is None or Path(into).resolve() == Path(out).resolve() else open_folder(into)
+    baseline = results.config["baseline"]
+    comparisons, needed = compare_arms(results.runs, baseline), labels_needed(results.runs, baseline)
+    _write_tables(results, comparisons, needed, into)
+    drawings = export(draw(results, comparisons, needed), into)
+    page = _page(results, comparisons, needed) | {"drawings": drawings, "pictures": _pictures(results)}
+    render("report", page, into)
+    return Report(into / "report.html", page["headline"])
+
+
+def open_folder(path: str | Path) -> Path:
+    """Return a folder for a report of its own, made when missing.
+
+    Raises
+    ------
+    UserError
+        When it holds anything but such a report.
+    """
+    folder = Path(path)
+    there = {entry.name for entry in folder.iterdir()} if folder.is_dir() else set()
+    if folder.is_file() or "config.yaml" in there or (there and "results.csv" not in there):
+        raise UserError(f"out={path} holds something else than a report: give another out=.")
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _write_tables(results: Results, comparisons: list[Comparison], needed: list[LabelsNeeded], into: Path) -> None:
+    write_text(into / "results.csv", results.runs.to_csv(index=False))
+    write_text(into / "results.json", json.dumps(as_json(results.runs, comparisons, needed), indent=2) + "\n")
+    for name, table in (("trials", results.trials), ("probes", results.probes)):
+        if len(table):
+            write_text(into / f"{name}.csv", table.to_csv(index=False))
+        else:
+            (into / f"{name}.csv").unlink(missing_ok=True)
+
+
+def draw(results: Results, comparisons: list[Comparison], needed: list[LabelsNeeded]) -> Iterator[Drawing]:
+    """Draw all that there is data for."""
+    looks = canvas.styles(results.config["arms"], results.config["baseline"])
+    interval = f"mean{' and 95% interval' if results.runs['seed'].nunique() >= canvas.INTERVAL_FROM else ''}"
+    shown = figures.panels(results.config)
+    main = next(iter(shown.values()))
+    for title, arms in shown.items():
+        text = f"Test accuracy, {title}: {interval}."
+        yield from _drawing("results", f"accuracy {title}", text, figures.accuracy(results.runs, arms, looks))
+        text = f"Paired differences, {title}: each dot is a seed; {interval}."
+        found = figures.differences(results.runs, comparisons, arms, looks)
+        yield from _drawing("results", f"differences {title}", text, found)
+    yield from _drawing("results", "labels saved", SAVED, figures.labels_saved(needed, main, looks))
+    for labels, curves in results.curves.groupby("labels"):
+        text = f"Validation accuracy over time, {labels:,} labels: {interval}. Pretraining ends at the dashes."
+        yield from _drawing("time", f"time {labels} labels", text, figures.over_time(curves, main, looks))
+    for labels, probes in results.probes.groupby("labels"):
+        text = f"Linear probes at each depth, {labels:,} labels: {interval}."
+        yield from _drawing("attribution", f"probes {labels} labels", text, attribution.probe_depths(probes))
+    text = f"Gain by the number of pretrained layers kept, paired by seed: {interval}."
+    yield from _drawing("attribution", "layers kept", text, attribution.layers_kept(results, comparisons))
+    text = f"Gain by the number of unlabelled images, paired by seed: {interval}."
+    yield from _drawing("attribution", "unlabelled images", text, attribution.unlabelled_images(results, comparisons))
+
+
+def _drawing(part: str, name: str, caption: str, figure: Figure | None) -> Iterator[Drawing]:
+    """Give a figure that could be drawn its name and caption."""
+    if figure is not None:
+        yield Drawing(part, file_name(name), caption, figure)
+
+
+def export(drawings: Iterable[Drawing], into: Path) -> dict[str, list[dict[str, str]]]:
+    """Write figures as PNG and SVG, take those of a former report away, and return them for a page, by its parts."""
+    shown: dict[str, list[dict[str, str]]] = {"results": [], "time": [], "attribution": []}
+    for drawing in drawings:
+        svg = canvas.export(drawing.figure, into / "figures" / drawing.name)
+        entry = {"svg": canvas.inline(svg, drawing.name.replace("-", " ")), "caption": drawing.caption}
+        shown[drawing.part].append({**entry, "name": drawing.name})
+    written = {entry["name"] for part in shown.values() for entry in part}
+    for old in [file for pattern in FIGURES for file in into.glob(pattern) if file.stem not in written]:
+        old.unlink(missing_ok=True)
+    return shown
+
+
+def render(template: str, page: dict[str, Any], into: Path) -> None:
+    """Write report.html and report.md from the templates of this name."""
     templates = jinja2.Environment(
         loader=jinja2.PackageLoader("pretrain"),
         autoescape=lambda name: name is not None and ".html" in name,
@@ -84,143 +145,51 @@ def write_report(out: str | Path) -> Report:
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    write_text(out / "report.md", templates.get_template("report.md.j2").render(page))
-    drawn = {"figures": _figures(facts, complete, out), "pictures": _pictures(out, config)}
-    write_text(out / "report.html", templates.get_template("report.html.j2").render(page | drawn))
-    return Report(out / "report.html", page["headline"])
+    for suffix in ("html", "md"):
+        text = templates.get_template(f"{template}.{suffix}.j2").render(page)
+        write_text(into / f"report.{suffix}", text)
 
 
-def _failures(runs: dict[Cell, RunFolder]) -> list[str]:
-    """Return a line for each run that failed."""
-    lines = []
-    for cell, run in runs.items():
-        note = run.path / "failure.txt"
-        if note.exists() and run.summary() is None:
-            lines.append(f"{cell}: {note.read_text().strip()}")
-    return lines
-
-
-def _page(facts: dict[str, Any]) -> dict[str, Any]:
+def _page(results: Results, comparisons: list[Comparison], needed: list[LabelsNeeded]) -> dict[str, Any]:
     """Return what both templates show, apart from figures."""
-    config, results = facts["config"], facts["results"]
-    comparisons: list[Comparison] = facts["comparisons"]
+    config, main = results.config, verdicts.main_arm(results.config)
+    of_main, matched = [c for c in comparisons if c.arm == main], verdicts.against_matched(results)
     return {
         "title": f"Did pretraining help? {config['stack']['name']} on {config['data']['name']}",
-        "headline": _headline(comparisons, config),
-        "sentences": [c.sentence() for c in comparisons],
-        "accuracies": _accuracy_rows(results),
-        "paired": [_paired_row(c) for c in comparisons],
-        "cost": _cost_rows(results),
-        "complete": len(results),
-        "expected": facts["expected"],
-        "failures": facts["failures"],
-        "seeds": config["seeds"],
+        "headline": verdicts.headline(comparisons, config),
+        "sentences": [c.sentence() for c in [*of_main, *matched]],
+        "others": [c.sentence() for c in comparisons if c.arm != main],
+        "worth": verdicts.worth(needed, config),
+        "caveats": verdicts.caveats(results, comparisons, matched),
+        "progress": progress(results),
+        "failures": results.failures,
+        "accuracies": tables.accuracies(results.runs),
+        "paired": tables.paired(comparisons),
+        "labels": tables.labels(needed),
+        "cost": tables.cost(results.runs),
+        "searched": tables.seconds(results.trials["seconds"].astype(float).sum()),
+        "trials": tables.trials(results),
+        "methods": methods(results),
         "baseline": config["baseline"],
-        "arms": [f"{arm} ({_settings(changed)})" for arm, changed in config["arms"].items()],
-        "command": facts["environment"].get("command", ""),
-        "environment": facts["environment"],
+        "seeds": config["seeds"],
+        "command": results.environment.get("command", ""),
+        "environment": results.environment,
         "configuration": yaml.safe_dump(config, sort_keys=False),
     }
 
 
-def _settings(changed: Config | None) -> str:
-    """Return what an arm changes, as on a command line."""
-    return ", ".join(f"{key}={value}" for key, value in flatten(changed or {}).items() if key) or "as configured"
+def progress(results: Results) -> str:
+    """Return how much of a comparison is there, in a sentence; nothing once all of it is."""
+    if all(complete == total for complete, total in results.progress.values()):
+        return ""
+    parts = [f"{complete:,} of {total:,} {kind}" for kind, (complete, total) in results.progress.items()]
+    none = "No run is complete yet. " if not len(results.runs) else ""
+    return f"{none}{', '.join(parts)} are complete. The same command runs the rest."
 
 
-def _headline(comparisons: list[Comparison], config: Config) -> str:
-    """Return the verdict on the first arm that is pretrained and not the baseline, over all budgets."""
-    pretrained = [arm for arm, changed in config["arms"].items() if (changed or {}).get("init") == "pretrained"]
-    first = next((arm for arm in pretrained if arm != config["baseline"]), None)
-    chosen = [c for c in comparisons if c.arm == first]
-    if not chosen:
-        return "No pretrained arm has been compared with the baseline yet."
-    verdicts: dict[str, list[str]] = defaultdict(list)
-    for c in chosen:
-        verdicts[c.verdict].append(f"{c.labels:,} labels ({100 * c.difference.mean:+.1f} points)")
-    said = {
-        "helps": "helped with {}",
-        "hurts": "hurt with {}",
-        "no detectable difference": "made no detectable difference with {}",
-        "too few seeds": "has too few seeds for a claim with {}",
-    }
-    phrases = [said[v].format(", ".join(where)) for v, where in verdicts.items()]
-    return f"Compared with {config['baseline']}, pretraining {'; it '.join(phrases)}."
-
-
-def _accuracy_rows(results: pd.DataFrame) -> list[list[str]]:
-    return [
-        [
-            arm,
-            f"{labels:,}",
-            str(e.n),
-            f"{100 * e.mean:.2f}",
-            f"{100 * e.low:.2f} to {100 * e.high:.2f}" if e.n > 1 else "",
-        ]
-        for (arm, labels), e in arm_estimates(results).items()
-    ]
-
-
-def _paired_row(c: Comparison) -> list[str]:
-    d = c.difference
-    interval = f"{100 * d.low:+.2f} to {100 * d.high:+.2f}" if d.n > 1 else ""
-    return [
-        c.arm,
-        f"{c.labels:,}",
-        str(d.n),
-        f"{100 * d.mean:+.2f}",
-        interval,
-        f"{c.p:.2g}",
-        f"{c.p_corrected:.2g}",
-        c.verdict,
-    ]
-
-
-def _cost_rows(results: pd.DataFrame) -> list[list[str]]:
-    means = results.groupby(["arm", "labels"], sort=False)[
-        ["pretrain_seconds", "finetune_seconds", "images_per_second"]
-    ].mean()
-    return [
-        [str(arm), f"{labels:,}", *(f"{value:,.1f}" for value in row)]
-        for (arm, labels), row in zip(means.index, means.to_numpy(), strict=True)
-    ]
-
-
-def _figures(facts: dict[str, Any], complete: dict[Cell, Config], out: Path) -> list[dict[str, str]]:
-    results, comparisons, arms = facts["results"], facts["comparisons"], list(facts["config"]["arms"])
-    drawn = [
-        (
-            figures.accuracy(results, arms),
-            "Test accuracy: mean over seeds with its 95% interval"
-            + ("; each dot is a run." if results["labels"].nunique() == 1 else "."),
-        )
-    ]
-    if comparisons:
-        drawn.append(
-            (
-                figures.differences(results, comparisons, arms),
-                "Paired differences: each dot is a seed, the bar the mean with its 95% interval.",
-            )
-        )
-    if curves := _curves(complete, out):
-        drawn.append((figures.learning_curves(curves, arms), "Validation accuracy while training, mean of the seeds."))
-    return [{"svg": figures.to_svg(figure), "caption": caption} for figure, caption in drawn]
-
-
-def _curves(complete: dict[Cell, Config], out: Path) -> dict[tuple[str, int], pd.DataFrame]:
-    """Return for each arm and budget a table of validation accuracy, a row a step and a column a seed."""
-    series: dict[tuple[str, int], dict[int, pd.Series]] = defaultdict(dict)
-    for cell, summary in complete.items():
-        rows = [row for row in RunFolder(cell.folder(out)).metrics() if "val_accuracy" in row]
-        if rows:
-            by_step = {row["step"]: row["val_accuracy"] for row in rows}
-            series[cell.arm, summary["labels"]][cell.seed] = pd.Series(by_step)
-    return {key: pd.DataFrame(columns) for key, columns in series.items()}
-
-
-def _pictures(out: Path, config: Config) -> list[dict[str, str]]:
+def _pictures(results: Results) -> list[dict[str, str]]:
     """Return the pictures of the first seed's pretraining, inlined."""
-    folder = Pretraining(config["seeds"][0]).folder(out)
+    folder = Pretraining(results.config["seeds"][0]).folder(results.path)
     return [
         {
             "name": file.stem.replace("-", " ").replace("stage", "stage "),

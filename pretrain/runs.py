@@ -22,12 +22,26 @@ from pretrain.errors import UserError
 
 Config = dict[str, Any]
 BEFORE_WORK = {"config.yaml", "env.json", "skipped.csv", "leakage.json", "failure.txt"}  # nothing is lost with these
+FIGURES = tuple(  # of a report
+    f"figures/{name}.{suffix}"
+    for name in (
+        "accuracy-*",
+        "differences-*",
+        "labels-saved",
+        "layers-kept",
+        "probes-*",
+        "time-*",
+        "unlabelled-images",
+    )
+    for suffix in ("png", "svg")
+)
 WRITTEN = (  # what runs write into their folders
     *BEFORE_WORK,
     *("metrics.jsonl", "checkpoint.pt", "stack.pt", "network.pt", "summary.json"),
     *("stage*-filters.png", "stage*-health.png", "stage*-reconstructions.png", "stage*-samples.png"),
     *("confusion.png", "learning-curves.png"),
-    *("results.csv", "results.json", "report.html", "report.md"),
+    *("results.csv", "results.json", "trials.csv", "probes.csv", "report.html", "report.md"),
+    *FIGURES,
 )
 
 

@@ -100,6 +100,8 @@ def test_two_processes_make_one_line_of_a_mistake(folder):
         ("finetune", ["data=folder", "out=runs/x"], "data.root is missing"),
         ("predict", ["run=runs/nothing", "images=photos"], "holds no trained network"),
         ("report", ["run=photos"], "holds no run"),
+        ("report", ["run=[photos,runs]"], "out is missing: a report over several comparisons"),
+        ("report", ["run=[]"], "run=[] names no comparison"),
         (
             "describe",
             ["stack.stages.stage1.kernel_size=20", "stack.stages.stage1.padding=0"],

@@ -11,7 +11,6 @@ from pretrain import comparison
 from pretrain.comparison import Worker, compare
 from pretrain.errors import UserError
 from pretrain.grid import Pretraining, cells, tasks, tuning_of
-from pretrain.pipeline import open_run
 from pretrain.reporting import COLUMNS, write_report
 from pretrain.runs import RunFolder
 
@@ -74,33 +73,6 @@ def test_the_arms_of_a_seed_differ_in_nothing_else(out):
     assert all(run == runs[0] for run in runs)
 
 
-def test_the_page_stands_alone_and_leads_with_the_verdict(out):
-    page = (out / "report.html").read_text()
-    loads = re.findall(r"(?:src|href)\s*=\s*[\"']([^\"'#][^\"']{0,40})", page) + re.findall(r"url\(([^)#]{1,40})", page)
-    assert [target for target in loads if not target.startswith("data:")] == []
-    assert "<script" not in page
-    assert page.index("too few seeds") < page.index("<svg")
-    assert page.count("<svg") == 3
-    assert page.count("data:image/png") == 6
-
-
-def test_the_report_is_a_function_of_the_folder(out):
-    names = ("report.html", "report.md", "results.csv", "results.json")
-    write_report(out)
-    before = [(out / name).read_bytes() for name in names]
-    write_report(out)
-    assert [(out / name).read_bytes() for name in names] == before
-
-
-def test_a_running_comparison_has_a_report_of_what_is_there(tmp_path, configure, digits, fabric):
-    options = [f"out={tmp_path / 'run'}", *GRID, "labels=[20]", "device.precision=32-true"]
-    compare(configure("compare", *options, "seeds=[0]"))
-    grown = configure("compare", *options, "seeds=[0,1]")
-    open_run(grown, digits, fabric, ignore=("seeds",))
-    write_report(tmp_path / "run")
-    assert "4 of 8 runs are complete" in (tmp_path / "run" / "report.md").read_text()
-
-
 def test_runs_that_fail_are_named_and_the_others_go_on(tmp_path, configure):
     diverging = "stack.stages.stage2.training.learning_rate=1e30"
     config = configure("compare", f"out={tmp_path / 'run'}", *GRID, "labels=[20]", "seeds=[0]", diverging)
@@ -109,9 +81,6 @@ def test_runs_that_fail_are_named_and_the_others_go_on(tmp_path, configure):
     assert all(re.search(r"stage 2, step \d+ .*: not a finite number any more", line) for line in failures)
     assert len(summaries(tmp_path / "run")) == 2
     assert len(list(tmp_path.glob("run/runs/*/*/*/failure.txt"))) == 2
-    write_report(tmp_path / "run")
-    page = (tmp_path / "run" / "report.html").read_text()
-    assert page.count("not a finite number any more") == 2
     assert compare(config) == failures
 
 
@@ -172,11 +141,6 @@ def test_a_setting_that_cannot_be_tuned_is_named(tmp_path, configure):
     with pytest.raises(UserError, match=r"finetuning.*learning_rat"):
         compare(configure("compare", f"out={tmp_path / 'run'}", *tuning))
     assert not (tmp_path / "run").exists()
-
-
-def test_there_is_no_report_of_what_is_not_there(tmp_path):
-    with pytest.raises(UserError, match="holds no run"):
-        write_report(tmp_path)
 
 
 TUNED = [

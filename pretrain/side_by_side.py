@@ -1,0 +1,167 @@
+"""A report over several comparisons: the same arms of two stacks, or of two versions, next to each other."""
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from pretrain import canvas, figures, tables, verdicts
+from pretrain.budgets import labels_needed
+from pretrain.differences import LEVEL
+from pretrain.errors import UserError
+from pretrain.figures import Drawing, file_name
+from pretrain.reporting import Report, export, open_folder, progress, render
+from pretrain.results import Results, read_results
+from pretrain.runs import write_text
+from pretrain.statistics import Comparison, as_json, compare_arms
+from pretrain.tables import Table
+
+Names = Mapping[tuple[str, str], str]  # of arms in the report, by comparison and arm
+
+
+def write_side_by_side(runs: Sequence[str | Path], out: str | Path) -> Report:
+    """Write report.html, report.md, results.csv, results.json and figures/ over several comparisons.
+
+    Parameters
+    ----------
+    runs : sequence of str or Path
+        Folders of comparisons. The others are compared with the first.
+    out : str or Path
+        Where the report is written: a folder of its own.
+
+    Raises
+    ------
+    UserError
+        When a folder holds no comparison or is named twice, or `out` holds a run.
+    """
+    paths = [Path(run).resolve() for run in runs]
+    if repeated := [path for path, count in Counter(paths).items() if count > 1]:
+        raise UserError(f"run={repeated[0]} is given more than once.")
+    compared = dict(zip(unique_names(paths), map(read_results, runs), strict=True))
+    arms, into = arm_names(compared), open_folder(out)
+    frames = {name: _renamed(results.runs, name, arms) for name, results in compared.items()}
+    joint = pd.concat(frames.values(), ignore_index=True)
+    first, *others = compared
+    write_text(into / "results.csv", joint.to_csv(index=False))
+    judged = {name: compare_arms(each.runs, each.config["baseline"]) for name, each in compared.items()}
+    values = {name: _values(results, judged[name]) for name, results in compared.items()}
+    write_text(into / "results.json", json.dumps(values, indent=2) + "\n")
+    said = {name: verdicts.headline(judged[name], results.config) for name, results in compared.items()}
+    headline = "\n".join(f"{name}: {sentence}" for name, sentence in said.items())
+    page = {
+        "title": f"{', '.join([first, *others[:-1]])} and {others[-1]}",
+        "headline": headline,
+        "comparisons": {name: _about(results, judged[name]) for name, results in compared.items()},
+        "accuracies": tables.accuracies(joint),
+        "between": [_between(compared, (first, other), arms, joint) for other in others],
+        "drawings": export(_draw(compared, arms), into),
+    }
+    render("side_by_side", page, into)
+    return Report(into / "report.html", headline)
+
+
+def _values(results: Results, judged: list[Comparison]) -> dict[str, object]:
+    return as_json(results.runs, judged, labels_needed(results.runs, results.config["baseline"]))
+
+
+def unique_names(paths: Sequence[Path]) -> list[str]:
+    """Return the names of folders, with as many of the folders above as it takes to tell them apart."""
+    depth = 1
+    while len({path.parts[-depth:] for path in paths}) < len(paths):
+        depth += 1
+    return ["/".join(path.parts[-depth:]) for path in paths]
+
+
+def arm_names(compared: Mapping[str, Results]) -> dict[tuple[str, str], str]:
+    """Return what each arm of each comparison is called: with the comparison's name where several have such an arm."""
+    count = Counter(arm for results in compared.values() for arm in results.config["arms"])
+    return {
+        (name, arm): f"{name}: {arm}" if count[arm] > 1 else arm
+        for name, results in compared.items()
+        for arm in results.config["arms"]
+    }
+
+
+def why_unpaired(one: Results, other: Results) -> str | None:
+    """Return why the runs of two comparisons cannot be paired by labels and seed; None where they can."""
+    if one.config["data_digest"] != other.config["data_digest"]:
+        return "they ran on other images, so that a seed draws other labels in each"
+    if {*one.config["seeds"]} != {*other.config["seeds"]}:
+        return "they have other seeds"
+    return None
+
+
+def welch(x: pd.Series, y: pd.Series) -> tuple[float, float, float]:
+    """Return the difference of two means and its 95% interval (Welch's, unpaired); NaN for fewer than two values."""
+    if min(len(x), len(y)) < 2:
+        return float(x.mean() - y.mean()), np.nan, np.nan
+    bounds = stats.ttest_ind(x, y, equal_var=False).confidence_interval(1 - LEVEL)
+    return float(x.mean() - y.mean()), float(bounds.low), float(bounds.high)
+
+
+def _renamed(runs: pd.DataFrame, name: str, arms: Names) -> pd.DataFrame:
+    return runs.assign(arm=[arms[name, arm] for arm in runs["arm"]])
+
+
+def _about(results: Results, judged: list[Comparison]) -> dict[str, object]:
+    """Return what the page says of one comparison alone."""
+    config, main, matched = results.config, verdicts.main_arm(results.config), verdicts.against_matched(results)
+    return {
+        "what": f"{config['stack']['name']} on {config['data']['name']}",
+        "sentences": [c.sentence() for c in [*(c for c in judged if c.arm == main), *matched]],
+        "caveats": verdicts.caveats(results, judged, matched),
+        "progress": progress(results),
+        "command": results.environment.get("command", ""),
+    }
+
+
+def _between(
+    compared: Mapping[str, Results], pair: tuple[str, str], arms: Names, joint: pd.DataFrame
+) -> dict[str, object]:
+    """Return the differences of the arms that two comparisons share, and how they were found."""
+    first, other = pair
+    shared = [arm for arm in compared[first].config["arms"] if (other, arm) in arms]
+    both = [(arms[first, arm], arms[other, arm]) for arm in shared]
+    title = f"{other} against {first} (points)"
+    if reason := why_unpaired(compared[first], compared[other]):
+        rows = [row for arm in both for row in _unpaired_rows(joint, *arm)]
+        heads = ["arm", "against", "labels", "n", "difference", "95% interval"]
+        note = f"The runs of {first} and {other} are not paired, since {reason}: intervals are Welch's, with no test."
+        return {"title": title, "note": note, "table": Table(heads, rows, [0, 1])}
+    tested = [c for one, two in both for c in compare_arms(joint[joint["arm"].isin([one, two])], one)]
+    note = f"The runs of {first} and {other} are paired by labels and seed, on the same images."
+    return {"title": title, "note": note, "table": tables.paired(tested)}
+
+
+def _unpaired_rows(joint: pd.DataFrame, one: str, two: str) -> Iterator[list[str]]:
+    x_of, y_of = (dict(iter(joint[joint["arm"] == arm].groupby("labels")["test_accuracy"])) for arm in (two, one))
+    for labels in [labels for labels in x_of if labels in y_of]:
+        x, y = x_of[labels].dropna(), y_of[labels].dropna()
+        mean, low, high = welch(x, y)
+        yield [two, one, f"{labels:,}", f"{len(x)}, {len(y)}", f"{100 * mean:+.2f}", tables.interval(low, high, "+")]
+
+
+def _draw(compared: Mapping[str, Results], arms: Names) -> Iterator[Drawing]:
+    """Draw the accuracy of each arm that several comparisons have, a line a comparison, and of the others."""
+    runs = pd.concat([results.runs.assign(comparison=name) for name, results in compared.items()], ignore_index=True)
+    first = next(iter(compared))
+    looks = canvas.styles(compared, first)
+    shared = dict.fromkeys(arm for (name, arm), called in arms.items() if called != arm)
+    for arm in shared:
+        lines = runs[runs["arm"] == arm].assign(arm=lambda of_arm: of_arm["comparison"])
+        if found := figures.accuracy(lines, list(compared), looks):
+            yield Drawing(
+                "results", file_name("accuracy", arm), f"Test accuracy of {arm}: mean and 95% interval.", found
+            )
+    for name, results in compared.items():
+        alone = [arm for arm in results.config["arms"] if arm not in shared]
+        own = canvas.styles(alone, first)
+        for k in range(0, len(alone), figures.CROWD):
+            few = alone[k : k + figures.CROWD]
+            if found := figures.accuracy(results.runs, few, own):
+                text = f"Test accuracy of arms that {name} alone has: mean and 95% interval."
+                yield Drawing("results", file_name("accuracy", name.replace("/", "-"), *few), text, found)

@@ -1,0 +1,116 @@
+"""What a comparison says in words: the verdict, what it is worth, and what to bear in mind."""
+
+from collections import defaultdict
+
+from pretrain.budgets import LabelsNeeded
+from pretrain.differences import ENOUGH
+from pretrain.grid import tuning_of
+from pretrain.results import Results
+from pretrain.runs import Config
+from pretrain.statistics import Comparison, compare_arms
+
+SAID = {
+    "helps": "helped with {}",
+    "hurts": "hurt with {}",
+    "no detectable difference": "made no detectable difference with {}",
+    "too few seeds": "has too few seeds for a claim with {}",
+}
+
+
+def settings_of(arm: str, config: Config) -> Config:
+    """Return what an arm changes."""
+    return config["arms"][arm] or {}
+
+
+def is_frozen(arm: str, config: Config) -> bool:
+    """Say whether an arm trains its head only."""
+    return bool((settings_of(arm, config).get("finetuning") or {}).get("freeze"))
+
+
+def is_partial(arm: str, config: Config) -> bool:
+    """Say whether an arm has only some of the pretraining: fewer layers, or fewer images."""
+    return not {"upto", "pool"}.isdisjoint(settings_of(arm, config))
+
+
+def main_arm(config: Config) -> str | None:
+    """Return the arm that the verdict is of: the first that has all of the pretraining and is trained end to end."""
+    others = [arm for arm in config["arms"] if arm != config["baseline"]]
+    pretrained = [arm for arm in others if settings_of(arm, config).get("init") == "pretrained"]
+    whole = [arm for arm in pretrained if not is_partial(arm, config) and not is_frozen(arm, config)]
+    return next(iter([*whole, *pretrained]), None)
+
+
+def matched_arm(config: Config) -> str | None:
+    """Return the arm from scratch that is given the compute of pretraining, if there is one."""
+    matched = [arm for arm in config["arms"] if settings_of(arm, config).get("matched")]
+    return next((arm for arm in matched if arm != config["baseline"]), None)
+
+
+def against_matched(results: Results) -> list[Comparison]:
+    """Compare the main arm with the one from scratch that is given the same compute."""
+    main, matched = main_arm(results.config), matched_arm(results.config)
+    if main is None or matched is None:
+        return []
+    return compare_arms(results.runs[results.runs["arm"].isin([main, matched])], matched)
+
+
+def headline(comparisons: list[Comparison], config: Config) -> str:
+    """Return the verdict on the main arm, over all budgets."""
+    chosen = [c for c in comparisons if c.arm == main_arm(config)]
+    if not chosen:
+        return f"No pretrained arm has been compared with {config['baseline']} yet."
+    budgets: dict[str, list[str]] = defaultdict(list)
+    for c in chosen:
+        budgets[c.verdict].append(f"{c.labels:,} labels ({100 * c.difference.mean:+.1f} points)")
+    phrases = [SAID[verdict].format(", ".join(where)) for verdict, where in budgets.items()]
+    return f"Compared with {config['baseline']}, pretraining {'; it '.join(phrases)}."
+
+
+def worth(needed: list[LabelsNeeded], config: Config) -> list[str]:
+    """Return what the main arm is worth in labels, a sentence a budget."""
+    return [n.sentence() for n in needed if n.arm == main_arm(config)]
+
+
+def caveats(results: Results, comparisons: list[Comparison], matched: list[Comparison]) -> list[str]:
+    """Return what a reader must know before believing the verdict; `matched` is as of `against_matched`."""
+    config = results.config
+    of_main = [c for c in comparisons if c.arm == main_arm(config)]
+    fewest = min((c.difference.n for c in of_main), default=len(config["seeds"]))
+    lines = []
+    if fewest < ENOUGH:
+        paired = f"{fewest} paired seed{'s' if fewest != 1 else ''}"
+        lines.append(f"The verdict rests on as few as {paired}; a claim needs {ENOUGH} or more.")
+    elif fewest < len(config["seeds"]):
+        lines.append(f"Some comparisons rest on {fewest} of {len(config['seeds'])} seeds: the other runs are missing.")
+    return [*lines, _tuned_equally(config), *_matched(results.config, of_main, matched)]
+
+
+def _tuned_equally(config: Config) -> str:
+    tuning = tuning_of(config)
+    if tuning.trials == 0:
+        return "Nothing was tuned: all arms ran with the same settings, which somebody chose. They may suit one better."
+    tried = tuning.candidates()
+    keys = {key for candidate in tried for key in candidate}
+    own = {arm: keys & {*(settings_of(arm, config).get("finetuning") or {})} for arm in config["arms"]}
+    exempt = [f"{arm} keeps its own {', '.join(sorted(fixed))}" for arm, fixed in own.items() if fixed]
+    seeds = ", ".join(map(str, tuning.seeds))
+    return (
+        f"The arms were tuned equally: each tried the same {len(tried)} settings at each label budget, on validation "
+        f"images and on other seeds ({seeds}) than those of the runs"
+        + (f"; but {'; '.join(exempt)}." if exempt else ".")
+    )
+
+
+def _matched(config: Config, of_main: list[Comparison], matched: list[Comparison]) -> list[str]:
+    """Say whether what pretraining gains could be had from training longer with the same compute."""
+    arm = matched_arm(config)
+    if arm is None:
+        return ["No arm from scratch was given the compute of pretraining: a gain may be had by training longer."]
+    equal = {c.labels: c.verdict for c in matched}
+    lost = [f"{c.labels:,}" for c in of_main if c.verdict == "helps" and equal.get(c.labels, "helps") != "helps"]
+    if not lost:
+        return []
+    return [
+        f"With {', '.join(lost)} labels pretraining helps against {config['baseline']}, but no gain shows "
+        f"against {arm}, which is given the same compute: longer training may explain it."
+    ]

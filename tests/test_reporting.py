@@ -1,0 +1,375 @@
+"""Reports of comparisons whose numbers are known, since the runs are written down here and not trained."""
+
+import json
+import re
+import shutil
+from xml.etree import ElementTree
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from PIL import Image
+
+from pretrain.canvas import LINE, _apart
+from pretrain.errors import UserError
+from pretrain.figures import panels
+from pretrain.grid import Cell, Pretraining, tasks
+from pretrain.methods import methods
+from pretrain.reporting import write_report
+from pretrain.results import COLUMNS, read_results
+from pretrain.runs import RunFolder
+from pretrain.side_by_side import unique_names, welch, write_side_by_side
+from pretrain.statistics import compare_arms
+
+BUDGETS, SEEDS = (20, 50, 200), (0, 1, 2, 3, 4)
+GAIN = {"pretrained": 0.04, "pretrained-1": 0.02, "pool-100": 0.01, "scratch-matched": 0.04}
+FROZEN = {"pretrained-frozen": -0.2, "random-frozen": -0.3}
+ALL = [
+    *("labels=[20,50,200]", "seeds=[0,1,2,3,4]", "probe=true", "tuning=sgd"),
+    *("+arms.scratch-matched={matched: true}", "+arms.pretrained-1={init: pretrained, upto: 1}"),
+    "+arms.pool-100={init: pretrained, pool: 100}",
+]
+
+
+def accuracy(cell):
+    """What a run reaches: more with more labels, its arm's gain, the luck of its seed, and a little of its own."""
+    own = np.random.default_rng([cell.seed, cell.labels, sum(map(ord, cell.arm))]).normal(0, 0.004)
+    gain = {**GAIN, **FROZEN}.get(cell.arm, 0.0)
+    return round(0.5 + 0.1 * np.log10(cell.labels) + gain + 0.02 * (cell.seed % 3) + own, 4)
+
+
+def write_run(folder, cell, config):
+    """Write what a run or a trial leaves behind."""
+    pretrained, trial = cell.arm.startswith(("pretrained", "pool")), cell.trial is not None
+    measured = accuracy(cell) - 0.01 * (cell.trial or 0)
+    values = {
+        **{"arm": cell.arm, "init": "pretrained" if pretrained else "scratch", "stack": config["stack"]["name"]},
+        **{"labels": cell.labels, "seed": cell.seed, "val_accuracy": measured - 0.02},
+        **{"test_accuracy": None if trial else measured, "pretrain_seconds": 90.0 * pretrained},
+        **{"finetune_seconds": 120.0, "pretrain_flops": 16e9 * pretrained, "finetune_flops": 4.5e12},
+        **{"images_per_second": 1000.0, "steps": 300, "parameters": 9},
+        **({} if trial else {"confusion": [[20, 5], [5, 20]]}),
+    }
+    for step in (100, 200, 300):
+        RunFolder(folder).log(
+            {"phase": "finetune", "step": step, "seconds": 0.4 * step, "val_accuracy": measured - 2 / step}
+        )
+    RunFolder(folder).write_summary(values)
+
+
+def write_task(task, config, out):
+    folder = task.folder(out)
+    folder.mkdir(parents=True)
+    if isinstance(task, Cell):
+        write_run(folder, task, config)
+    elif isinstance(task, Pretraining):
+        Image.new("L", (4, 4)).save(folder / "stage1-filters.png")
+        cost = {"pretrain_seconds": 90.0, "stage_flops": [1e9, 15e9]}
+        RunFolder(folder).write_summary({"unlabelled": task.pool or 1000, **cost})
+    else:
+        gain = 0.1 if task.init == "pretrained" else 0.0
+        scores = [0.5 + depth * gain + 0.01 * task.seed for depth in range(3)]
+        depths = [
+            {"depth": k, "features": 9, "C": 1.0, "val_accuracy": score, "test_accuracy": score}
+            for k, score in enumerate(scores)
+        ]
+        RunFolder(folder).write_summary({"labels": task.labels, "depths": depths})
+
+
+@pytest.fixture(scope="module")
+def make(configure):
+    """Return a function that writes down a comparison, as complete as `keep` lets it be."""
+
+    def write(out, *options, keep=lambda task: True):
+        config = configure("compare", f"out={out}", *(options or ALL)) | {"data_digest": "0"}
+        out.mkdir(parents=True)
+        (out / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+        (out / "env.json").write_text(json.dumps({"command": "python -m pretrain.compare", "torch": "2"}))
+        for task in filter(keep, tasks(config)):
+            write_task(task, config, out)
+        return out
+
+    return write
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory, make):
+    folder = make(tmp_path_factory.mktemp("made") / "run")
+    write_report(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def usual_methods(tmp_path_factory, make):
+    return methods(read_results(make(tmp_path_factory.mktemp("usual") / "run", keep=lambda task: False)))
+
+
+def page_of(out):
+    return (out / "report.html").read_text()
+
+
+def text_of(out):
+    return (out / "report.md").read_text()
+
+
+def test_the_page_says_what_the_statistics_say(out):
+    results = pd.read_csv(out / "results.csv")
+    assert tuple(results.columns) == COLUMNS
+    assert len(results) == 7 * len(BUDGETS) * len(SEEDS)
+    comparisons = compare_arms(results, "scratch")
+    assert len(comparisons) == 6 * len(BUDGETS)
+    stored = json.loads((out / "results.json").read_text())["comparisons"]
+    for c, row in zip(comparisons, stored, strict=True):
+        assert row["mean"] == pytest.approx(c.difference.mean)
+        cells = [c.arm, c.labels, c.difference.n, f"{100 * c.difference.mean:+.2f}"]
+        cells += [f"{100 * low:+.2f} to {100 * high:+.2f}" for low, high in ((row["low"], row["high"]), c.bootstrap)]
+        cells += [f"{c.p:.2g}", f"{c.p_corrected:.2g}", f"{c.effect:+.2f}", f"{100 * c.detectable:.2f}", c.verdict]
+        assert f"| {' | '.join(map(str, cells))} |" in text_of(out)
+        assert all(f">{cell}</td>" in page_of(out) for cell in cells)
+        assert c.sentence() in page_of(out)
+
+
+def test_the_verdict_comes_first_with_what_to_bear_in_mind(out):
+    page = page_of(out)
+    parts = ["pretraining helped with 20 labels", "labels with pretrained are worth", "tuned equally", "<svg"]
+    assert [page.index(part) for part in parts] == sorted(page.index(part) for part in parts)
+    assert (
+        "With 20, 50, 200 labels pretraining helps against scratch, but no gain shows against scratch-matched" in page
+    )
+    assert "each tried the same 4 settings at each label budget" in page
+
+
+def test_without_tuning_and_seeds_the_page_says_so(tmp_path, make):
+    page = page_of(write_report(make(tmp_path / "run", "labels=[20]", "seeds=[0,1]")).path.parent)
+    assert "all arms ran with the same settings, which somebody chose" in page
+    assert "The verdict rests on as few as 2 paired seeds; a claim needs 5 or more." in page
+    assert "too few seeds for a claim" in page
+    assert "No arm from scratch was given the compute of pretraining" in page
+    assert "tuned equally" not in page
+
+
+def test_the_page_stands_alone(out):
+    page = page_of(out)
+    loads = re.findall(r"(?:src|href)\s*=\s*[\"']([^\"'#][^\"']{0,40})", page) + re.findall(r"url\(([^)#]{1,40})", page)
+    assert [target for target in loads if not target.startswith("data:")] == []
+    assert "<script" not in page
+    assert page.count("data:image/png") == 1
+    assert set(re.findall(r"https?://[^\s\"<]+", page)) <= {
+        "http://www.w3.org/2000/svg",
+        "http://www.w3.org/1999/xlink",
+    }
+
+
+def test_the_report_is_a_function_of_the_folder(out):
+    def files():
+        return {file: file.read_bytes() for file in [*out.glob("*.*"), *out.glob("figures/*")]}
+
+    before = files()
+    write_report(out)
+    assert files() == before
+
+
+def test_every_figure_is_a_file_of_its_own_and_those_of_a_former_report_go(out):
+    panel = ("trained-end-to-end", "part-of-the-pretraining", "frozen-layers")
+    names = {f"{kind}-{title}" for kind in ("accuracy", "differences") for title in panel}
+    names |= {f"{kind}-{labels}-labels" for kind in ("time", "probes") for labels in BUDGETS}
+    names |= {"labels-saved", "layers-kept", "unlabelled-images"}
+    assert {file.name for file in out.glob("figures/*")} == {f"{n}.{kind}" for n in names for kind in ("png", "svg")}
+    assert page_of(out).count("<svg") == len(names)
+    for name in names:
+        assert ElementTree.parse(out / "figures" / f"{name}.svg").getroot().tag.endswith("svg")
+        with Image.open(out / "figures" / f"{name}.png") as image:
+            image.load()
+            assert image.getcolors(4) is None
+    (out / "figures" / "time-7-labels.png").touch()
+    (out / "figures" / "mine.png").touch()
+    write_report(out)
+    assert not (out / "figures" / "time-7-labels.png").exists()
+    (out / "figures" / "mine.png").unlink()
+
+
+def test_overwriting_throws_the_report_away_and_nothing_else(tmp_path, make):
+    out = make(tmp_path / "run")
+    write_report(out)
+    (out / "figures" / "mine.png").touch()
+    config = RunFolder(out).config()
+    assert RunFolder.open(out, config).config() == config
+    RunFolder.open(out, {**config, "labels": [30]}, overwrite=True)
+    assert {file.name for file in out.glob("*.*")} == {"config.yaml", "env.json"}
+    assert [file.name for file in out.glob("figures/*")] == ["mine.png"]
+
+
+def test_trials_and_probes_are_tables_too(out):
+    trials, probes = pd.read_csv(out / "trials.csv"), pd.read_csv(out / "probes.csv")
+    assert len(trials) == 7 * 3 * 4
+    assert (trials[trials["chosen"] == "yes"]["trial"] == 1).all()  # the first is the best by construction
+    assert (trials["chosen"] == "yes").sum() == 7 * 3
+    assert trials[["learning_rate", "head_steps"]].drop_duplicates().shape == (4, 2)
+    assert page_of(out).count(">chosen</td>") == 7 * 3
+    assert len(probes) == 2 * 3 * 5 * 3
+    assert probes[(probes["init"] == "pretrained") & (probes["depth"] == 2)]["test_accuracy"].min() == 0.7
+
+
+def test_frozen_arms_and_crowds_have_panels_of_their_own(configure):
+    more = [f"+arms.more-{k}={{init: pretrained}}" for k in range(4)]
+    shown = panels(configure("compare", "out=x", *ALL, *more))
+    assert all(arms[0] == "scratch" and len(arms) <= 5 for arms in shown.values())
+    assert shown["frozen layers"] == ["scratch", *FROZEN]
+    assert shown["part of the pretraining"] == ["scratch", "pretrained-1", "pool-100"]
+    assert shown["trained end to end, 2"] == ["scratch", "more-2", "more-3"]
+
+
+def test_names_at_the_ends_of_lines_do_not_collide():
+    moved = _apart([0.5, 0.51, 0.9, 0.49])
+    assert np.diff(np.sort(moved)).min() >= LINE - 2e-3
+    assert np.argsort(moved).tolist() == [3, 0, 1, 2]
+    assert _apart([0.1, 0.9]) == [0.1, 0.9]
+
+
+def test_a_running_comparison_has_a_report_of_what_is_there(tmp_path, make):
+    keep = lambda task: not (isinstance(task, Cell) and task.trial is None and task.seed > 1)  # noqa: E731
+    out = make(tmp_path / "run", keep=keep)
+    write_report(out)
+    assert "42 of 105 runs, 84 of 84 trials, 12 of 12 pretrainings, 30 of 30 probes are complete." in text_of(out)
+    assert "too few seeds" in page_of(out)
+
+
+def test_a_comparison_with_trials_only_has_a_report_and_nothing_is_chosen_too_early(tmp_path, make):
+    out = make(tmp_path / "run", keep=lambda task: isinstance(task, Cell) and task.trial in (1, 2))
+    write_report(out)
+    assert "No run is complete yet. 0 of 105 runs, 42 of 84 trials" in page_of(out)
+    assert set(pd.read_csv(out / "trials.csv")["chosen"]) == {"no"}
+    shutil.rmtree(out / "trials")
+    write_report(out)
+    assert not (out / "trials.csv").exists()
+
+
+def test_what_failed_is_named_with_its_reason(tmp_path, make):
+    out = make(tmp_path / "run", keep=lambda task: task.seed not in (3, 1000))
+    failing = tasks(RunFolder(out).config())
+    for task in failing:
+        if task.seed in (3, 1000) and task.folder(out).parts[-3] != "random-frozen":
+            task.folder(out).mkdir(parents=True)
+            reason = "too steep" if isinstance(task, Cell) and task.trial == 0 else f"{task.kind} diverged <at step 3>"
+            (task.folder(out) / "failure.txt").write_text(f"{reason}\n")
+    write_report(out)
+    text = text_of(out)
+    assert re.search(r"- pretraining, seed 1000; .*pretraining, seed 3.*: pretraining diverged <at step 3>", text)
+    assert re.search(r"scratch, 20 labels, seed 1000, trial 2; .*scratch, 20 labels, seed 3.*: scratch diverged", text)
+    assert re.search(r"- probe of scratch layers, 20 labels, seed 3; .*: probe diverged <at step 3>", text)
+    assert "failed: too steep</td>" in page_of(out)
+    assert "&lt;at step 3&gt;" in page_of(out)
+    assert "diverged <at" not in page_of(out)
+    assert set(pd.read_csv(out / "trials.csv")["chosen"]) == {"no"}
+
+
+def test_there_is_no_report_of_what_is_not_there(tmp_path):
+    with pytest.raises(UserError, match="holds no run"):
+        write_report(tmp_path)
+    (tmp_path / "config.yaml").write_text("seed: 0")
+    with pytest.raises(UserError, match="holds a run, but not a comparison"):
+        write_report(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("override", "heading", "said"),
+    [
+        ("data.validation=100", "Data", "100 training images are set aside"),
+        (
+            "stack.stages.stage1.out_channels=7",
+            "Network and pretraining",
+            "Stage 1: a convolutional autoencoder, 7 maps",
+        ),
+        ("stack.stages.stage2.kernel_size=5", "Network and pretraining", "filters of 5x5"),
+        ("stack.preprocessing=whiten", "Network and pretraining", "whitened"),
+        ("stack=crbm_small", "Network and pretraining", "a convolutional restricted Boltzmann machine"),
+        ("stack.stages.stage1.training.steps=77", "Network and pretraining", "Trained for 77 steps on batches of 128"),
+        ("finetuning.flip=true", "Fine-tuning", "mirrored at random"),
+        ("finetuning.crop=0", "Fine-tuning", "Images are not augmented"),
+        ("finetuning.schedule=constant", "Fine-tuning", "then constant"),
+        ("finetuning.early_stopping=true", "Fine-tuning", "Training stops after 5 validations without a rise"),
+        ("tuning=none", "Tuning", "No setting was tuned"),
+        ("tuning.trials=2", "Tuning", "2 combinations of optimizer in sgd; learning_rate in 0.005, 0.02"),
+        ("tuning.seeds=[8,9]", "Tuning", "each of the seeds 8, 9"),
+        ("seeds=[4,5]", "Seeds and pairing", "Seeds: 4, 5."),
+        ("labels=[30]", "Statistics", "two-sided paired t test. A verdict"),
+        ("+arms.scratch.finetuning.dropout=0.1", "Arms", "scratch (init=scratch, dropout=0.1)"),
+    ],
+)
+def test_the_methods_follow_the_configuration(tmp_path, make, usual_methods, override, heading, said):
+    changed = make(tmp_path / "changed", *ALL, override, keep=lambda task: False)
+    before, after = (" ".join(told[heading]) for told in (usual_methods, methods(read_results(changed))))
+    assert said in after
+    assert said not in before
+
+
+def test_the_methods_count_what_the_runs_saw(out):
+    assert "in 2 classes." in page_of(out)
+    assert "The test split has 50 images. The unlabelled pool has 1,000: the training images" in page_of(out)
+
+
+FEW = ("labels=[20,50]", "seeds=[0,1,2,3,4]")
+
+
+def test_two_comparisons_on_the_same_images_are_paired(tmp_path, make):
+    one, two = make(tmp_path / "one", *FEW), make(tmp_path / "two", *FEW, "+arms.extra={init: pretrained}")
+    for file in two.glob("runs/pretrained/*/*/summary.json"):
+        summary = json.loads(file.read_text())
+        file.write_text(json.dumps({**summary, "test_accuracy": round(summary["test_accuracy"] + 0.03, 4)}))
+    report = write_side_by_side([one, two], tmp_path / "both")
+    results = pd.read_csv(tmp_path / "both" / "results.csv")
+    assert {"one: pretrained", "two: pretrained", "extra"} < set(results["arm"])
+    text = text_of(tmp_path / "both")
+    assert "paired by labels and seed, on the same images" in text
+    of = results[results["arm"].isin(["one: pretrained", "two: pretrained"])]
+    for c in compare_arms(of, "one: pretrained"):
+        row = f"| two: pretrained | {c.labels} | 5 | +3.00 | +3.00 to +3.00 | +3.00 to +3.00 | {c.p:.2g} | "
+        assert row + f"{c.p_corrected:.2g}" in text
+    assert "| two: scratch | 20 | 5 | +0.00 |" in text
+    assert report.headline.splitlines()[0].startswith("one: Compared with scratch, pretraining helped")
+    before = {file: file.read_bytes() for file in (tmp_path / "both").rglob("*.*")}
+    write_side_by_side([one, two], tmp_path / "both")
+    assert {file: file.read_bytes() for file in (tmp_path / "both").rglob("*.*")} == before
+
+
+@pytest.mark.parametrize("change", [{"data_digest": "1"}, {"seeds": [0, 1, 2, 3, 5]}])
+def test_comparisons_that_cannot_be_paired_say_why(tmp_path, make, change):
+    one, two = make(tmp_path / "one", *FEW), make(tmp_path / "two", *FEW)
+    config = RunFolder(two).config() | change
+    (two / "config.yaml").write_text(yaml.safe_dump(config))
+    write_side_by_side([one, two], tmp_path / "both")
+    text = text_of(tmp_path / "both")
+    reason = "they ran on other images" if "data_digest" in change else "they have other seeds"
+    assert f"not paired, since {reason}" in text
+    results = pd.read_csv(tmp_path / "both" / "results.csv").set_index(["arm", "labels"])["test_accuracy"]
+    mean, low, high = welch(results["two: scratch", 20], results["one: scratch", 20])
+    numbers = f"{100 * mean:+.2f} | {100 * low:+.2f} to {100 * high:+.2f}"
+    assert f"| two: scratch | one: scratch | 20 | {len(results['two: scratch', 20])}, 5 | {numbers} |" in text
+
+
+def test_the_interval_of_two_unpaired_means_is_welchs():
+    """Welch (1947): with equal sizes and spreads the degrees of freedom are 2n - 2, here 8."""
+    mean, low, high = welch(pd.Series([1.0, 2, 3, 4, 5]), pd.Series([2.0, 3, 4, 5, 6]))
+    assert (mean, low, high) == pytest.approx((-1, -1 - 2.306004, -1 + 2.306004))
+
+
+def test_folders_are_told_apart_by_as_much_of_their_paths_as_it_takes(tmp_path):
+    assert unique_names([tmp_path / "a" / "run", tmp_path / "b" / "run"]) == ["a/run", "b/run"]
+    assert unique_names([tmp_path / "a", tmp_path / "b"]) == ["a", "b"]
+
+
+def test_mistakes_over_several_comparisons_are_named(tmp_path, make, out):
+    with pytest.raises(UserError, match="is given more than once"):
+        write_side_by_side([out, out / "runs" / ".."], tmp_path / "both")
+    other = make(tmp_path / "other", *FEW, keep=lambda task: False)
+    with pytest.raises(UserError, match="holds something else than a report"):
+        write_side_by_side([out, other], other)
+    write_side_by_side([out, other], tmp_path / "both")
+    assert "No run is complete yet." in page_of(tmp_path / "both")
+
+
+def test_the_report_of_one_comparison_may_be_written_elsewhere(tmp_path, out):
+    report = write_report(out, tmp_path / "elsewhere")
+    assert report.path == tmp_path / "elsewhere" / "report.html"
+    assert report.path.read_bytes() == (out / "report.html").read_bytes()
