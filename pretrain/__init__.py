@@ -10,9 +10,8 @@ from pretrain.gradients import check_gradients
 from pretrain.greedy import fit_stage, fit_stages
 from pretrain.network import ConvNet, assemble
 from pretrain.preprocessing import Standardise, Whiten
-from pretrain.reporting import write_report
+from pretrain.reporting import write_report, write_side_by_side
 from pretrain.runs import RunFolder
-from pretrain.side_by_side import write_side_by_side
 from pretrain.stack import Stack
 from pretrain.stages import AutogradStage, ConvAutoencoder, ConvRBM, Layer, Stage
 from pretrain.training import Optimisation

@@ -4,9 +4,8 @@ from pathlib import Path
 
 from pretrain.config import command
 from pretrain.errors import UserError
-from pretrain.reporting import write_report
+from pretrain.reporting import write_report, write_side_by_side
 from pretrain.runs import Config
-from pretrain.side_by_side import write_side_by_side
 
 
 @command("report")

@@ -11,15 +11,16 @@ import pytest
 import yaml
 from PIL import Image
 
-from pretrain.canvas import LINE, _apart
+from pretrain.data.leakage import Count, Leakage
 from pretrain.errors import UserError
-from pretrain.figures import panels
 from pretrain.grid import Cell, Pretraining, tasks
-from pretrain.methods import methods
 from pretrain.reporting import write_report
-from pretrain.results import COLUMNS, read_results
+from pretrain.reporting.canvas import LINE, _apart
+from pretrain.reporting.figures import panels
+from pretrain.reporting.methods import methods
+from pretrain.reporting.results import COLUMNS, read_results
+from pretrain.reporting.side_by_side import unique_names, welch, write_side_by_side
 from pretrain.runs import RunFolder
-from pretrain.side_by_side import unique_names, welch, write_side_by_side
 from pretrain.statistics import compare_arms
 
 BUDGETS, SEEDS = (20, 50, 200), (0, 1, 2, 3, 4)
@@ -373,3 +374,20 @@ def test_the_report_of_one_comparison_may_be_written_elsewhere(tmp_path, out):
     report = write_report(out, tmp_path / "elsewhere")
     assert report.path == tmp_path / "elsewhere" / "report.html"
     assert report.path.read_bytes() == (out / "report.html").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("kept", "shared", "said"),
+    [
+        (False, 3, "3 of 50 are, 2 of test images (1 equal) and 1 of validation images (0 equal). They were left out."),
+        (True, 3, "They were kept."),
+        (False, 0, "none was found"),
+    ],
+)
+def test_the_methods_say_what_the_pool_shared_with_what_it_is_judged_by(tmp_path, make, kept, shared, said):
+    out = make(tmp_path / "run", keep=lambda task: False)
+    none, one, two = Count(0, 0), Count(0, 1), Count(1, 1)
+    found = Leakage(kept, 50, shared, *((one, two) if shared else (none, none)), none, one, ())
+    RunFolder(out).write_leakage(found)
+    assert said in methods(read_results(out))["Data"][1]
+    assert ("keep their labels" in methods(read_results(out))["Data"][1]) == bool(shared)

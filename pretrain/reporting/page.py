@@ -11,17 +11,15 @@ import jinja2
 import yaml
 from matplotlib.figure import Figure
 
-from pretrain import attribution, canvas, figures, tables, verdicts
 from pretrain.budgets import LabelsNeeded, labels_needed
 from pretrain.errors import UserError
-from pretrain.figures import Drawing, file_name
 from pretrain.grid import Pretraining
-from pretrain.methods import methods
-from pretrain.results import COLUMNS, Results, read_results
+from pretrain.reporting import attribution, canvas, figures, tables, verdicts
+from pretrain.reporting.figures import Drawing, file_name
+from pretrain.reporting.methods import methods
+from pretrain.reporting.results import Results, read_results
 from pretrain.runs import FIGURES, write_text
 from pretrain.statistics import Comparison, as_json, compare_arms
-
-__all__ = ["COLUMNS", "Report", "write_report"]
 
 SAVED = (
     "Labels that the baseline needs for the same accuracy, with their 95% interval; the ring is what the arm had. An "
@@ -139,7 +137,7 @@ def export(drawings: Iterable[Drawing], into: Path) -> dict[str, list[dict[str, 
 def render(template: str, page: dict[str, Any], into: Path) -> None:
     """Write report.html and report.md from the templates of this name."""
     templates = jinja2.Environment(
-        loader=jinja2.PackageLoader("pretrain"),
+        loader=jinja2.PackageLoader("pretrain.reporting"),
         autoescape=lambda name: name is not None and ".html" in name,
         trim_blocks=True,
         lstrip_blocks=True,

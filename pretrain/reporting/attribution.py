@@ -5,12 +5,12 @@ from collections.abc import Mapping, Sequence
 import pandas as pd
 from matplotlib.figure import Figure
 
-from pretrain.canvas import Style, band, name_lines, panel, spread
 from pretrain.differences import estimate
 from pretrain.pictures import COLOURS
-from pretrain.results import Results
+from pretrain.reporting.canvas import Style, band, name_lines, panel, spread
+from pretrain.reporting.results import Results
+from pretrain.reporting.verdicts import main_arm, settings_of
 from pretrain.statistics import Comparison
-from pretrain.verdicts import main_arm, settings_of
 
 PROBED = {
     "pretrained": {"color": COLOURS[0], "marker": "s"},

@@ -57,6 +57,8 @@ class Results:
         For runs, trials, pretrainings and probes, how many are complete, and of how many.
     failures : list of str
         A line a reason, with all that failed for it.
+    leakage : dict, optional
+        What leakage.json says of the unlabelled pool; None where nobody looked.
     test_images, classes : int, optional
         As the runs counted them; None before the first is complete.
     """
@@ -71,6 +73,7 @@ class Results:
     stages: pd.DataFrame
     progress: dict[str, tuple[int, int]]
     failures: list[str]
+    leakage: dict[str, Any] | None
     test_images: int | None
     classes: int | None
 
@@ -91,6 +94,7 @@ def read_results(out: str | Path) -> Results:
     done = {task: summary for task in everything if (summary := RunFolder(task.folder(out)).summary())}
     runs = {task: summary for task, summary in done.items() if isinstance(task, Cell) and task.trial is None}
     first = next(iter(runs.values()), {})
+    leakage = out / "leakage.json"
     return Results(
         path=out,
         config=config,
@@ -102,6 +106,7 @@ def read_results(out: str | Path) -> Results:
         stages=_stages(done),
         progress=_progress(everything, done),
         failures=_failures(everything, done, out),
+        leakage=json.loads(leakage.read_text()) if leakage.exists() else None,
         test_images=sum(map(sum, first["confusion"])) if "confusion" in first else None,
         classes=len(first["confusion"]) if "confusion" in first else None,
     )

@@ -5,7 +5,7 @@ from collections import defaultdict
 from pretrain.budgets import LabelsNeeded
 from pretrain.differences import ENOUGH
 from pretrain.grid import tuning_of
-from pretrain.results import Results
+from pretrain.reporting.results import Results
 from pretrain.runs import Config
 from pretrain.statistics import Comparison, compare_arms
 

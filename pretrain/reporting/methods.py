@@ -2,13 +2,13 @@
 
 from typing import Any
 
-from pretrain.canvas import INTERVAL_FROM
 from pretrain.config import data_shape, finetuning_settings, typed
 from pretrain.differences import ENOUGH
 from pretrain.evaluation import GRID
 from pretrain.finetuning import Finetuning
 from pretrain.grid import tuning_of
-from pretrain.results import Results
+from pretrain.reporting.canvas import INTERVAL_FROM
+from pretrain.reporting.results import Results
 from pretrain.runs import Config, flatten
 from pretrain.training import Optimisation
 
@@ -30,7 +30,7 @@ def methods(results: Results) -> dict[str, list[str]]:
     """Return paragraphs by heading."""
     config = results.config
     return {
-        "Data": [_data(results)],
+        "Data": [_data(results), *([_leakage(results.leakage)] if results.leakage else [])],
         "Network and pretraining": [_network(config), *_stages(config)],
         "Fine-tuning": [_finetuning(config)],
         "Arms": [_arms(config)],
@@ -42,7 +42,6 @@ def methods(results: Results) -> dict[str, list[str]]:
 
 
 def _data(results: Results) -> str:
-    # What leakage.json holds, images that the unlabelled pool shares with others, is to be told here, in a sentence.
     config = results.config["data"]
     folder = config["name"] == "folder"
     channels, height, width = (
@@ -62,6 +61,21 @@ def _data(results: Results) -> str:
         more = config["unlabelled"]
         text.append(f", and those of {', '.join([more] if isinstance(more, str) else more)}." if more else ".")
     return "".join(text)
+
+
+def _leakage(found: Config) -> str:
+    """Return what the unlabelled pool was found to share with the images that results are judged by."""
+    searched = "It was searched for copies of validation and test images, equal or nearly so"
+    if not found["shared"]:
+        return f"{searched}: none was found."
+    sets = " and ".join(
+        f"{found[split]['exact'] + found[split]['near']:,} of {split} images ({found[split]['exact']:,} equal)"
+        for split in ("test", "validation")
+    )
+    became = "They were kept" if found["kept"] else "They were left out"
+    labelled = found["train_test"]["exact"] + found["train_test"]["near"]
+    kept = f" {labelled:,} labelled training images are copies of test images and keep their labels in every arm."
+    return f"{searched}: {found['shared']:,} of {found['pool']:,} are, {sets}. {became}.{kept if labelled else ''}"
 
 
 def _network(config: Config) -> str:

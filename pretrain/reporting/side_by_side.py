@@ -9,16 +9,16 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from pretrain import canvas, figures, tables, verdicts
 from pretrain.budgets import labels_needed
 from pretrain.differences import LEVEL
 from pretrain.errors import UserError
-from pretrain.figures import Drawing, file_name
-from pretrain.reporting import Report, export, open_folder, progress, render
-from pretrain.results import Results, read_results
+from pretrain.reporting import canvas, figures, tables, verdicts
+from pretrain.reporting.figures import Drawing, file_name
+from pretrain.reporting.page import Report, export, open_folder, progress, render
+from pretrain.reporting.results import Results, read_results
+from pretrain.reporting.tables import Table
 from pretrain.runs import write_text
 from pretrain.statistics import Comparison, as_json, compare_arms
-from pretrain.tables import Table
 
 Names = Mapping[tuple[str, str], str]  # of arms in the report, by comparison and arm
 

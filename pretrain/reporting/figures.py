@@ -10,11 +10,11 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator
 
 from pretrain.budgets import LabelsNeeded
-from pretrain.canvas import Row, Style, band, name_lines, panel, rows, spread
 from pretrain.differences import Estimate, estimate, seed_table
+from pretrain.reporting.canvas import Row, Style, band, name_lines, panel, rows, spread
+from pretrain.reporting.verdicts import is_frozen, is_partial
 from pretrain.runs import Config
 from pretrain.statistics import Comparison, arm_estimates
-from pretrain.verdicts import is_frozen, is_partial
 
 CROWD = 4  # arms beside the baseline in one panel
 

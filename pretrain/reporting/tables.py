@@ -9,7 +9,7 @@ import pandas as pd
 
 from pretrain.budgets import LabelsNeeded
 from pretrain.differences import Estimate
-from pretrain.results import Results
+from pretrain.reporting.results import Results
 from pretrain.statistics import Comparison, arm_estimates
 
 NONE = "-"
