@@ -2,7 +2,7 @@
 
 from lightning_fabric.utilities.rank_zero import rank_zero_only
 
-from pretrain.comparison import compare
+from pretrain.comparison import compare, exclusively
 from pretrain.config import command
 from pretrain.errors import UserError
 from pretrain.reporting import write_report
@@ -12,7 +12,8 @@ from pretrain.runs import Config
 @rank_zero_only
 def report_on(out: str) -> None:
     """Write the report, and say what it says first."""
-    report = write_report(out)
+    with exclusively(out):
+        report = write_report(out)
     print(f"{report.headline}\nreport: {report.path}")
 
 

@@ -58,6 +58,13 @@ def compare(config: Config) -> list[str]:
         return list(dict.fromkeys(line for lines in failures for line in lines))
 
 
+def exclusively(out: str | Path) -> FileLock:
+    """Return a lock for what two must not do at a time: open a comparison's folder, or write its report."""
+    path = Path(out).resolve()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return FileLock(path.with_name(f".{path.name}.lock"))
+
+
 def _work(config: Config, started: float) -> list[str]:
     return Worker(config, started).run()
 
@@ -89,10 +96,11 @@ class Worker:
         self.out = Path(self.config["out"])
         self.fabric = device_settings(self.config["device"]).launch()
         self.data = load_data(self.config["data"], self.fabric)
-        ignored = (*GRID, *_added_or_removed(self.config, self.out))
-        self.folder = open_run(self.config, self.data, self.fabric, ignore=ignored)
-        self.folder.write_skipped(self.data.skipped)
-        self.folder.write_leakage(self.data.leakage)
+        with exclusively(self.out) if self.fabric.world_size == 1 else nullcontext():
+            ignored = (*GRID, *_added_or_removed(self.config, self.out))
+            self.folder = open_run(self.config, self.data, self.fabric, ignore=ignored)
+            self.folder.write_skipped(self.data.skipped)
+            self.folder.write_leakage(self.data.leakage)
         _check_data(self.config, self.data)
         self.tasks = tasks(self.config)
 
