@@ -227,8 +227,9 @@ def _longer(settings: Finetuning, extra_flops: int, network: ConvNet, labels: in
     """Return settings with as many more steps as so many floating-point operations pay for."""
     if not extra_flops:
         return settings
-    step = finetuning_flops(network, settings, labels, settings.steps) / settings.steps
-    return replace(settings, steps=settings.steps + round(extra_flops / step))
+    # A step more is one in which everything learns that will, though the head may learn alone at first.
+    now, then = (finetuning_flops(network, settings, labels, settings.steps + more) for more in (0, 1))
+    return replace(settings, steps=settings.steps + round(extra_flops / (then - now)))
 
 
 def _stages_to_start_from(config: Config) -> dict[str, Any]:
