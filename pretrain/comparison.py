@@ -20,8 +20,8 @@ from pretrain.config import device_settings, finetuning_settings, load_data
 from pretrain.data import Dataset
 from pretrain.data.splits import label_subset
 from pretrain.errors import UserError, require_between
-from pretrain.grid import ARM_SETTINGS, Cell, Pretraining, Probing, Task, tasks, tuning_of
-from pretrain.pipeline import check_init, open_run, run_finetune, run_probe, run_stages
+from pretrain.grid import Cell, Pretraining, Probing, Task, arm_of, tasks, tuning_of
+from pretrain.pipeline import open_run, run_finetune, run_probe, run_stages
 from pretrain.runs import Config, RunFolder, write_text
 
 # What may change in a second call: the runs that are there stay. So may arms be added, but not changed.
@@ -95,13 +95,13 @@ class Worker:
         """Load the data, and open the folder, which is bound to it."""
         self.out = Path(self.config["out"])
         self.fabric = device_settings(self.config["device"]).launch()
-        self.data = load_data(self.config["data"], self.fabric)
-        with exclusively(self.out) if self.fabric.world_size == 1 else nullcontext():
+        with exclusively(self.out) if self.fabric.world_size == 1 else nullcontext():  # loading may download
+            self.data = load_data(self.config["data"], self.fabric)
+            _check_data(self.config, self.data)
             ignored = (*GRID, *_added_or_removed(self.config, self.out))
             self.folder = open_run(self.config, self.data, self.fabric, ignore=ignored)
             self.folder.write_skipped(self.data.skipped)
             self.folder.write_leakage(self.data.leakage)
-        _check_data(self.config, self.data)
         self.tasks = tasks(self.config)
 
     def run(self) -> list[str]:
@@ -201,19 +201,13 @@ def _check(config: Config) -> None:
     tuning = tuning_of(config)
     if shared := {*tuning.seeds} & {*config["seeds"]}:
         raise UserError(f"tuning.seeds and seeds share {min(shared)}: runs must not be judged by the draws of trials.")
-    for arm, changed in config["arms"].items():
-        if unknown := {*(changed or {})} - {*ARM_SETTINGS}:
-            raise UserError(
-                f"arms.{arm}.{min(unknown)} cannot differ between arms; only {', '.join(ARM_SETTINGS)} can."
-            )
-        init = (changed or {}).get("init", "scratch")
-        check_init(init)
-        if init != "pretrained" and (given := {"upto", "pool"} & {*(changed or {})}):
-            raise UserError(f"arms.{arm}.{min(given)} is of pretrained arms: give init: pretrained with it.")
-        if init == "pretrained" and (changed or {}).get("matched"):
-            raise UserError(f"arms.{arm}.matched is of arms from scratch: a pretrained one has had its pretraining.")
+    for name in config["arms"]:
+        arm = arm_of(name, config)
+        arm.check(name, len(config["stack"]["stages"]))
         for tuned in [{}, *(tuning.candidates() if tuning.trials != 0 else [])]:
-            finetuning_settings({**config["finetuning"], **tuned, **((changed or {}).get("finetuning") or {})})
+            settings = finetuning_settings({**config["finetuning"], **tuned, **arm.finetuning})
+            if settings.early_stopping and not config["data"]["validation"]:
+                raise UserError("finetuning.early_stopping needs validation images: give data.validation more than 0.")
 
 
 def _check_data(config: Config, data: Dataset) -> None:
@@ -221,8 +215,11 @@ def _check_data(config: Config, data: Dataset) -> None:
         label_subset(data.train.labels, None if labels == "all" else labels, seed=0)
     if "all" in config["labels"] and len(data.train) in config["labels"]:
         raise UserError(f"labels={config['labels']}: {len(data.train)} are all; name them once.")
-    if tuning_of(config).trials != 0 and not len(data.validation):
-        raise UserError("tuning needs validation images: give data.validation more than 0.")
+    if not len(data.validation) and (tuning_of(config).trials != 0 or config["probe"]):
+        raise UserError("tuning and probes need validation images: give data.validation more than 0.")
+    for name in config["arms"]:
+        if (arm_of(name, config).pool or 0) > len(data.unlabelled):
+            raise UserError(f"arms.{name}.pool={arm_of(name, config).pool}: there are {len(data.unlabelled):,} images.")
 
 
 def _percent(share: float | None) -> str:

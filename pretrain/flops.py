@@ -28,7 +28,7 @@ def stage_flops(stack: Stack, position: int, settings: Optimisation, pool: int) 
     settings : Optimisation
         Steps and batch size.
     pool : int
-        Unlabelled images. What the layers below make of each is computed once for all.
+        Unlabelled images. What the layers below make of each is computed once for all, as where it can be kept.
     """
     size = min(settings.batch_size, pool)
     images = torch.zeros(size, *stack.image_shape)
@@ -38,7 +38,8 @@ def stage_flops(stack: Stack, position: int, settings: Optimisation, pool: int) 
     with FlopCounterMode(display=False) as updates:
         stage.accumulate_grad(x, generator(0, "flops"))
     draws = settings.steps * size
-    return settings.steps * updates.get_total_flops() + inputs.get_total_flops() * min(draws, pool) // size
+    passes = min(draws, pool) if position else draws  # preprocessing alone is not kept
+    return settings.steps * updates.get_total_flops() + inputs.get_total_flops() * passes // size
 
 
 def finetuning_flops(network: ConvNet, settings: Finetuning, labels: int, steps: int) -> int:

@@ -1,16 +1,72 @@
 """What a comparison consists of: pretraining, trials, runs and probes, each in a folder of its own."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from pathlib import Path
+from typing import Any
 
 from pretrain.config import typed
-from pretrain.errors import UserError
+from pretrain.errors import UserError, require_between
 from pretrain.runs import Config, RunFolder
 from pretrain.tuning import Tuning, best_candidate
 
 SHARED = ("data", "stack", "device", "overwrite")  # settings that every task takes over from the comparison
-ARM_SETTINGS = ("init", "finetuning", "upto", "pool", "matched")  # what may differ between arms
+
+
+@dataclass
+class Arm:
+    """What differs between arms.
+
+    Attributes
+    ----------
+    init : {"scratch", "pretrained"}
+        Where the layers start.
+    finetuning : dict
+        Settings of its own, which tuning leaves alone.
+    upto : int, optional
+        Of a pretrained arm: keep the first so many layers, and begin the others from scratch.
+    pool : int, optional
+        Of a pretrained arm: pretrain on so many of the unlabelled images.
+    matched : bool
+        Of an arm from scratch: train for longer, with the compute that pretraining takes.
+    """
+
+    init: str = "scratch"
+    finetuning: dict[str, Any] = field(default_factory=dict)
+    upto: int | None = None
+    pool: int | None = None
+    matched: bool = False
+
+    def check(self, name: str, stages: int) -> None:
+        """Raise a `UserError` when its settings contradict each other, for a stack of so many stages."""
+        if self.init not in ("pretrained", "scratch"):
+            raise UserError(f"arms.{name}.init={self.init} is not known; choose one of scratch, pretrained.")
+        pretrained = self.init == "pretrained"
+        if not pretrained and (given := [key for key in ("upto", "pool") if getattr(self, key) is not None]):
+            raise UserError(f"arms.{name}.{given[0]} is of pretrained arms: give init: pretrained with it.")
+        if pretrained and self.matched:
+            raise UserError(f"arms.{name}.matched is of arms from scratch: a pretrained one has had its pretraining.")
+        if self.upto is not None:
+            require_between(f"arms.{name}.upto", self.upto, 1, stages)
+        if self.pool is not None:
+            require_between(f"arms.{name}.pool", self.pool, 1)
+
+
+def arm_of(name: str, config: Config) -> Arm:
+    """Return an arm of a comparison, its settings checked for their types.
+
+    Raises
+    ------
+    UserError
+        When a setting cannot differ between arms, or has the wrong type.
+    """
+    given = config["arms"][name] or {}
+    if not isinstance(given, dict):
+        raise UserError(f"arms.{name}={given}: give what it changes, such as {{init: pretrained}}.")
+    known = [each.name for each in fields(Arm)]
+    if unknown := {*map(str, given)} - {*known}:
+        raise UserError(f"arms.{name}.{min(unknown)} cannot differ between arms; only {', '.join(known)} can.")
+    return typed(Arm, {key: value for key, value in given.items() if value is not None}, f"arms.{name}")
 
 
 @dataclass(frozen=True)
@@ -31,11 +87,11 @@ class Pretraining:
 
     def __str__(self) -> str:
         """Name the task, for a line of text."""
-        return f"pretraining{f' on {self.pool:,} images' if self.pool else ''}, seed {self.seed}"
+        return f"pretraining{f' on {self.pool:,} images' if self.pool is not None else ''}, seed {self.seed}"
 
     def folder(self, out: Path) -> Path:
         """Return its folder within that of the comparison."""
-        return out / "stages" / (f"pool-{self.pool}" if self.pool else "") / f"seed-{self.seed}"
+        return out / "stages" / (f"pool-{self.pool}" if self.pool is not None else "") / f"seed-{self.seed}"
 
     def needs(self, config: Config) -> list["Task"]:
         """Return the tasks that must have come to an end before."""
@@ -102,10 +158,9 @@ class Cell:
         UserError
             When every trial failed.
         """
-        arm = config["arms"][self.arm] or {}
+        arm = arm_of(self.arm, config)
         chosen = self.trial if self.trial is not None else self.winner(config, out)
         tuned = {} if chosen is None else tuning_of(config).candidates()[chosen]
-        init = arm.get("init", "scratch")
         pretraining = pretraining_of(self.arm, self.seed, config)
         stages = pretraining.folder(out) if pretraining else None
         return {
@@ -114,11 +169,11 @@ class Cell:
             "seed": self.seed,
             "out": str(self.folder(out)),
             **{key: config[key] for key in SHARED},
-            "finetuning": {**config["finetuning"], **tuned, **(arm.get("finetuning") or {})},
-            "init": init,
-            "stages": str(stages) if init == "pretrained" else None,
-            "upto": arm.get("upto"),
-            "extra_flops": _flops_of(stages) if stages and arm.get("matched") else 0,
+            "finetuning": {**config["finetuning"], **tuned, **arm.finetuning},
+            "init": arm.init,
+            "stages": str(stages) if arm.init == "pretrained" else None,
+            "upto": arm.upto,
+            "extra_flops": _flops_of(stages) if stages and arm.matched else 0,
             "test": self.trial is None,
         }
 
@@ -207,10 +262,10 @@ def tuning_of(config: Config) -> Tuning:
 
 def pretraining_of(arm: str, seed: int, config: Config) -> Pretraining | None:
     """Return the pretraining that an arm starts from or, trained as long, must do without."""
-    changed = config["arms"][arm] or {}
-    if changed.get("init") == "pretrained":
-        return Pretraining(seed, changed.get("pool"))
-    return Pretraining(seed) if changed.get("matched") else None
+    settings = arm_of(arm, config)
+    if settings.init == "pretrained":
+        return Pretraining(seed, settings.pool)
+    return Pretraining(seed) if settings.matched else None
 
 
 def _flops_of(stages: Path) -> int:

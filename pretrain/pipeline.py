@@ -29,6 +29,7 @@ from pretrain.stack import Stack
 
 # Settings that do not change what is computed.
 HOUSEKEEPING = (
+    "stages",  # where they are: a digest says which
     "out",
     "overwrite",
     "jobs",
@@ -49,7 +50,7 @@ def run_stages(config: Config, data: Dataset, fabric: Fabric) -> dict[str, Any]:
     dict
         The run's summary, as in summary.json; of the stages so far, where not all are trained.
     """
-    folder = open_run(config, data, fabric, ignore=("upto",))
+    folder = open_run(config, data, fabric, ignore=("upto", "labelled_digest"))  # it sees no label and no test image
     if summary := folder.summary():
         return summary
     folder.write_skipped(data.skipped)
@@ -272,7 +273,8 @@ def _budget(labels: Any) -> int | None:
 def open_run(config: Config, data: Dataset, fabric: Fabric, ignore: tuple[str, ...] = ()) -> RunFolder:
     """Open the folder ``config["out"]``, bound to the content of `data`; the settings in `ignore` may differ."""
     device = {**config["device"], "precision": precision_of(fabric)}  # not auto: what it is here
-    config = {**config, "data_digest": data.digest, "device": device}
+    digests = {"data_digest": data.digest, "labelled_digest": data.labelled_digest}
+    config = {**config, **digests, "device": device}
     ignored, writes = (*HOUSEKEEPING, *ignore), fabric.global_rank == 0
     return first_then_others(
         fabric,

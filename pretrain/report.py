@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from pretrain.comparison import exclusively
 from pretrain.config import command
 from pretrain.errors import UserError
 from pretrain.reporting import write_report, write_side_by_side
@@ -16,7 +17,8 @@ def main(config: Config) -> None:
     if not paths:
         raise UserError("run=[] names no comparison: give one folder or more.")
     if len(paths) == 1:
-        report = write_report(paths[0], config["out"])
+        with exclusively(paths[0]):
+            report = write_report(paths[0], config["out"])
     elif config["out"] is None:
         raise UserError("out is missing: a report over several comparisons needs a folder of its own, out=DIR.")
     else:

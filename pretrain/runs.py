@@ -91,7 +91,7 @@ class RunFolder:
         folder = cls(Path(path), writes)
         there = folder._entries()
         if not {"config.yaml", "env.json"} <= there:
-            if there - {"failure.txt"}:
+            if there - {"failure.txt"} and not folder._begun(there, config, ignore):
                 raise UserError(f"{path} is not empty and holds no run: give another out=.")
         elif there - BEFORE_WORK and (differing := differences(folder.config(), config, ignore)):
             if not overwrite:
@@ -105,6 +105,11 @@ class RunFolder:
             write_text(folder.path / "config.yaml", yaml.safe_dump(config, sort_keys=False))
             write_text(folder.path / "env.json", json.dumps(environment(), indent=2) + "\n")
         return folder
+
+    def _begun(self, there: set[str], config: Config, ignore: Iterable[str]) -> bool:
+        """Say whether all that is there is the beginning of this very run: it was interrupted as it was written."""
+        mine = {"config.yaml", "failure.txt", "config.yaml.part", "env.json.part"}
+        return there <= mine and ("config.yaml" not in there or not differences(self.config(), config, ignore))
 
     def _entries(self) -> set[str]:
         if self.path.exists() and not self.path.is_dir():

@@ -155,6 +155,14 @@ def share_out(positions: Tensor, fabric: Fabric) -> Tensor:
     return positions[fabric.global_rank :: fabric.world_size]
 
 
+@torch.no_grad()
+def _update_ratio(before: list[tuple[nn.Parameter, Tensor]]) -> float:
+    """Return the norm of the last update over that of the weights that learnt; which do is known after the step."""
+    learnt = [(old, parameter - old) for parameter, old in before if parameter.requires_grad]
+    weights, update = (torch.cat([part.flatten() for part in parts]) for parts in zip(*learnt, strict=True))
+    return float(update.norm() / weights.norm())
+
+
 @dataclass
 class Loop:
     """One training run of a module.
@@ -230,7 +238,7 @@ class Loop:
                 self.step += 1
                 if before is not None:
                     self._check(metrics)
-                    self._log({**metrics, "update_ratio": float((self._weights() - before).norm() / before.norm())})
+                    self._log({**metrics, "update_ratio": _update_ratio(before)})
                 if self.evaluate and (last or self.step % self.evaluate_every == 0):
                     self._evaluate()
                 progress.update(self.step, ", ".join(f"{k} {v:.4g}" for k, v in metrics.items()))
@@ -264,11 +272,9 @@ class Loop:
         self.seconds += time.monotonic() - started
         return metrics
 
-    @torch.no_grad()
-    def _weights(self) -> Tensor:
-        """Return all that learns but biases, as one vector."""
-        weights = [p.flatten() for p in self.module.parameters() if p.requires_grad and p.ndim > 1]
-        return torch.cat(weights)
+    def _weights(self) -> list[tuple[nn.Parameter, Tensor]]:
+        """Return all parameters but biases, each with a copy of what it is now."""
+        return [(p, p.detach().clone()) for p in self.module.parameters() if p.ndim > 1]
 
     def _check(self, metrics: Metrics) -> None:
         if trouble := self.diagnose(metrics, self.settings.learning_rate):

@@ -95,7 +95,7 @@ def test_a_comparison_on_other_images_is_refused_and_keeps_its_runs(tmp_path, co
     assert compare(configure("compare", *options)) == []
     before = summaries(tmp_path / "run")
     Image.new("L", (8, 8), 255).save(root / "train" / "light" / "new.png")
-    with pytest.raises(UserError, match="data_digest is"):
+    with pytest.raises(UserError, match="digest is"):
         compare(configure("compare", *options))
     assert summaries(tmp_path / "run") == before
     assert not list(tmp_path.glob("run/runs/*/*/*/failure.txt"))

@@ -83,7 +83,7 @@ def make(configure):
     """Return a function that writes down a comparison, as complete as `keep` lets it be."""
 
     def write(out, *options, keep=lambda task: True):
-        config = configure("compare", f"out={out}", *(options or ALL)) | {"data_digest": "0"}
+        config = configure("compare", f"out={out}", *(options or ALL)) | {"labelled_digest": "0"}
         out.mkdir(parents=True)
         (out / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
         (out / "env.json").write_text(json.dumps({"command": "python -m pretrain.compare", "torch": "2"}))
@@ -334,14 +334,18 @@ def test_two_comparisons_on_the_same_images_are_paired(tmp_path, make):
     assert {file: file.read_bytes() for file in (tmp_path / "both").rglob("*.*")} == before
 
 
-@pytest.mark.parametrize("change", [{"data_digest": "1"}, {"seeds": [0, 1, 2, 3, 5]}])
+@pytest.mark.parametrize("change", [{"labelled_digest": "1"}, {"seeds": [0, 1, 2, 3, 5]}])
 def test_comparisons_that_cannot_be_paired_say_why(tmp_path, make, change):
     one, two = make(tmp_path / "one", *FEW), make(tmp_path / "two", *FEW)
     config = RunFolder(two).config() | change
     (two / "config.yaml").write_text(yaml.safe_dump(config))
     write_side_by_side([one, two], tmp_path / "both")
     text = text_of(tmp_path / "both")
-    reason = "they ran on other images" if "data_digest" in change else "they have other seeds"
+    reason = (
+        "their labelled or their test images are not the same"
+        if "labelled_digest" in change
+        else "they have other seeds"
+    )
     assert f"not paired, since {reason}" in text
     results = pd.read_csv(tmp_path / "both" / "results.csv").set_index(["arm", "labels"])["test_accuracy"]
     mean, low, high = welch(results["two: scratch", 20], results["one: scratch", 20])

@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -49,6 +50,8 @@ class Dataset:
         Files that could not be read; those of the test split are added when it is opened.
     leakage : Leakage, optional
         What the unlabelled pool shares with the validation and the test images; None where nobody looked.
+    test_digest : str
+        Hash of the test images and of their names, which in folders tell the class.
     """
 
     classes: tuple[str, ...]
@@ -58,16 +61,30 @@ class Dataset:
     open_test: Callable[[], Labelled] = field(repr=False)
     skipped: list[Skipped] = field(default_factory=list, repr=False)
     leakage: Leakage | None = field(default=None, repr=False)
+    test_digest: str = ""
 
     @cached_property
     def digest(self) -> str:
         """Hash of the images and labels that a run may learn from or choose by: the same for the same content."""
-        digest = hashlib.blake2b(repr(self.classes).encode(), digest_size=8)
-        labelled = (self.train.images, self.train.labels, self.validation.images, self.validation.labels)
-        for tensor in (*labelled, self.unlabelled):
-            for chunk in tensor.split(4096):
-                digest.update(chunk.contiguous().numpy().data)
-        return digest.hexdigest()
+        return _hash(self._labelled, self.unlabelled)
+
+    @property
+    def labelled_digest(self) -> str:
+        """Hash of all but the unlabelled pool: runs with the same one see the same labels, and the same test images."""
+        return self._labelled + self.test_digest
+
+    @cached_property
+    def _labelled(self) -> str:
+        tensors = (self.train.images, self.train.labels, self.validation.images, self.validation.labels)
+        return _hash(repr(self.classes), *tensors)
+
+
+def _hash(text: str, *tensors: Tensor) -> str:
+    digest = hashlib.blake2b(text.encode(), digest_size=8)
+    for tensor in tensors:
+        for chunk in tensor.split(4096):
+            digest.update(chunk.contiguous().numpy().data)
+    return digest.hexdigest()
 
 
 def gather(
@@ -120,7 +137,8 @@ def gather(
         [*(names[k] for k in training), *(map(str, pools.paths) if pools else ())],
     )
     keep, held_out_images = shared == "keep", Named(judged.images, [names[k] for k in held_out])
-    free, leakage = check_pool(pool, len(rest), held_out_images, test_images(), keep=keep)
+    test = test_images()
+    free, leakage = check_pool(pool, len(rest), held_out_images, test, keep=keep)
     if not keep and not free.any():
         raise UserError(
             f"each of the {len(free):,} unlabelled images is among the validation or the test images: "
@@ -129,4 +147,6 @@ def gather(
     unlabelled = pool.images if keep or free.all() else pool.images[free]
     skipped = [] if skipped is None else skipped
     skipped += pools.skipped if pools else []
-    return Dataset(tuple(classes), rest, judged, unlabelled, open_test, skipped, leakage)
+    places = ["/".join(Path(name).parts[-2:]) for name in test.names]  # wherever the folder of the data may be
+    digest = _hash(repr(places), test.images)
+    return Dataset(tuple(classes), rest, judged, unlabelled, open_test, skipped, leakage, digest)

@@ -42,7 +42,8 @@ def layers_kept(results: Results, comparisons: Sequence[Comparison]) -> Figure |
     if not at:
         return None
     at[str(main_arm(results.config))] = len(results.config["stack"]["stages"])
-    return _gains(comparisons, at, "pretrained layers kept")
+    baseline = settings_of(results.config["baseline"], results.config)
+    return _gains(comparisons, at, "pretrained layers kept", origin=[] if baseline.keys() - {"init"} else [0])
 
 
 def unlabelled_images(results: Results, comparisons: Sequence[Comparison]) -> Figure | None:
@@ -53,7 +54,7 @@ def unlabelled_images(results: Results, comparisons: Sequence[Comparison]) -> Fi
         return None
     if len(whole):
         at[str(main_arm(results.config))] = int(whole.iloc[0])
-    return _gains(comparisons, at, "unlabelled images", log=True)
+    return _gains(comparisons, at, "unlabelled images", origin=[], log=True)
 
 
 def _variants(results: Results, setting: str) -> list[str]:
@@ -70,14 +71,15 @@ def _variants(results: Results, setting: str) -> list[str]:
     ]
 
 
-def _gains(comparisons: Sequence[Comparison], at: Mapping[str, int], what: str, log: bool = False) -> Figure | None:
-    """Draw paired differences, in points, of arms at the places given, a line a label budget; none of it gives 0."""
+def _gains(
+    comparisons: Sequence[Comparison], at: Mapping[str, int], what: str, origin: list[int], log: bool = False
+) -> Figure | None:
+    """Draw paired differences, in points, of arms at the places given, a line a label budget, from an origin on."""
     shown = sorted((c for c in comparisons if c.arm in at), key=lambda c: at[c.arm])
     if not shown:
         return None
     figure, axes = panel()
     axes.axhline(0, color="black", linewidth=0.9, zorder=0.5)
-    origin = [] if log else [0]
     ticks = sorted({*origin, *at.values()})
     axes.set_xscale("log" if log else "linear")
     axes.set_xticks(ticks, [f"{n:,}" for n in ticks])

@@ -3,6 +3,7 @@
 from typing import Any
 
 from pretrain.config import data_shape, finetuning_settings, typed
+from pretrain.data.duplicates import SMALLEST
 from pretrain.differences import ENOUGH
 from pretrain.evaluation import GRID
 from pretrain.finetuning import Finetuning
@@ -30,7 +31,7 @@ def methods(results: Results) -> dict[str, list[str]]:
     """Return paragraphs by heading."""
     config = results.config
     return {
-        "Data": [_data(results), *([_leakage(results.leakage)] if results.leakage else [])],
+        "Data": [_data(results), *([_leakage(results.leakage, _shape(config)[1])] if results.leakage else [])],
         "Network and pretraining": [_network(config), *_stages(config)],
         "Fine-tuning": [_finetuning(config)],
         "Arms": [_arms(config)],
@@ -42,11 +43,9 @@ def methods(results: Results) -> dict[str, list[str]]:
 
 
 def _data(results: Results) -> str:
+    channels, height, width = _shape(results.config)
     config = results.config["data"]
     folder = config["name"] == "folder"
-    channels, height, width = (
-        (config["channels"], config["image_size"], config["image_size"]) if folder else data_shape(config)[0]
-    )
     text = [f"Images of {config['root'] if folder else config['name']}, {channels}x{height}x{width}"]
     if results.classes:
         text.append(f", in {results.classes} classes")
@@ -63,9 +62,17 @@ def _data(results: Results) -> str:
     return "".join(text)
 
 
-def _leakage(found: Config) -> str:
+def _shape(config: Config) -> tuple[int, int, int]:
+    data = config["data"]
+    if data["name"] == "folder":
+        return data["channels"], data["image_size"], data["image_size"]
+    return data_shape(data)[0]
+
+
+def _leakage(found: Config, side: int) -> str:
     """Return what the unlabelled pool was found to share with the images that results are judged by."""
-    searched = "It was searched for copies of validation and test images, equal or nearly so"
+    near = ", equal or nearly so" if side >= SMALLEST else ", equal in every pixel (small images may look alike)"
+    searched = f"It was searched for copies of validation and test images{near}"
     if not found["shared"]:
         return f"{searched}: none was found."
     sets = " and ".join(
@@ -158,7 +165,7 @@ def _arms(config: Config) -> str:
     if any((changed or {}).get("upto") for changed in config["arms"].values()):
         text += " upto: only the first so many pretrained layers are kept, and the others begin from scratch."
     if any((changed or {}).get("pool") for changed in config["arms"].values()):
-        text += " pool: pretrained on so many of the unlabelled images."
+        text += " pool: pretrained on so many of the unlabelled images, to which its preprocessing is fitted as well."
     if any((changed or {}).get("matched") for changed in config["arms"].values()):
         text += (
             " matched: from scratch, for as many more steps as pay for the floating-point operations of pretraining."

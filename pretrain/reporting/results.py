@@ -91,7 +91,12 @@ def read_results(out: str | Path) -> Results:
     if "arms" not in config:
         raise UserError(f"{out} holds a run, but not a comparison.")
     everything = tasks(config)
-    done = {task: summary for task in everything if (summary := RunFolder(task.folder(out)).summary())}
+    # A run that is complete but was refused, since it has other settings than these, has a note that says so.
+    done = {
+        task: summary
+        for task in everything
+        if (summary := RunFolder(task.folder(out)).summary()) and _failure(task, out) is None
+    }
     runs = {task: summary for task, summary in done.items() if isinstance(task, Cell) and task.trial is None}
     first = next(iter(runs.values()), {})
     leakage = out / "leakage.json"

@@ -88,8 +88,8 @@ def arm_names(compared: Mapping[str, Results]) -> dict[tuple[str, str], str]:
 
 def why_unpaired(one: Results, other: Results) -> str | None:
     """Return why the runs of two comparisons cannot be paired by labels and seed; None where they can."""
-    if one.config["data_digest"] != other.config["data_digest"]:
-        return "they ran on other images, so that a seed draws other labels in each"
+    if one.config["labelled_digest"] != other.config["labelled_digest"]:
+        return "their labelled or their test images are not the same"
     if {*one.config["seeds"]} != {*other.config["seeds"]}:
         return "they have other seeds"
     return None

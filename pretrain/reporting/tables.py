@@ -50,9 +50,8 @@ def _number(value: float, form: str) -> str:
 def by_arm(runs: pd.DataFrame) -> pd.DataFrame:
     """Return runs arm by arm, in the order of their first, with few labels first."""
     order = {arm: k for k, arm in enumerate(runs["arm"].unique())}
-    return runs.iloc[runs["labels"].argsort(kind="stable")].sort_values(
-        "arm", key=lambda a: a.map(order), kind="stable"
-    )
+    labels = pd.to_numeric(runs["labels"], errors="coerce").fillna(np.inf)  # "all", of which no run is complete
+    return runs.iloc[labels.argsort(kind="stable")].sort_values("arm", key=lambda a: a.map(order), kind="stable")
 
 
 def accuracies(runs: pd.DataFrame) -> Table:

@@ -19,7 +19,7 @@ SAID = {
 
 def settings_of(arm: str, config: Config) -> Config:
     """Return what an arm changes."""
-    return config["arms"][arm] or {}
+    return {key: value for key, value in (config["arms"][arm] or {}).items() if value is not None}
 
 
 def is_frozen(arm: str, config: Config) -> bool:
@@ -87,12 +87,14 @@ def caveats(results: Results, comparisons: list[Comparison], matched: list[Compa
 
 def _tuned_equally(config: Config) -> str:
     tuning = tuning_of(config)
+    own = {arm: sorted(settings_of(arm, config).get("finetuning") or {}) for arm in config["arms"]}
+    exempt = [
+        f"{arm} has its own {', '.join(keys)}" for arm, keys in own.items() if keys and not is_frozen(arm, config)
+    ]
     if tuning.trials == 0:
-        return "Nothing was tuned: all arms ran with the same settings, which somebody chose. They may suit one better."
+        chosen = "Nothing was tuned: all arms ran with the same settings, which somebody chose"
+        return f"{chosen}{'; but ' + '; '.join(exempt) if exempt else ''}. They may suit one better."
     tried = tuning.candidates()
-    keys = {key for candidate in tried for key in candidate}
-    own = {arm: keys & {*(settings_of(arm, config).get("finetuning") or {})} for arm in config["arms"]}
-    exempt = [f"{arm} keeps its own {', '.join(sorted(fixed))}" for arm, fixed in own.items() if fixed]
     seeds = ", ".join(map(str, tuning.seeds))
     return (
         f"The arms were tuned equally: each tried the same {len(tried)} settings at each label budget, on validation "
@@ -104,13 +106,18 @@ def _tuned_equally(config: Config) -> str:
 def _matched(config: Config, of_main: list[Comparison], matched: list[Comparison]) -> list[str]:
     """Say whether what pretraining gains could be had from training longer with the same compute."""
     arm = matched_arm(config)
+    if settings_of(config["baseline"], config).get("matched"):
+        return [f"{config['baseline']} was given the compute of pretraining."]
     if arm is None:
         return ["No arm from scratch was given the compute of pretraining: a gain may be had by training longer."]
     equal = {c.labels: c.verdict for c in matched}
     lost = [f"{c.labels:,}" for c in of_main if c.verdict == "helps" and equal.get(c.labels, "helps") != "helps"]
+    missing = [f"{c.labels:,}" for c in of_main if c.labels not in equal]
+    lines = [f"{arm} has no results yet with {', '.join(missing)} labels."] if missing else []
     if not lost:
-        return []
+        return lines
     return [
+        *lines,
         f"With {', '.join(lost)} labels pretraining helps against {config['baseline']}, but no gain shows "
-        f"against {arm}, which is given the same compute: longer training may explain it."
+        f"against {arm}, which is given the same compute: longer training may explain it.",
     ]
