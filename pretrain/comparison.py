@@ -16,13 +16,14 @@ from typing import Any
 from filelock import FileLock, Timeout
 from lightning_fabric import Fabric
 
-from pretrain.config import device_settings, finetuning_settings, load_data
+from pretrain.config import build_stack, device_settings, finetuning_settings, load_data
 from pretrain.data import Dataset
 from pretrain.data.splits import label_subset
 from pretrain.errors import UserError, require_between
 from pretrain.grid import Cell, Pretraining, Probing, Task, arm_of, tasks, tuning_of
 from pretrain.pipeline import open_run, run_finetune, run_probe, run_stages
 from pretrain.runs import Config, RunFolder, write_text
+from pretrain.stack import SAMPLE
 
 # What may change in a second call: the runs that are there stay. So may arms be added, but not changed.
 GRID = ("labels", "seeds", "baseline", "seed", "probe", "jobs", "worker")
@@ -62,7 +63,9 @@ def exclusively(out: str | Path) -> FileLock:
     """Return a lock for what two must not do at a time: open a comparison's folder, or write its report."""
     path = Path(out).resolve()
     path.parent.mkdir(parents=True, exist_ok=True)
-    return FileLock(path.with_name(f".{path.name}.lock"))
+    lock = path.with_name(f".{path.name}.lock")
+    lock.touch()  # where no file can be made, the lock would wait for ever
+    return FileLock(lock)
 
 
 def _work(config: Config, started: float) -> list[str]:
@@ -217,6 +220,7 @@ def _check_data(config: Config, data: Dataset) -> None:
         raise UserError(f"labels={config['labels']}: {len(data.train)} are all; name them once.")
     if not len(data.validation) and (tuning_of(config).trials != 0 or config["probe"]):
         raise UserError("tuning and probes need validation images: give data.validation more than 0.")
+    build_stack(config["stack"], data.unlabelled[:SAMPLE], seed=0)
     for name in config["arms"]:
         if (arm_of(name, config).pool or 0) > len(data.unlabelled):
             raise UserError(f"arms.{name}.pool={arm_of(name, config).pool}: there are {len(data.unlabelled):,} images.")

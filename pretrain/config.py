@@ -138,7 +138,11 @@ def _one_line(error: Exception) -> str:
         return f"{error.override}: write setting=value, and a list without blanks or in quotes, 'labels=[10, 20]'."
     lines = [line.strip() for line in str(error).split("Config search path:")[0].splitlines() if line.strip()]
     if isinstance(error, HydraException) and lines[0].startswith("Could not override"):
-        return f"{lines[0]} There is no such setting; --help lists those there are."
+        added = "+" + lines[-1].partition("+")[2]  # Hydra's own advice
+        new = added.startswith(("+arms.", "+tuning.space."))
+        return f"{lines[0]} There is no such setting; " + (
+            f"to add it, begin it with +, as in '{added}'." if new else "--help lists those there are."
+        )
     key = next((line.removeprefix("full_key: ") for line in lines if line.startswith("full_key:")), "")
     return f"{key}: {lines[0]}" if key else " ".join(lines)
 

@@ -238,6 +238,8 @@ def _stages_to_start_from(config: Config) -> dict[str, Any]:
     check_init(config["init"])
     if config["init"] == "pretrained":
         return _finished_stages(config)
+    if given := [key for key in ("stages", "upto") if config.get(key) is not None]:
+        raise UserError(f"{given[0]}={config[given[0]]} is of pretrained layers: give init=pretrained with it.")
     return {"pretrain_seconds": 0.0, "pretrain_flops": 0, "digest": None}
 
 

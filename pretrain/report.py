@@ -17,7 +17,7 @@ def main(config: Config) -> None:
     if not paths:
         raise UserError("run=[] names no comparison: give one folder or more.")
     if len(paths) == 1:
-        with exclusively(paths[0]):
+        with exclusively(config["out"] or paths[0]):
             report = write_report(paths[0], config["out"])
     elif config["out"] is None:
         raise UserError("out is missing: a report over several comparisons needs a folder of its own, out=DIR.")

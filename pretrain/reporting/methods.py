@@ -186,10 +186,13 @@ def _tuning(config: Config) -> str:
     spaces = tuning.space if isinstance(tuning.space, list) else [tuning.space]
     space = " or ".join("; ".join(f"{key} in {_value(values)}" for key, values in each.items()) for each in spaces)
     drawn = "every combination" if tuning.trials is None else f"{len(tried)} combinations"
+    listed = "; ".join(settings_in_words(candidate) for candidate in tried)
+    which = "" if tuning.trials is None else f" They are: {listed}."
+    seeds = f"{'seed' if len(tuning.seeds) == 1 else 'each of the seeds'} {_value(tuning.seeds)}"
     return (
         f"Each arm tried the same settings at each label budget, {drawn} of {space}, {len(tried)} in all, once for "
-        f"each of the seeds {_value(tuning.seeds)}, which no run has. The runs use the settings with the best mean "
-        "accuracy on validation images. No trial opened the test split. What an arm sets itself is left alone."
+        f"{seeds}, which no run has.{which} The runs use the settings with the best mean accuracy on validation "
+        "images. No trial opened the test split. What an arm sets itself is left alone."
     )
 
 

@@ -150,18 +150,17 @@ def _draw(compared: Mapping[str, Results], arms: Names) -> Iterator[Drawing]:
     runs = pd.concat([results.runs.assign(comparison=name) for name, results in compared.items()], ignore_index=True)
     first = next(iter(compared))
     looks = canvas.styles(compared, first)
+    interval = f"mean{' and 95% interval' if runs['seed'].nunique() >= canvas.INTERVAL_FROM else ''}"
     shared = dict.fromkeys(arm for (name, arm), called in arms.items() if called != arm)
     for arm in shared:
         lines = runs[runs["arm"] == arm].assign(arm=lambda of_arm: of_arm["comparison"])
         if found := figures.accuracy(lines, list(compared), looks):
-            yield Drawing(
-                "results", file_name("accuracy", arm), f"Test accuracy of {arm}: mean and 95% interval.", found
-            )
+            yield Drawing("results", file_name("accuracy", arm), f"Test accuracy of {arm}: {interval}.", found)
     for name, results in compared.items():
         alone = [arm for arm in results.config["arms"] if arm not in shared]
         own = canvas.styles(alone, first)
         for k in range(0, len(alone), figures.CROWD):
             few = alone[k : k + figures.CROWD]
             if found := figures.accuracy(results.runs, few, own):
-                text = f"Test accuracy of arms that {name} alone has: mean and 95% interval."
+                text = f"Test accuracy of arms that {name} alone has: {interval}."
                 yield Drawing("results", file_name("accuracy", name.replace("/", "-"), *few), text, found)

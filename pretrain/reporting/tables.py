@@ -9,6 +9,7 @@ import pandas as pd
 
 from pretrain.budgets import LabelsNeeded
 from pretrain.differences import Estimate
+from pretrain.reporting.canvas import INTERVAL_FROM
 from pretrain.reporting.results import Results
 from pretrain.statistics import Comparison, arm_estimates
 
@@ -38,6 +39,11 @@ def flops(value: float) -> str:
     return f"{value / 1000**power:.3g} {['', 'k', 'M', 'G', 'T', 'P', 'E'][power]}FLOP"
 
 
+def shown(e: Estimate) -> tuple[float, float]:
+    """Return the bounds of an estimate, NaN where there are too few seeds for an interval that says anything."""
+    return (e.low, e.high) if e.n >= INTERVAL_FROM else (np.nan, np.nan)
+
+
 def interval(low: float, high: float, sign: str = "") -> str:
     """Return the bounds of an interval in percent; nothing for a single seed."""
     return f"{100 * low:{sign}.2f} to {100 * high:{sign}.2f}" if np.isfinite(low) else NONE
@@ -62,7 +68,7 @@ def accuracies(runs: pd.DataFrame) -> Table:
     def row(arm: str, labels: int, e: Estimate) -> list[str]:
         also = validation.get((arm, labels))
         there = f"{100 * also.mean:.2f}" if also else NONE
-        return [arm, f"{labels:,}", str(e.n), f"{100 * e.mean:.2f}", interval(e.low, e.high), there]
+        return [arm, f"{labels:,}", str(e.n), f"{100 * e.mean:.2f}", interval(*shown(e)), there]
 
     heads = ["arm", "labels", "n", "test", "95% interval", "validation"]
     return Table(heads, [row(arm, labels, e) for (arm, labels), e in arm_estimates(runs).items()])
@@ -81,8 +87,8 @@ def _paired_row(c: Comparison) -> list[str]:
         f"{c.labels:,}",
         str(d.n),
         f"{100 * d.mean:+.2f}",
-        interval(d.low, d.high, "+"),
-        interval(*c.bootstrap, "+"),
+        interval(*shown(d), "+"),
+        interval(*(c.bootstrap if d.n >= INTERVAL_FROM else shown(d)), "+"),
         f"{c.p:.2g}" if d.n > 1 else NONE,
         f"{c.p_corrected:.2g}" if d.n > 1 else NONE,
         _number(c.effect, "+.2f"),

@@ -13,7 +13,7 @@ SAID = {
     "helps": "helped with {}",
     "hurts": "hurt with {}",
     "no detectable difference": "made no detectable difference with {}",
-    "too few seeds": "has too few seeds for a claim with {}",
+    "too few seeds": "was run with too few seeds for a claim with {}",
 }
 
 
