@@ -3,10 +3,12 @@
 import functools
 import inspect
 import os
+import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, make_dataclass
+from dataclasses import dataclass, fields, make_dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, get_args
 
@@ -18,7 +20,7 @@ from hydra.utils import get_class
 from lightning_fabric import Fabric
 from lightning_fabric.utilities.rank_zero import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 from torch import Tensor
 
 from pretrain.data import Dataset, load_cifar10, load_digits, load_folder
@@ -34,6 +36,7 @@ from pretrain.training import Optimisation
 
 _HERE = Path(__file__).parent
 CONF = next(path for path in (_HERE / "conf", _HERE.parent / "conf") if path.is_dir())  # in a wheel; in a clone
+WANTED = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false"}  # by OmegaConf's name of a type
 FOLDERS = ("out", "run", "stages", "images")  # settings in which ~ stands for the home folder, as it does in data.*
 SOURCES: dict[str, Callable[..., Dataset]] = {
     "digits": load_digits,
@@ -144,7 +147,25 @@ def _one_line(error: Exception) -> str:
             f"to add it, begin it with +, as in '{added}'." if new else "--help lists those there are."
         )
     key = next((line.removeprefix("full_key: ") for line in lines if line.startswith("full_key:")), "")
+    if wrong := re.fullmatch(r"Value '(.*)' of type '\w+' could not be converted to (\w+)", lines[0]):
+        return f"{key}={wrong[1]}: it must be {WANTED.get(wrong[2], f'of type {wrong[2]}')}."
     return f"{key}: {lines[0]}" if key else " ".join(lines)
+
+
+@contextmanager
+def _at(where: str) -> Iterator[None]:
+    """Have the complaints of what is inside begin with the configuration's path."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(str(error) if str(error).startswith(where) else f"{where}: {error}") from None
+
+
+def _no_such(where: str, key: object, known: Iterable[str]) -> UserError:
+    """Return the complaint that there is no setting `key`, with the one that was meant or all that there are."""
+    meant = get_close_matches(str(key), known, 1)
+    advice = f"did you mean {meant[0]}?" if meant else f"choose among {', '.join(known)}."
+    return UserError(f"{where}.{key}: there is no such setting; {advice}".lstrip("."))
 
 
 def load_data(config: Config, fabric: Fabric) -> Dataset:
@@ -197,7 +218,7 @@ def build_stack(config: Config, images: Tensor, seed: int) -> StackPlan:
         kind = _stage_class(settings["_target_"])
         keywords = {key: value for key, value in settings.items() if key not in ("_target_", "training")}
         in_channels = stages[-1].out_channels if stages else images.shape[1]
-        with seeded(seed, "initialise", name):
+        with seeded(seed, "initialise", name), _at(where):
             stages.append(kind(in_channels=in_channels, **typed_keywords(kind, keywords, where)))
         training.append(typed(Optimisation, settings.get("training", {}), f"{where}.training"))
     if not stages:
@@ -225,7 +246,10 @@ def typed(kind: type, config: Config, where: str = "") -> Any:
         When a value has the wrong type; the setting is named.
     """
     try:
-        return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(kind), config))
+        with _at(where):
+            return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(kind), config))
+    except (ConfigAttributeError, ConfigKeyError) as error:
+        raise _no_such(where, error.key, [each.name for each in fields(kind)]) from None
     except OmegaConfBaseException as error:
         raise UserError(f"{where}.{_one_line(error)}".lstrip(".")) from None
 
@@ -240,16 +264,16 @@ def typed_keywords(function: Callable[..., Any], keywords: Config, where: str) -
     """
     known = inspect.signature(function, eval_str=True).parameters
     if unknown := [key for key in keywords if key not in known]:
-        raise UserError(f"{where}.{unknown[0]}: there is no such setting; choose among {', '.join(known)}.")
+        raise _no_such(where, unknown[0], known)
     checked = {bool, int, float, str, type(None)}
     hints = [(key, known[key].annotation) for key in keywords]
     fields = [(key, hint if {*(get_args(hint) or [hint])} <= checked else Any) for key, hint in hints]
     return vars(typed(make_dataclass("Keywords", fields), keywords, where))
 
 
-def finetuning_settings(config: Config) -> Finetuning:
-    """Return what conf/finetuning/ describes."""
-    return typed(Finetuning, config, "finetuning")
+def finetuning_settings(config: Config, where: str = "finetuning") -> Finetuning:
+    """Return what conf/finetuning/ describes; `where` is the configuration's path."""
+    return typed(Finetuning, config, where)
 
 
 def device_settings(config: Config) -> Device:

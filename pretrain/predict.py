@@ -17,7 +17,9 @@ def main(config: Config) -> None:
     """Write a CSV: file, class, and the probability of each class."""
     file = Path(config["run"], "network.pt")
     if not file.exists():
-        raise UserError(f"run={config['run']} holds no trained network (no network.pt).")
+        runs = sorted(Path(config["run"]).glob("runs/*/*/*/network.pt"))  # of a comparison
+        advice = f"; give one of its runs, such as run={runs[0].parent}" if runs else ""
+        raise UserError(f"run={config['run']} holds no trained network (no network.pt){advice}.")
     fabric = device_settings(config["device"]).launch()
     network = ConvNet.load(file).to(fabric.device)
     channels, size, _ = network.image_shape

@@ -127,6 +127,8 @@ def test_an_arm_may_be_added_but_not_changed(out, configure):
         ("+arms.scratch.upto=1", "arms.scratch.upto is of pretrained arms"),
         ("+arms.scratch.pool=10", "arms.scratch.pool is of pretrained arms"),
         ("+arms.pretrained.matched=true", "arms.pretrained.matched is of arms from scratch"),
+        ("+arms.pretrained.finetuning.drop_out=0", "arms.pretrained.finetuning.drop_out: .*did you mean dropout?"),
+        ("+arms.pretrained.finetuning.head_steps=1000", "arms.pretrained.finetuning: head_steps=1000"),
         ("tuning.seeds=[0]", "tuning.seeds and seeds share 0"),
         ("jobs=0", "jobs=0: it must be at least 1"),
     ],
@@ -138,7 +140,7 @@ def test_a_mistake_is_named(tmp_path, configure, override, message):
 
 def test_a_setting_that_cannot_be_tuned_is_named(tmp_path, configure):
     tuning = ["tuning.trials=1", "+tuning.space.learning_rat=[0.1]"]
-    with pytest.raises(UserError, match=r"finetuning.*learning_rat"):
+    with pytest.raises(UserError, match=r"tuning.space.learning_rat: there is no"):
         compare(configure("compare", f"out={tmp_path / 'run'}", *tuning))
     assert not (tmp_path / "run").exists()
 

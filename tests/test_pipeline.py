@@ -126,7 +126,7 @@ def test_a_complete_run_is_left_as_it_is(configure, digits, fabric, tmp_path):
         (["labels=100000"], "from 10 .one a class. to 1000"),
         (["labels=many"], "give a number, or all"),
         (["finetuning.steps=0"], "at least 1"),
-        (["finetuning.learning_rate=fast"], "finetuning.learning_rate: .*could not be converted to Float"),
+        (["finetuning.learning_rate=fast"], "finetuning.learning_rate=fast: it must be a number"),
         (["stack.stages.stage1.activation=step"], "choose one of relu"),
         (["stack.stages.stage1.stride=3", "stack.stages.stage1.padding=0"], "do not come out whole"),
     ],
