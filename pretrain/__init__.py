@@ -13,12 +13,13 @@ from pretrain.preprocessing import Standardise, Whiten
 from pretrain.reporting import write_report, write_side_by_side
 from pretrain.runs import RunFolder
 from pretrain.stack import Stack
-from pretrain.stages import AutogradStage, ConvAutoencoder, ConvRBM, Layer, Stage
+from pretrain.stages import AutogradStage, Contrastive, ConvAutoencoder, ConvRBM, KMeans, Layer, SoftHebb, Stage
 from pretrain.training import Optimisation
 from pretrain.volume import layer_rows, output_size
 
 __all__ = [
     "AutogradStage",
+    "Contrastive",
     "ConvAutoencoder",
     "ConvNet",
     "ConvRBM",
@@ -26,12 +27,14 @@ __all__ = [
     "Device",
     "Evaluation",
     "Finetuning",
+    "KMeans",
     "Labelled",
     "Layer",
     "Optimisation",
     "Probe",
     "Result",
     "RunFolder",
+    "SoftHebb",
     "Stack",
     "Stage",
     "Standardise",

@@ -31,14 +31,15 @@ def stage_flops(stack: Stack, position: int, settings: Optimisation, pool: int) 
         Unlabelled images. What the layers below make of each is computed once for all, as where it can be kept.
     """
     size = min(settings.batch_size, pool)
-    images = torch.zeros(size, *stack.image_shape)
+    views = 2 if stack[position].views else 1
+    images = torch.zeros(views * size, *stack.image_shape)
     below, stage = copy.deepcopy(stack.below(position)).cpu().eval(), copy.deepcopy(stack[position]).cpu().train()
     with FlopCounterMode(display=False) as inputs, torch.no_grad():
         x = below(images)
     with FlopCounterMode(display=False) as updates:
         stage.accumulate_grad(x, generator(0, "flops"))
     draws = settings.steps * size
-    passes = min(draws, pool) if position else draws  # preprocessing alone is not kept
+    passes = min(draws, pool) if position and views == 1 else draws  # preprocessing alone is not kept, nor are views
     return settings.steps * updates.get_total_flops() + inputs.get_total_flops() * passes // size
 
 

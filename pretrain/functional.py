@@ -17,6 +17,44 @@ def scaled_tanh(x: Tensor) -> Tensor:
     return 1.7159 * torch.tanh(x * (2 / 3))
 
 
+def triangle(x: Tensor, power: float = 1.0) -> Tensor:
+    """Return max(0, x - mean of x over maps)^power, of inputs (N, C, H, W): maps compete, and about half are silent.
+
+    References
+    ----------
+    Coates, Ng and Lee (2011), An analysis of single-layer networks in unsupervised feature learning, AISTATS, of
+    distances; Journe et al. (2023), Hebbian deep learning without feedback, ICLR, with the power.
+    """
+    centred = x - x.mean(dim=1, keepdim=True)
+    if power == 1:
+        return centred.relu()
+    # Powers below 1 have an infinite slope at zero, which would make a gradient NaN even where it is masked.
+    return torch.where(centred > 0, centred.clamp(min=1e-6).pow(power), 0)
+
+
+def contrast_normalised(patches: Tensor, epsilon: float) -> Tensor:
+    """Return patches, (N, D), each less its mean and over sqrt(its variance + epsilon).
+
+    References
+    ----------
+    Coates and Ng (2012), Learning feature representations with k-means.
+    """
+    centred = patches - patches.mean(dim=1, keepdim=True)
+    return centred / (centred.square().mean(dim=1, keepdim=True) + epsilon).sqrt()
+
+
+def whitening_power(covariance: Tensor, regulariser: float, power: float) -> Tensor:
+    """Return ``U (L + r mean(L))^power U'`` of a covariance U L U', (D, D); of power -1/2, the ZCA matrix.
+
+    References
+    ----------
+    Bell and Sejnowski (1997), The independent components of natural scenes are edge filters, Vision Research 37.
+    """
+    variances, axes = torch.linalg.eigh(covariance)
+    floor = regulariser * variances.mean().clamp(min=1e-6)  # images may all be of one grey
+    return axes * (variances.clamp(min=0) + floor).pow(power) @ axes.T
+
+
 def gaussian_noise(x: Tensor, level: float, generator: torch.Generator) -> Tensor:
     """Return x + level * N(0, 1): `level` is a standard deviation, in the units of `x`.
 
@@ -130,6 +168,56 @@ def kl_penalty(h: Tensor, target: float) -> Tensor:
     goal = torch.full_like(mean, target)
     divergence = goal * (goal / mean).log() + (1 - goal) * ((1 - goal) / (1 - mean)).log()
     return divergence.mean()
+
+
+def info_nce(first: Tensor, second: Tensor, temperature: float) -> Tensor:
+    """Return the mean cross-entropy of telling an image's other view from all views in the batch, a scalar.
+
+    ``-log exp(cos(z_i, z_j) / t) / sum over k != i of exp(cos(z_i, z_k) / t)``, of views i and j of an image.
+
+    Parameters
+    ----------
+    first, second : Tensor, (N, D)
+        Projections of two views of each image.
+    temperature : float
+        t.
+
+    References
+    ----------
+    Chen, Kornblith, Norouzi and Hinton (2020), A simple framework for contrastive learning of visual representations,
+    ICML, equation 1.
+    """
+    n = len(first)
+    z = F.normalize(torch.cat([first, second]), dim=1)
+    similarity = (z @ z.T / temperature).fill_diagonal_(-torch.inf)
+    other = torch.arange(2 * n, device=z.device).roll(n)
+    return F.cross_entropy(similarity, other)
+
+
+def vicreg(first: Tensor, second: Tensor) -> Tensor:
+    """Return ``25 s + 25 v + c``, a scalar: views alike, no feature constant, no two of them telling the same.
+
+    s is the mean squared difference of two views; v, of both views, the mean shortfall of a feature's standard
+    deviation from 1; c, of both, the sum of the squared covariances of features over their number. No image is compared
+    with another.
+
+    Parameters
+    ----------
+    first, second : Tensor, (N, D)
+        Projections of two views of each image.
+
+    References
+    ----------
+    Bardes, Ponce and LeCun (2022), VICReg: variance-invariance-covariance regularization for self-supervised learning,
+    ICLR, equations 1 to 6.
+    """
+    invariance = F.mse_loss(first, second)
+    variance, covariance = first.new_zeros(()), first.new_zeros(())
+    for z in (first, second):
+        variance = variance + F.relu(1 - (z.var(dim=0) + 1e-4).sqrt()).mean() / 2
+        off_diagonal = torch.cov(z.T).fill_diagonal_(0)
+        covariance = covariance + off_diagonal.square().sum() / z.shape[1]
+    return 25 * invariance + 25 * variance + covariance
 
 
 def conv_transpose(h: Tensor, weight: Tensor, padding: int = 0) -> Tensor:

@@ -7,6 +7,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
+from pretrain.data.views import Views
 from pretrain.device import Device
 from pretrain.errors import UserError
 from pretrain.preprocessing import Standardise
@@ -80,11 +81,20 @@ class Inputs:
         x = self._compute(positions) if self.kept is None else self.kept[positions.to(self.kept.device)]
         return x.float().contiguous(memory_format=torch.channels_last)
 
-    @torch.no_grad()
+    def views(self, positions: Tensor, views: Views, generator: torch.Generator) -> Tensor:
+        """Return inputs, (2 n, C, H, W), of two random views of each image: the first of all, then the second."""
+        images = self.images[positions].to(self.fabric.device)
+        x = self._through(torch.cat([views(images, generator), views(images, generator)]))
+        return x.float().contiguous(memory_format=torch.channels_last)
+
     def _compute(self, positions: Tensor) -> Tensor:
-        images = self.images[positions].to(self.fabric.device).contiguous(memory_format=torch.channels_last)
+        return self._through(self.images[positions].to(self.fabric.device))
+
+    @torch.no_grad()
+    def _through(self, images: Tensor) -> Tensor:
+        """Return what the layers below make of images."""
         with self.fabric.autocast():
-            return self.below(images)
+            return self.below(images.contiguous(memory_format=torch.channels_last))
 
     def _compute_all(self, sample: Tensor) -> Tensor:
         shape = (len(self), *sample.shape[1:])
@@ -139,7 +149,10 @@ def fit_stage(
     def compute_gradients(step: int) -> Metrics:
         positions = share_out(order(step), fabric)
         draw = generator(seed, name, "noise", step, fabric.global_rank, device=fabric.device)
-        return stage.accumulate_grad(inputs[positions], draw)
+        if stage.views is None:
+            return stage.accumulate_grad(inputs[positions], draw)
+        both = inputs.views(positions, stage.views, generator(seed, name, "views", step, fabric.global_rank))
+        return stage.accumulate_grad(both, draw)
 
     def rate(step: int) -> float:
         return settings.learning_rate * schedule_factor(step, settings, settings.steps)
@@ -174,6 +187,7 @@ def fit_stage(
     )
     loop.run()
     stage.eval()
+    stage.finish(seen)
     return loop
 
 
@@ -229,7 +243,8 @@ def fit_stages(
     loops = []
     for position in range(finished, upto):
         stage, wanted = stack[position], each[position]
-        inputs = Inputs(images, stack.below(position), fabric, wanted.steps * wanted.batch_size)
+        draws = 0 if stage.views else wanted.steps * wanted.batch_size  # no view is seen twice
+        inputs = Inputs(images, stack.below(position), fabric, draws)
         name = f"stage {position + 1}"
         unseen = None if held_out is None else Inputs(held_out, stack.below(position), fabric, draws=0)
         loops.append(

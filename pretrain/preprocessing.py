@@ -9,6 +9,8 @@ import torch.nn.functional as F
 from scipy.sparse.linalg import LinearOperator, gmres
 from torch import Tensor, nn
 
+from pretrain.functional import whitening_power
+from pretrain.patches import random_patches
 from pretrain.seeding import generator
 
 CHUNK = 500  # images in floating point at a time
@@ -112,7 +114,8 @@ class Whiten(Standardise):
         """
         standardise = Standardise.from_images(images)
         side = min(SIDE, min(images.shape[2:]) // 2 | 1)
-        kernel = zca_kernel(standardise(_random_patches(images, side)))
+        patches = random_patches(images, side, PATCHES, generator(0, "whiten", "patches"))
+        kernel = zca_kernel(standardise(patches))
         whiten = cls(standardise.mean, standardise.std, kernel)
         sample = torch.randperm(len(images), generator=generator(0, "whiten", "scale"))[:SAMPLE]
         _, std = _moments(whiten(images[chunk]) for chunk in sample.split(CHUNK))
@@ -184,26 +187,13 @@ def zca_kernel(patches: Tensor) -> Tensor:
     pixels, size = side**2, channels * side**2
     covariance = torch.cov(patches.double().flatten(1).T).view(channels, pixels, channels, pixels)
     covariance = (covariance + covariance.flip(1, 3)).view(size, size) / 2
-    variances, axes = torch.linalg.eigh(covariance)
-    floor = REGULARISER * variances.mean().clamp(min=1e-6)  # images may all be of one grey
-    whitening = axes * (variances.clamp(min=0) + floor).rsqrt() @ axes.T
+    whitening = whitening_power(covariance, REGULARISER, -0.5)
     return whitening.view(channels, pixels, channels, side, side)[:, pixels // 2]
 
 
 def _filter(x: Tensor, kernel: Tensor) -> Tensor:
     """Correlate images, (N, C, H, W), with filters of an odd side; reflected edges keep the size and show no frame."""
     return F.conv2d(F.pad(x, [kernel.shape[-1] // 2] * 4, mode="reflect"), kernel)
-
-
-def _random_patches(images: Tensor, side: int) -> Tensor:
-    """Return patches, (PATCHES, C, side, side), each from a random place in a random image."""
-    draw = generator(0, "whiten", "patches")
-    count, _, height, width = images.shape
-    image, y, x = (
-        torch.randint(high, (PATCHES, 1, 1), generator=draw) for high in (count, height - side + 1, width - side + 1)
-    )
-    offsets = torch.arange(side)
-    return images[image, :, y + offsets[:, None], x + offsets].permute(0, 3, 1, 2)
 
 
 def _moments(chunks: Iterable[Tensor]) -> tuple[Tensor, Tensor]:

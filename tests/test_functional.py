@@ -1,8 +1,12 @@
 import math
+from itertools import permutations, product
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from scipy.linalg import fractional_matrix_power
+from sklearn.preprocessing import StandardScaler
 from torch.distributions import Bernoulli, kl_divergence
 
 from pretrain import functional
@@ -191,3 +195,64 @@ def test_the_transposed_convolution_is_torchs_own_with_its_gradients(channels, s
         results.append((y, *torch.autograd.grad((y * normal(*y.shape)).sum(), leaves)))
     for mine, theirs in zip(*results, strict=True):
         torch.testing.assert_close(mine, theirs)
+
+
+@pytest.mark.parametrize("power", [0.7, 1.0, 1.4])
+def test_triangle_is_the_power_of_what_exceeds_the_mean_of_all_maps(power):
+    x = normal(2, 5, 3, 3)
+    expected = torch.zeros_like(x)
+    for n, c, i, j in product(range(2), range(5), range(3), range(3)):
+        expected[n, c, i, j] = max(0, float(x[n, c, i, j] - sum(x[n, :, i, j]) / 5)) ** power
+    torch.testing.assert_close(functional.triangle(x, power), expected)
+
+
+@pytest.mark.parametrize("power", [0.7, 1.4])
+def test_triangle_has_the_gradient_of_its_differences(power):
+    x = normal(1, 4, 2, 2).requires_grad_()
+    assert torch.autograd.gradcheck(lambda x: functional.triangle(x, power), x)
+
+
+def test_contrast_normalised_patches_have_zero_mean_and_unit_variance():
+    patches = 3 * normal(4, 50) + 2
+    expected = StandardScaler().fit_transform(patches.numpy().T).T
+    torch.testing.assert_close(functional.contrast_normalised(patches, 0.0).numpy(), expected)
+
+
+@pytest.mark.parametrize("power", [-0.5, 0.5])
+def test_the_whitening_power_is_scipys_of_the_regularised_covariance(power):
+    covariance = torch.cov(normal(6, 40))
+    regularised = covariance + 0.1 * covariance.trace() / 6 * torch.eye(6, dtype=torch.float64)
+    expected = fractional_matrix_power(regularised.numpy(), power)
+    torch.testing.assert_close(functional.whitening_power(covariance, 0.1, power).numpy(), expected)
+
+
+def test_info_nce_is_its_sum_over_all_views():
+    first, second = normal(3, 4), 2 * normal(3, 4) + 1
+    views = [*first, *second]
+    total = 0.0
+    for i, z in enumerate(views):
+        likeness = [math.exp(float(F.cosine_similarity(z, other, dim=0)) / 0.3) for other in views]
+        total -= math.log(likeness[(i + 3) % 6] / (sum(likeness) - likeness[i]))
+    assert float(functional.info_nce(first, second, 0.3)) == pytest.approx(total / 6)
+
+
+def test_info_nce_of_views_that_say_nothing_is_that_of_a_guess():
+    same = torch.ones(5, 3, dtype=torch.float64)
+    assert float(functional.info_nce(same, same, 0.5)) == pytest.approx(math.log(9))
+
+
+def test_vicreg_is_its_three_terms():
+    first, second = 0.3 * normal(6, 3), 0.4 * normal(6, 3) - 1
+    invariance = float((first - second).square().sum()) / 18
+    variance, covariance = 0.0, 0.0
+    for z in (first.numpy(), second.numpy()):
+        variance += sum(max(0, 1 - math.sqrt(column.var(ddof=1) + 1e-4)) for column in z.T) / 3 / 2
+        matrix = np.cov(z.T)
+        covariance += sum(matrix[i, j] ** 2 for i, j in permutations(range(3), 2)) / 3
+    expected = 25 * invariance + 25 * variance + covariance
+    assert float(functional.vicreg(first, second)) == pytest.approx(expected)
+
+
+def test_vicreg_of_uncorrelated_equal_views_of_unit_variance_is_zero():
+    z = torch.tensor([[1.0, 1.0], [1.0, -1.0], [-1.0, 1.0], [-1.0, -1.0]], dtype=torch.float64)
+    assert float(functional.vicreg(z, z)) == pytest.approx(0, abs=1e-12)

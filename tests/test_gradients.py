@@ -48,7 +48,7 @@ def file(request):
     return request.param
 
 
-@pytest.mark.parametrize("activation", ["relu", "zero_bias_relu", "scaled_tanh", "sigmoid"])
+@pytest.mark.parametrize("activation", ["relu", "zero_bias_relu", "triangle", "scaled_tanh", "sigmoid"])
 def test_the_networks_gradients_are_right_for_every_parameter(activation):
     network = small_network(activation)
     rows = check_network(network, images(), labels())
@@ -59,6 +59,10 @@ def test_the_networks_gradients_are_right_for_every_parameter(activation):
 def test_a_stages_gradients_are_right_for_every_parameter(file):
     stage = stage_of(file, corruption="gaussian")
     rows = check_stage(stage, images(channels=2))
+    if stage.objective is None:
+        assert rows == []
+        assert "nothing to check" in format_gradients(rows)
+        return
     assert {row.parameter for row in rows} == {name for name, _ in stage.named_parameters()}
     assert worst(rows) < TOLERANCE
 

@@ -13,7 +13,13 @@ from pretrain.reporting.results import Results
 from pretrain.runs import Config, flatten
 from pretrain.training import Optimisation
 
-KINDS = {"ConvAutoencoder": "a convolutional autoencoder", "ConvRBM": "a convolutional restricted Boltzmann machine"}
+KINDS = {
+    "Contrastive": "a contrastive layer",
+    "ConvAutoencoder": "a convolutional autoencoder",
+    "ConvRBM": "a convolutional restricted Boltzmann machine",
+    "KMeans": "spherical k-means on whitened patches",
+    "SoftHebb": "a soft winner-take-all Hebbian layer",
+}
 PREPROCESSING = {
     "standardise": "Pixels are standardised in each channel.",
     "whiten": "Pixels are standardised in each channel and whitened, so that neighbours are decorrelated.",

@@ -2,16 +2,17 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pretrain.data.views import Views
 from pretrain.energy import pooled_probability
 from pretrain.errors import UserError, require_between
-from pretrain.functional import scaled_tanh
+from pretrain.functional import scaled_tanh, triangle
 
 Metrics = Mapping[str, float]
 Bounds = tuple[Tensor, Tensor]
@@ -25,6 +26,18 @@ class ScaledTanh(nn.Module):
         return scaled_tanh(x)
 
 
+class Triangle(nn.Module):
+    """The activation max(0, x - mean of x over maps)^power; see `pretrain.functional.triangle`."""
+
+    def __init__(self, power: float):
+        super().__init__()
+        self.power = power
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the activation of `x`, of the same shape (N, C, H, W)."""
+        return triangle(x, self.power)
+
+
 class ProbabilisticMaxPool(nn.MaxPool2d):
     """The probability that any unit of a window is on, given the units' inputs; see `energy.pooled_probability`."""
 
@@ -35,12 +48,14 @@ class ProbabilisticMaxPool(nn.MaxPool2d):
         return pooled_probability(x, self.kernel_size)  # type: ignore[arg-type]  # a layer's window is one number
 
 
-ACTIVATIONS: dict[str, type[nn.Module]] = {
-    "relu": nn.ReLU,
-    "zero_bias_relu": nn.ReLU,  # the convolution has no bias
-    "scaled_tanh": ScaledTanh,
-    "sigmoid": nn.Sigmoid,
+ACTIVATIONS: dict[str, Callable[[float], nn.Module]] = {  # of the layer's power
+    "relu": lambda _: nn.ReLU(),
+    "zero_bias_relu": lambda _: nn.ReLU(),  # the convolution has no bias
+    "triangle": Triangle,
+    "scaled_tanh": lambda _: ScaledTanh(),
+    "sigmoid": lambda _: nn.Sigmoid(),
 }
+POOLINGS = ("max", "average", "probabilistic")
 # What is done to a layer's output for what is built on it, once it has learnt: unit variance of all maps together; zero
 # mean and unit variance of each map; nothing.
 NORMALISATIONS = ("scale", "standardise", "none")
@@ -94,9 +109,11 @@ class Layer(nn.Module):
         One of `ACTIVATIONS`; "zero_bias_relu" is a ReLU after a convolution without bias.
     pool : int
         Side and stride of the max-pooling window; 1 for none.
-    pooling : {"max", "probabilistic"}
-        The greatest activation of a window; or, of sigmoid units of which one at most is on, the probability that
-        any is (Lee et al. 2009).
+    pooling : {"max", "average", "probabilistic"}
+        The greatest activation of a window, or their mean; or, of sigmoid units of which one at most is on, the
+        probability that any is (Lee et al. 2009).
+    power : float
+        Of the activation "triangle".
 
     Notes
     -----
@@ -118,10 +135,11 @@ class Layer(nn.Module):
         activation: str = "relu",
         pool: int = 1,
         pooling: str = "max",
+        power: float = 1.0,
     ):
         super().__init__()
         choose("activation", activation, ACTIVATIONS)
-        choose("pooling", pooling, ("max", "probabilistic"))
+        choose("pooling", pooling, POOLINGS)
         if pooling == "probabilistic" and activation != "sigmoid":
             raise UserError(f"pooling=probabilistic is of sigmoid units, not of activation={activation}.")
         for name, value in {
@@ -134,6 +152,7 @@ class Layer(nn.Module):
             require_between(name, value, 1)
         self.padding = padding = kernel_size // 2 if padding is None else padding
         require_between("padding", padding, 0)
+        require_between("power", power, 0.1)
         self.settings: dict[str, Any] = {
             "in_channels": in_channels,
             "out_channels": out_channels,
@@ -143,11 +162,13 @@ class Layer(nn.Module):
             "activation": activation,
             "pool": pool,
             "pooling": pooling,
+            "power": power,
         }
         bias = activation != "zero_bias_relu"
         self.conv = nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding, bias=bias)
-        self.activation: nn.Module = ACTIVATIONS[activation]()
-        self.pool: nn.Module = nn.MaxPool2d(pool) if pool > 1 else nn.Identity()
+        self.activation: nn.Module = ACTIVATIONS[activation](power)
+        kind = nn.AvgPool2d if pooling == "average" else nn.MaxPool2d
+        self.pool: nn.Module = kind(pool) if pool > 1 else nn.Identity()
         if pooling == "probabilistic":  # which starts from the inputs of the units
             self.activation, self.pool = nn.Identity(), ProbabilisticMaxPool(pool)
         self.register_buffer("shift", torch.zeros(out_channels))
@@ -212,11 +233,15 @@ class Layer(nn.Module):
         The function computed stays the same. Left outside, a factor s on the output would multiply the
         learning rate of the weights, relative to their size, by s squared.
         """
-        if isinstance(self.activation, nn.ReLU) and not self.shift.any():
-            self.conv.weight.mul_(self.scale[:, None, None, None])
-            if self.conv.bias is not None:
-                self.conv.bias.mul_(self.scale)
-            self.scale.fill_(1.0)
+        if not isinstance(self.activation, nn.ReLU | Triangle) or self.shift.any():
+            return
+        if isinstance(self.activation, Triangle) and (self.scale != self.scale[0]).any():
+            return  # maps compete: a factor on one would change the others
+        factor = self.scale.pow(1 / self.settings["power"])
+        self.conv.weight.mul_(factor[:, None, None, None])
+        if self.conv.bias is not None:
+            self.conv.bias.mul_(factor)
+        self.scale.fill_(1.0)
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
@@ -226,7 +251,7 @@ class Layer(nn.Module):
         most in a window is on, a bias by which the window is as likely on as off.
         """
         activation = self.settings["activation"]
-        if activation in ("relu", "zero_bias_relu"):
+        if activation in ("relu", "zero_bias_relu", "triangle"):
             nn.init.kaiming_normal_(self.conv.weight, nonlinearity="relu")
         else:
             nn.init.xavier_normal_(self.conv.weight, gain=4.0 if activation == "sigmoid" else 1.0)
@@ -259,14 +284,19 @@ class Stage(nn.Module, ABC):
         C'.
     monitor : str
         The metric that should fall while the stage trains.
-    objective : str
-        The metric whose gradient `accumulate_grad` writes in eval mode, where nothing is random.
+    objective : str or None
+        The metric whose gradient `accumulate_grad` writes in eval mode, where nothing is random; None where what it
+        writes is a rule's update, and the gradient of nothing.
+    views : Views or None
+        How random views of the images are made. Then `accumulate_grad` gets two of each image, the first of all and
+        then the second of all.
     """
 
     layer: Layer
     out_channels: int
     monitor: str = "loss"
-    objective: str = "loss"
+    objective: str | None = "loss"
+    views: Views | None = None
 
     def prepare(self, images: Tensor, bounds: Bounds, generator: torch.Generator) -> None:
         """Look at a sample of the inputs, (N, C, H, W), once before training; does nothing unless overridden.
@@ -285,6 +315,9 @@ class Stage(nn.Module, ABC):
         generator : torch.Generator
             For every random draw of this step; on the device of `x`.
         """
+
+    def finish(self, images: Tensor) -> None:
+        """Look at a sample of the inputs, (N, C, H, W), once after training; does nothing unless overridden."""
 
     def constrain(self) -> None:
         """Put the parameters back where they may be, after each update; does nothing unless overridden."""

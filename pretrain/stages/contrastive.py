@@ -1,0 +1,122 @@
+"""Learning to tell images apart by what two random views of each have in common, as a stage."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pretrain.data.views import Views
+from pretrain.errors import require_between
+from pretrain.functional import info_nce, vicreg
+from pretrain.stages.base import AutogradStage, Layer, Metrics, Stage, choose
+
+EPSILON = 1e-5  # added to the variance of a map
+
+
+class Contrastive(AutogradStage):
+    """A layer whose output should be alike for two views of an image, by a loss of its own.
+
+    The layer's maps are normalised over the batch before its activation (Ioffe and Szegedy 2015); that becomes a part
+    of its filters and biases at the end. Its output is averaged over a grid of places; at each of them the same small
+    network, a projection head that is thrown away afterwards, looks at it; the mean of what it finds is compared
+    between views. No gradient reaches the layers below (Lowe, O'Connor and Veeling 2019).
+
+    Parameters
+    ----------
+    in_channels : int
+        Channels of the input.
+    out_channels : int
+        Filters.
+    kernel_size, stride, padding, pool, pooling
+        Those of `Layer`, whose activation is "relu".
+    loss : {"info_nce", "vicreg"}
+        Find the other view of an image among those of the batch; or have both views agree while features vary and do
+        not repeat each other. See `pretrain.functional`.
+    temperature : float
+        Of "info_nce".
+    grid : int
+        Places along a side that the projection head sees, or as many as there are.
+    hidden, projection : int
+        Units of the projection head, and numbers that it puts out.
+    crop, flip, jitter, grey
+        Those of `pretrain.data.views.Views`: how views are made.
+
+    Raises
+    ------
+    UserError
+        When a setting is unknown or out of its range.
+
+    References
+    ----------
+    Lowe, O'Connor and Veeling (2019), Putting an end to end-to-end: gradient-isolated learning of representations,
+    NeurIPS.
+    Chen, Kornblith, Norouzi and Hinton (2020), A simple framework for contrastive learning of visual representations,
+    ICML.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int = 128,
+        kernel_size: int = 3,
+        stride: int = 1,
+        padding: int | None = None,
+        pool: int = 2,
+        pooling: str = "max",
+        loss: str = "info_nce",
+        temperature: float = 0.2,
+        grid: int = 4,
+        hidden: int = 256,
+        projection: int = 64,
+        crop: float = 0.25,
+        flip: bool = True,
+        jitter: float = 0.4,
+        grey: float = 0.2,
+    ):
+        super().__init__()
+        choose("loss", loss, ("info_nce", "vicreg"))
+        require_between("temperature", temperature, 1e-3)
+        for name, value in {"grid": grid, "hidden": hidden, "projection": projection}.items():
+            require_between(name, value, 1)
+        self.views = Views(crop, flip, jitter, grey)
+        self.out_channels, self.loss, self.temperature, self.grid = out_channels, loss, temperature, grid
+        self.layer = Layer(
+            in_channels,
+            out_channels,
+            kernel_size=kernel_size,
+            stride=stride,
+            padding=padding,
+            pool=pool,
+            pooling=pooling,
+        )
+        self.layer.reset_parameters()
+        self.head = nn.Sequential(
+            nn.Conv2d(out_channels, hidden, 1, bias=False),
+            nn.BatchNorm2d(hidden, track_running_stats=False),
+            nn.ReLU(),
+            nn.Conv2d(hidden, projection, 1),
+        )
+
+    def losses(self, x: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
+        """Return the loss of inputs, (2 N, C, H, W), of two views, and how similar the views are: their mean cosine."""
+        u = F.batch_norm(self.layer.conv(x), None, None, training=True, eps=EPSILON)
+        y = self.layer.pool(self.layer.activation(u))
+        places = F.adaptive_avg_pool2d(y, (min(self.grid, y.shape[2]), min(self.grid, y.shape[3])))
+        z = self.head(places).mean(dim=(2, 3))
+        first, second = z.to(torch.promote_types(z.dtype, torch.float32)).chunk(2)
+        loss = info_nce(first, second, self.temperature) if self.loss == "info_nce" else vicreg(first, second)
+        return {"loss": loss, "similarity": F.cosine_similarity(first.detach(), second.detach()).mean()}
+
+    @torch.no_grad()
+    def health(self, x: Tensor, generator: torch.Generator) -> Metrics:
+        """Return what every stage tells of inputs, (N, C, H, W): these are no views."""
+        return Stage.health(self, x, generator)
+
+    @torch.no_grad()
+    def finish(self, images: Tensor) -> None:
+        """Make the normalisation a part of the filters and biases, by its statistics on a sample of the inputs."""
+        conv = self.layer.conv
+        assert conv.bias is not None
+        variance, mean = torch.var_mean(conv(images), dim=(0, 2, 3), correction=0)
+        factor = (variance + EPSILON).rsqrt()
+        conv.weight.mul_(factor[:, None, None, None])
+        conv.bias.sub_(mean).mul_(factor)

@@ -1,0 +1,92 @@
+"""Soft winner-take-all Hebbian learning, as a stage."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn.grad import conv2d_weight
+
+from pretrain.errors import require_between
+from pretrain.stages.base import Layer, Metrics, Stage
+
+
+class SoftHebb(Stage):
+    """A layer whose maps compete at each position, and learn by a local Hebbian rule, without any error signal.
+
+    With the inputs u = W * x of the maps and y = softmax(u / temperature) over them, a map's filter changes by
+    ``s y (x - u w)``, summed over images and positions, where s is 1 for the map that wins a position and -1 for the
+    others: the winner moves towards the patch, the others away from it. The sum is divided by its greatest element, and
+    a filter's share of it is ``|1 - ||w|||^(1/2)``: filters of unit norm have converged.
+
+    Parameters
+    ----------
+    in_channels : int
+        Channels of the input.
+    out_channels : int
+        Maps.
+    kernel_size, stride, padding, pool, pooling, power
+        Those of `Layer`; the activation is "triangle".
+    temperature : float
+        Of the softmax: the greater, the softer the competition.
+    radius : float
+        Norm of the filters at the start; far from 1, so that they learn fast.
+
+    References
+    ----------
+    Journe, Rodriguez, Guo and Moraitis (2023), Hebbian deep learning without feedback. ICLR.
+    Moraitis, Toichkin, Journe, Chua and Guo (2022), SoftHebb: Bayesian inference in unsupervised Hebbian soft
+    winner-take-all networks. Neuromorphic Computing and Engineering 2.
+    """
+
+    monitor = "norm_gap"
+    objective = None
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int = 96,
+        kernel_size: int = 5,
+        stride: int = 1,
+        padding: int | None = None,
+        power: float = 1.0,
+        pool: int = 2,
+        pooling: str = "max",
+        temperature: float = 1.0,
+        radius: float = 25.0,
+    ):
+        super().__init__()
+        require_between("temperature", temperature, 1e-3)
+        require_between("radius", radius, 1e-3)
+        self.out_channels, self.temperature = out_channels, temperature
+        self.layer = Layer(
+            in_channels,
+            out_channels,
+            kernel_size=kernel_size,
+            stride=stride,
+            padding=padding,
+            activation="triangle",
+            pool=pool,
+            pooling=pooling,
+            power=power,
+        )
+        nn.init.normal_(self.layer.conv.weight, std=radius / (in_channels * kernel_size**2) ** 0.5)
+        nn.init.zeros_(self.layer.conv.bias)  # type: ignore[arg-type]  # and it stays zero
+
+    @torch.no_grad()
+    def accumulate_grad(self, x: Tensor, generator: torch.Generator) -> Metrics:
+        """Write minus the rule's change, and return how far the filters' norms are from 1, and the winners' share.
+
+        "norm_gap" is the mean of ``|1 - ||w|||``; "winner" the mean of y at the map that wins.
+        """
+        conv = self.layer.conv
+        u = conv(x)
+        y = (u.float() / self.temperature).softmax(dim=1)
+        share, winner = y.max(dim=1, keepdim=True)
+        y = (-y).scatter(1, winner, share).to(u.dtype)
+        weight = conv.weight
+        towards = conv2d_weight(x.to(u.dtype), weight.shape, y, conv.stride, self.layer.padding).float()
+        decay = (y.float() * u.float()).sum(dim=(0, 2, 3))[:, None, None, None]
+        change = towards - decay * weight
+        gap = (1 - weight.flatten(1).norm(dim=1)).abs()
+        change = change / change.abs().max().clamp(min=1e-12) * gap.sqrt()[:, None, None, None]
+        weight.grad = -change
+        conv.bias.grad = torch.zeros_like(conv.bias)  # type: ignore[union-attr, arg-type]
+        return {"norm_gap": float(gap.mean()), "winner": float(share.mean())}

@@ -1,0 +1,62 @@
+import pytest
+import torch
+import torch.nn.functional as F
+
+from pretrain import Contrastive, UserError
+from pretrain.seeding import generator, seeded
+
+
+def build(**options):
+    with seeded(0, "test"):
+        return Contrastive(2, 6, **{"hidden": 8, "projection": 4, **options}).double()
+
+
+def views(count=6):
+    images = torch.rand(count, 2, 8, 8, generator=generator(0, "images"), dtype=torch.float64)
+    noise = torch.rand(2 * count, 2, 8, 8, generator=generator(0, "noise"), dtype=torch.float64)
+    return images.repeat(2, 1, 1, 1) + 0.1 * noise
+
+
+def test_the_normalisation_becomes_a_part_of_the_layer():
+    stage, x = build(), views()
+    u = F.batch_norm(stage.layer.conv(x), None, None, training=True)
+    expected = F.max_pool2d(u.relu(), 2)
+    stage.finish(x)
+    torch.testing.assert_close(stage.layer(x), expected)
+
+
+@pytest.mark.parametrize("loss", ["info_nce", "vicreg"])
+def test_the_loss_is_the_same_once_it_is_one(loss):
+    stage, x = build(loss=loss), views()
+    before = stage.losses(x, generator(0))["loss"]
+    stage.finish(x)
+    torch.testing.assert_close(stage.losses(x, generator(0))["loss"], before, rtol=1e-4, atol=0)  # but for EPSILON
+
+
+def test_views_that_are_the_same_are_found_and_others_are_not():
+    stage, x = build(), views()
+    first = x.chunk(2)[0]
+    same = stage.losses(torch.cat([first, first]), generator(0))
+    other = stage.losses(torch.cat([first, first.roll(1, 0)]), generator(0))
+    assert same["similarity"] == pytest.approx(1)
+    assert same["loss"] < other["loss"]
+
+
+def test_the_order_of_the_images_does_not_matter_but_the_pairs_do():
+    stage, x = build(), views()
+    order = torch.randperm(6, generator=generator(1))
+    first, second = x.chunk(2)
+    loss = stage.losses(x, generator(0))["loss"]
+    torch.testing.assert_close(stage.losses(torch.cat([first[order], second[order]]), generator(0))["loss"], loss)
+    assert not torch.isclose(stage.losses(torch.cat([first[order], second]), generator(0))["loss"], loss)
+
+
+def test_a_grid_finer_than_the_maps_is_the_maps():
+    x = views()
+    assert build(grid=4).losses(x, generator(0)) == build(grid=99).losses(x, generator(0))
+
+
+@pytest.mark.parametrize("options", [{"loss": "hinge"}, {"temperature": 0}, {"crop": 0}, {"grid": 0}])
+def test_settings_that_cannot_be_meant_are_refused(options):
+    with pytest.raises(UserError, match=next(iter(options))):
+        build(**options)

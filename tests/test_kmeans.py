@@ -1,0 +1,129 @@
+import pytest
+import torch
+import torch.nn.functional as F
+from sklearn.decomposition import PCA
+
+from pretrain import Device, KMeans, Optimisation, Standardise, UserError, fit_stage
+from pretrain.functional import contrast_normalised
+from pretrain.greedy import Inputs
+from pretrain.seeding import generator, seeded
+from pretrain.stages.kmeans import CONTRAST
+
+BOUNDS = torch.zeros(2), torch.ones(2)
+
+
+def build(in_channels=2, out_channels=6, kernel_size=3, **options):
+    with seeded(0, "test"):
+        return KMeans(in_channels, out_channels, kernel_size, **options)
+
+
+def inputs(count=20, channels=2, side=10):
+    smooth = torch.randn(count, channels, side, side, generator=generator(0, "inputs"))
+    return F.avg_pool2d(smooth, 3, stride=1, padding=1) + 0.2 * smooth
+
+
+def prepared(**options):
+    stage = build(**options).double()
+    stage.prepare(inputs().double(), BOUNDS, generator(0, "prepare"))
+    return stage
+
+
+def centroids(stage):
+    return stage.layer.conv.weight.detach().flatten(1) @ stage.unwhiten
+
+
+def test_whitened_patches_are_uncorrelated_but_for_the_regulariser():
+    stage = prepared(whitening=1e-6)
+    p = stage._patches(inputs().double(), 50_000, generator(0, "prepare"))
+    whitened = (p - stage.mean) @ stage.whiten
+    variances = PCA().fit(whitened.numpy()).explained_variance_
+    assert variances[:-1] == pytest.approx(1, abs=0.01)
+    assert variances[-1] == pytest.approx(0, abs=1e-6)  # a patch has lost its mean
+
+
+def test_the_layers_filters_answer_as_the_centroids_do_to_the_whitened_patch():
+    stage = prepared(padding=0, pool=1)
+    x = inputs(3).double()
+    with torch.no_grad():
+        answers = F.conv2d(x, stage.layer.conv.weight).flatten(2)  # (N, K, positions)
+    patches = F.unfold(x, 3).transpose(1, 2)
+    centred = patches - patches.mean(dim=2, keepdim=True)
+    expected = (centred - stage.mean) @ stage.whiten @ centroids(stage).T  # contrast is not divided by
+    offset = -(stage.mean @ stage.whiten @ centroids(stage).T)
+    torch.testing.assert_close(answers.transpose(1, 2), expected - offset)
+
+
+def test_centroids_have_unit_norm():
+    stage = prepared()
+    torch.testing.assert_close(centroids(stage).norm(dim=1), torch.ones(6, dtype=torch.float64))
+    with torch.no_grad():
+        stage.layer.conv.weight.mul_(7)
+    stage.constrain()
+    torch.testing.assert_close(centroids(stage).norm(dim=1), torch.ones(6, dtype=torch.float64))
+
+
+def test_a_step_of_rate_one_puts_each_centroid_at_the_direction_of_the_mean_of_its_patches():
+    stage, x = prepared(patches=40).float(), inputs()
+    p = stage._whitened(stage._patches(x, len(x) * 40, generator(0, "noise")))
+    nearest = [int((centroids(stage) @ row).argmax()) for row in p]
+    expected = centroids(stage)
+    for k in set(nearest):
+        mean = torch.stack([row for row, n in zip(p, nearest, strict=True) if n == k]).mean(dim=0)
+        expected[k] = mean / mean.norm()
+    stage.accumulate_grad(x, generator(0, "noise"))
+    with torch.no_grad():
+        stage.layer.conv.weight -= stage.layer.conv.weight.grad
+    stage.constrain()
+    torch.testing.assert_close(centroids(stage), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_planted_patterns_are_found():
+    # Each image is one of four patterns everywhere, and noise: its 3x3 patches, which touch no edge, are the pattern's.
+    patterns = torch.randn(4, 1, 3, 3, generator=generator(3))
+    which = torch.randint(4, (400,), generator=generator(4))
+    images = patterns[which] + 0.05 * torch.randn(400, 1, 3, 3, generator=generator(5))
+    stage = build(1, 12, patches=1, padding=0, pool=1)
+    fabric = Device(accelerator="cpu", precision="32-true").launch()
+    data = Inputs(images, torch.nn.Sequential(Standardise.identity(1)), fabric, 0)
+    settings = Optimisation(steps=100, batch_size=100, optimizer="sgd", learning_rate=0.5, momentum=0.0)
+    fit_stage(stage, data, settings, seed=1, name="stage 1", fabric=fabric)
+    z = stage._whitened(contrast_normalised(images.flatten(1), CONTRAST))
+    found = (z @ centroids(stage).T).argmax(dim=1)
+    pairs = {(int(a), int(b)) for a, b in zip(which, found, strict=True)}
+    assert {a for a, _ in pairs} == {0, 1, 2, 3}
+    assert len({b for _, b in pairs}) == len(pairs)  # no centroid wins images of two patterns
+
+
+@pytest.mark.parametrize("active", [0.1, 0.5])
+def test_each_map_is_active_at_the_share_of_positions_asked_for(active):
+    stage = prepared(active=active)
+    stage.finish(inputs().double())
+    share = (stage.layer.hidden(inputs().double()) > 0).double().mean(dim=(0, 2, 3))
+    torch.testing.assert_close(share, torch.full_like(share, active), rtol=0, atol=1.5 / (20 * 100))
+
+
+def test_maps_that_compete_have_zero_mean_before_they_do():
+    stage = prepared(activation="triangle")
+    stage.finish(inputs().double())
+    with torch.no_grad():
+        means = stage.layer.conv(inputs().double()).mean(dim=(0, 2, 3))
+    torch.testing.assert_close(means, torch.zeros_like(means), rtol=0, atol=1e-12)
+
+
+def test_a_centroid_without_patches_stays_where_it_is():
+    stage = prepared(patches=1)
+    metrics = stage.accumulate_grad(inputs(2).double(), generator(0, "noise"))
+    still = (stage.layer.conv.weight.grad.flatten(1) == 0).all(dim=1)
+    assert still.double().mean() == pytest.approx(metrics["empty"])
+    assert still.sum() >= 4
+
+
+def test_patches_wider_than_the_input_are_refused():
+    with pytest.raises(UserError, match="kernel_size=3: patches so wide do not fit inputs of 2x2"):
+        build().prepare(inputs(side=2), BOUNDS, generator(0))
+
+
+@pytest.mark.parametrize("options", [{"active": 1.0}, {"activation": "sigmoid"}, {"patches": 0}, {"whitening": 0.0}])
+def test_settings_that_cannot_be_meant_are_refused(options):
+    with pytest.raises(UserError, match=next(iter(options))):
+        build(**options)
