@@ -1,5 +1,6 @@
 """Training an assembled ConvNet end to end on the labels there are."""
 
+import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,8 +12,9 @@ from pretrain.data import Dataset
 from pretrain.data.augmentation import random_crop, random_flip
 from pretrain.data.splits import label_subset
 from pretrain.device import Device
-from pretrain.errors import UserError, require_between
+from pretrain.errors import UserError, choose, require_between
 from pretrain.evaluation import Evaluation, evaluate
+from pretrain.heads import HEADS, fit_head
 from pretrain.network import ConvNet, set_trainable
 from pretrain.runs import RunFolder
 from pretrain.seeding import generator
@@ -34,6 +36,9 @@ class Finetuning(Optimisation):
         Random shifts by up to so many pixels, edges reflected; 0 for none.
     flip : bool
         Mirror half of the images left to right; wrong for digits and text.
+    head : {"random", "ridge", "logistic"}
+        Where the head starts: at random; or fitted to the outputs of the layers as they are, see `pretrain.heads`.
+        Then `steps` may be 0.
     freeze : bool
         Train the head only: the layers stay as they are.
     head_steps : int
@@ -57,6 +62,7 @@ class Finetuning(Optimisation):
     dropout: float = 0.5
     crop: int = 4
     flip: bool = True
+    head: str = "random"
     freeze: bool = False
     head_steps: int = 0
     layer_rates: Any = 1.0
@@ -64,10 +70,16 @@ class Finetuning(Optimisation):
     early_stopping: bool = False
     patience: int = 5
 
+    @property
+    def fewest_steps(self) -> int:
+        """A head that is fitted needs no training."""
+        return 1 if self.head == "random" else 0
+
     def __post_init__(self) -> None:
         """Refuse values that cannot be meant."""
         super().__post_init__()
-        require_between("head_steps", self.head_steps, 0, self.steps - 1)
+        choose("head", self.head, HEADS)
+        require_between("head_steps", self.head_steps, 0, max(self.steps - 1, 0))
         require_between("label_smoothing", self.label_smoothing, 0, 1)
         require_between("dropout", self.dropout, 0, 1)
         require_between("crop", self.crop, 0)
@@ -141,6 +153,10 @@ def finetune(
     require_between("crop", settings.crop, 0, min(network.image_shape[1:]) - 1)
     fabric = fabric or Device().launch()
     subset = data.train.subset(label_subset(data.train.labels, labels, seed))
+    started = time.monotonic()
+    if settings.head != "random":
+        with fabric.autocast():
+            fit_head(network.to(fabric.device), subset, data.validation, settings.head, settings.flip)
     network.head.get_submodule("dropout").p = settings.dropout  # type: ignore[assignment]
     network.to(fabric.device).to(memory_format=torch.channels_last)
     order = BatchOrder(len(subset), settings.batch_size, seed, "finetune")
@@ -179,6 +195,7 @@ def finetune(
         evaluate_every=settings.evaluate_every,
         best="val_accuracy" if settings.early_stopping else None,
         patience=settings.patience,
+        seconds=time.monotonic() - started,
     )
     loop.run()
     network.eval()

@@ -23,6 +23,7 @@ HEALTH_SAMPLE = 200  # images of each
 GENERALISING = (
     "loss",
     "reconstruction",
+    "distance",
     "free_energy",
     "pseudo_likelihood",
 )  # figures worth measuring on held-out images too

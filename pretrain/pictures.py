@@ -21,6 +21,8 @@ STEPS = (1, 10, 100, 1000)  # of the chains in a picture of samples
 # Of a stage's health: for each panel, figures of the log with a label and the number of a colour.
 PANELS = {
     "reconstruction error": {"reconstruction": ("training", 0), "held_out_reconstruction": ("held out", 1)},
+    "distance of a patch to its centroid": {"distance": ("training", 0), "held_out_distance": ("held out", 1)},
+    "distance of the filters' norms from 1": {"norm_gap": ("", 0)},
     "free energy (nats an image)": {"free_energy": ("training", 0), "held_out_free_energy": ("held out", 1)},
     "free energy, held out minus training": {"free_energy_gap": ("", 2)},
     "pseudo-likelihood (nats an image)": {

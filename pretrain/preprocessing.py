@@ -1,6 +1,7 @@
 """How images are brought to the first layer: standardised channels, or whitened ones."""
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ import torch.nn.functional as F
 from scipy.sparse.linalg import LinearOperator, gmres
 from torch import Tensor, nn
 
-from pretrain.functional import whitening_power
+from pretrain.functional import contrast_normalised, whitening_power
 from pretrain.patches import random_patches
 from pretrain.seeding import generator
 
@@ -18,6 +19,8 @@ SIDE = 9  # pixels: on CIFAR-10 the outermost weights are below 1% of the centra
 REGULARISER = 0.03  # of the mean eigenvalue: flattens CIFAR-10 but for its highest frequencies, which are noise
 PATCHES = 50_000
 SAMPLE = 5000  # images that the scale of whitened channels is measured on
+FLAT = 1e-3  # added to an image's variance where contrast is normalised: what is nearly flat is not blown up
+SHOWN = 0.25  # standard deviation of the pixels in pictures of contrast-normalised images
 
 
 class Standardise(nn.Module):
@@ -26,7 +29,10 @@ class Standardise(nn.Module):
     Parameters
     ----------
     mean, std : Tensor, (C,)
-        Of pixels from 0 to 1; 0 and 1 leave the pixels as they are.
+        Of pixels from 0 to 1, or of normalised ones; 0 and 1 leave them as they are.
+    contrast : bool
+        Bring each image to zero mean and unit variance first, over all its pixels and channels (contrast
+        normalisation): bright or dark, clear or hazy, no longer matters.
 
     Notes
     -----
@@ -36,38 +42,44 @@ class Standardise(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, mean: Tensor, std: Tensor):
+    def __init__(self, mean: Tensor, std: Tensor, contrast: bool = False):
         super().__init__()
         self.register_buffer("mean", mean.float())
         self.register_buffer("std", std.float())
+        self.contrast = contrast
 
     @property
     def settings(self) -> dict[str, Any]:
         """What `unfitted` makes one of the same kind and shapes from."""
-        return {"kind": "standardise", "channels": len(self.mean)}
+        return {"kind": "standardise", "channels": len(self.mean), "contrast": self.contrast}
 
     @classmethod
-    def from_images(cls, images: Tensor) -> "Standardise":
+    def from_images(cls, images: Tensor, contrast: bool = False) -> "Standardise":
         """Measure the statistics on images, (N, C, H, W), uint8 or floating-point in [0, 1]."""
-        return cls(*_moments(_unit_range(chunk) for chunk in images.split(CHUNK)))
+        return cls(*_moments(_pixels(chunk, contrast) for chunk in images.split(CHUNK)), contrast)
 
     @classmethod
-    def identity(cls, channels: int) -> "Standardise":
-        """Return the one that leaves pixels as they are, in [0, 1]."""
-        return cls(torch.zeros(channels), torch.ones(channels))
+    def identity(cls, channels: int, *, contrast: bool = False) -> "Standardise":
+        """Return the one that leaves pixels as they are, in [0, 1], but for their contrast."""
+        return cls(torch.zeros(channels), torch.ones(channels), contrast)
 
     def forward(self, images: Tensor) -> Tensor:
         """Return standardised images, floating-point, of the same shape (N, C, H, W)."""
-        return (_unit_range(images) - self.mean[:, None, None]) / self.std[:, None, None]
+        return (_pixels(images, self.contrast) - self.mean[:, None, None]) / self.std[:, None, None]
 
     @property
     def bounds(self) -> tuple[Tensor, Tensor]:
-        """The least and the greatest value that each channel can take, (C,) twice: those of black and white."""
-        return -self.mean / self.std, (1 - self.mean) / self.std
+        """The least and the greatest value that each channel can take, (C,) twice: those of black and white.
+
+        Infinite, of images whose contrast is normalised.
+        """
+        low, high = (-torch.inf, torch.inf) if self.contrast else (0.0, 1.0)
+        return (low - self.mean) / self.std, (high - self.mean) / self.std
 
     def inverse(self, x: Tensor) -> Tensor:
-        """Return pixels in [0, 1] from standardised ones, clipped to that range."""
-        return (x * self.std[:, None, None] + self.mean[:, None, None]).clamp(0, 1)
+        """Return pixels in [0, 1] from standardised ones, clipped to that range; of some contrast, where it is lost."""
+        pixels = x * self.std[:, None, None] + self.mean[:, None, None]
+        return (0.5 + SHOWN * pixels if self.contrast else pixels).clamp(0, 1)
 
 
 class Whiten(Standardise):
@@ -75,7 +87,7 @@ class Whiten(Standardise):
 
     Parameters
     ----------
-    mean, std : Tensor, (C,)
+    mean, std, contrast
         Those of `Standardise`.
     kernel : Tensor, (C, C, S, S)
         The whitening filter of each channel; S is odd.
@@ -96,30 +108,31 @@ class Whiten(Standardise):
 
     kernel: Tensor
 
-    def __init__(self, mean: Tensor, std: Tensor, kernel: Tensor):
-        super().__init__(mean, std)
+    def __init__(self, mean: Tensor, std: Tensor, kernel: Tensor, contrast: bool = False):
+        super().__init__(mean, std, contrast)
         self.register_buffer("kernel", kernel.float())
 
     @property
     def settings(self) -> dict[str, Any]:
         """What `unfitted` makes one of the same kind and shapes from."""
-        return {"kind": "whiten", "channels": len(self.mean), "side": self.kernel.shape[-1]}
+        return {**super().settings, "kind": "whiten", "side": self.kernel.shape[-1]}
 
     @classmethod
-    def from_images(cls, images: Tensor) -> "Whiten":
+    def from_images(cls, images: Tensor, contrast: bool = False) -> "Whiten":
         """Fit the filters to random patches of images, (N, C, H, W), uint8 or floating-point in [0, 1].
 
         They are `SIDE` pixels wide, or about half as wide as the images where that is less, and scaled so that each
         channel of the whitened images has unit variance.
         """
-        standardise = Standardise.from_images(images)
+        standardise = Standardise.from_images(images, contrast)
         side = min(SIDE, min(images.shape[2:]) // 2 | 1)
-        patches = random_patches(images, side, PATCHES, generator(0, "whiten", "patches"))
-        kernel = zca_kernel(standardise(patches))
-        whiten = cls(standardise.mean, standardise.std, kernel)
         sample = torch.randperm(len(images), generator=generator(0, "whiten", "scale"))[:SAMPLE]
+        whole = _pixels(images[sample], contrast) if contrast else images  # contrast is that of whole images
+        patches = random_patches(whole, side, PATCHES, generator(0, "whiten", "patches"))
+        kernel = zca_kernel(Standardise(standardise.mean, standardise.std)(patches))
+        whiten = cls(standardise.mean, standardise.std, kernel, contrast)
         _, std = _moments(whiten(images[chunk]) for chunk in sample.split(CHUNK))
-        return cls(standardise.mean, standardise.std, kernel / std[:, None, None, None])
+        return cls(standardise.mean, standardise.std, kernel / std[:, None, None, None], contrast)
 
     @property
     def bounds(self) -> tuple[Tensor, Tensor]:
@@ -127,11 +140,11 @@ class Whiten(Standardise):
         return torch.full_like(self.mean, -torch.inf), torch.full_like(self.mean, torch.inf)
 
     @classmethod
-    def identity(cls, channels: int, side: int = 1) -> "Whiten":
-        """Return the one that leaves pixels as they are, in [0, 1]."""
+    def identity(cls, channels: int, side: int = 1, *, contrast: bool = False) -> "Whiten":
+        """Return the one that leaves pixels as they are, in [0, 1], but for their contrast."""
         kernel = torch.zeros(channels, channels, side, side)
         kernel[:, :, side // 2, side // 2] = torch.eye(channels)
-        return cls(torch.zeros(channels), torch.ones(channels), kernel)
+        return cls(torch.zeros(channels), torch.ones(channels), kernel, contrast)
 
     def forward(self, images: Tensor) -> Tensor:
         """Return whitened images, floating-point, of the same shape (N, C, H, W)."""
@@ -162,14 +175,16 @@ class Whiten(Standardise):
 PREPROCESSINGS: dict[str, Callable[[Tensor], Standardise]] = {
     "standardise": Standardise.from_images,
     "whiten": Whiten.from_images,
+    "contrast_standardise": partial(Standardise.from_images, contrast=True),
+    "contrast_whiten": partial(Whiten.from_images, contrast=True),
     "none": lambda images: Standardise.identity(images.shape[1]),
 }
 
 
-def unfitted(kind: str, **shapes: int) -> Standardise:
+def unfitted(kind: str, **settings: Any) -> Standardise:
     """Return a preprocessing that leaves pixels as they are, and that the state of a fitted one can be loaded into."""
     kinds: dict[str, type[Standardise]] = {"standardise": Standardise, "whiten": Whiten}
-    return kinds[kind].identity(**shapes)
+    return kinds[kind].identity(**settings)
 
 
 def zca_kernel(patches: Tensor) -> Tensor:
@@ -207,6 +222,12 @@ def _moments(chunks: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
     mean = total / count
     variance = squares / count - mean.square()
     return mean, torch.where(variance > 1e-6, variance, 1.0).sqrt()  # what is constant is not blown up
+
+
+def _pixels(images: Tensor, contrast: bool) -> Tensor:
+    """Return pixels from 0 to 1, or those of images of zero mean and unit variance each, (N, C, H, W)."""
+    x = _unit_range(images)
+    return contrast_normalised(x.flatten(1), FLAT).view_as(x) if contrast else x
 
 
 def _unit_range(images: Tensor) -> Tensor:

@@ -7,9 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pretrain.errors import choose
 from pretrain.preprocessing import PREPROCESSINGS
 from pretrain.stages import Stage
-from pretrain.stages.base import NORMALISATIONS, choose
+from pretrain.stages.base import NORMALISATIONS
 from pretrain.volume import layer_rows
 
 SAMPLE = 1000  # unlabelled images that measure a layer's scale and prepare a stage
@@ -24,9 +25,9 @@ class Stack(nn.Module):
         The channels of each fit those of the one below.
     images : Tensor, (N, C, H, W)
         Unlabelled images, uint8 or in [0, 1]: their shape and statistics are taken.
-    preprocessing : {"standardise", "whiten", "none"}
-        Zero mean and unit variance in each channel; neighbouring pixels decorrelated as well; or pixels from 0 to 1
-        as they are.
+    preprocessing : {"standardise", "whiten", "contrast_standardise", "contrast_whiten", "none"}
+        Zero mean and unit variance in each channel; neighbouring pixels decorrelated as well; both after each image was
+        brought to the same brightness and contrast; or pixels from 0 to 1 as they are.
     normalisation : {"scale", "standardise", "none"}
         What each layer's output is given for what is built on it, once it has learnt: unit variance; zero mean and
         unit variance in each map; nothing.

@@ -60,13 +60,18 @@ class Optimisation:
     warmup: float = 0.05
     schedule: str = "cosine"
 
+    @property
+    def fewest_steps(self) -> int:
+        """How few steps make sense."""
+        return 1
+
     def __post_init__(self) -> None:
         """Refuse values that cannot be meant."""
         if self.optimizer not in ("sgd", "adamw"):
             raise UserError(f"optimizer={self.optimizer} is not known; choose one of sgd, adamw.")
         if self.schedule not in ("cosine", "constant"):
             raise UserError(f"schedule={self.schedule} is not known; choose one of cosine, constant.")
-        require_between("steps", self.steps, 1)
+        require_between("steps", self.steps, self.fewest_steps)
         require_between("batch_size", self.batch_size, 1)
         require_between("learning_rate", self.learning_rate, 0)
         require_between("momentum", self.momentum, 0, 0.9999)

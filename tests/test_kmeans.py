@@ -3,6 +3,7 @@ import torch
 import torch.nn.functional as F
 from sklearn.decomposition import PCA
 
+import pretrain
 from pretrain import Device, KMeans, Optimisation, Standardise, UserError, fit_stage
 from pretrain.functional import contrast_normalised
 from pretrain.greedy import Inputs
@@ -116,6 +117,37 @@ def test_a_centroid_without_patches_stays_where_it_is():
     still = (stage.layer.conv.weight.grad.flatten(1) == 0).all(dim=1)
     assert still.double().mean() == pytest.approx(metrics["empty"])
     assert still.sum() >= 4
+
+
+@pytest.mark.parametrize("kind", [pretrain.ConvAutoencoder, pretrain.ConvRBM])
+@pytest.mark.parametrize("how", ["patches", "kmeans"])
+def test_other_stages_start_from_directions_that_k_means_knows(kind, how):
+    def prepare(filters):
+        with seeded(0, "test"):
+            stage = kind(2, 6, 3, filters=filters)
+        stage.prepare(inputs(), BOUNDS, generator(0, "prepare"))
+        return stage.layer.conv.weight.detach().flatten(1)
+
+    filters, random = prepare(how), prepare("random")
+    torch.testing.assert_close(filters.norm(), random.norm())
+    starts = prepared().float().layer.conv.weight.detach().flatten(1)  # the same draw of patches
+    alike = F.cosine_similarity(filters, starts)
+    torch.testing.assert_close(alike, torch.ones(6)) if how == "patches" else None
+    assert how == "patches" or distance_of(filters) < distance_of(starts)
+
+
+def distance_of(filters):
+    stage = prepared(patches=50).float()
+    with torch.no_grad():
+        stage.layer.conv.weight.copy_(filters.view_as(stage.layer.conv.weight))
+    stage.constrain()
+    return stage.accumulate_grad(inputs(), generator(0, "distance"))["distance"]
+
+
+def test_an_autoencoders_own_decoder_starts_from_the_same_patches():
+    stage = pretrain.ConvAutoencoder(2, 6, 3, filters="patches", tied=False)
+    stage.prepare(inputs(), BOUNDS, generator(0, "prepare"))
+    assert torch.equal(stage.decoder, stage.layer.conv.weight)
 
 
 def test_patches_wider_than_the_input_are_refused():

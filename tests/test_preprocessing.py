@@ -1,3 +1,5 @@
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -6,7 +8,7 @@ from scipy.signal import lfilter
 from torch.utils.flop_counter import FlopCounterMode
 
 from pretrain import ConvAutoencoder, ConvNet, Stack, Standardise, UserError, Whiten, assemble, layer_rows
-from pretrain.preprocessing import PREPROCESSINGS, REGULARISER, zca_kernel
+from pretrain.preprocessing import FLAT, PREPROCESSINGS, REGULARISER, zca_kernel
 from pretrain.seeding import generator, seeded
 
 
@@ -21,6 +23,11 @@ def autoregressive(count=1000, side=24, rho=0.7, channels=1):
     rows = lfilter([1], [1, -rho], noise, axis=2)
     x = lfilter([1], [1, -rho], rows, axis=3)[:, :, side:, side:] * (1 - rho**2)
     return torch.from_numpy(0.5 + 0.1 * x).float().clamp(0, 1)
+
+
+def equal_contrast(pixels):
+    mean, variance = (f(dim=(1, 2, 3), keepdim=True) for f in (pixels.mean, partial(pixels.var, correction=0)))
+    return (pixels - mean) / (variance + FLAT).sqrt()
 
 
 def equal(first, second):
@@ -55,9 +62,26 @@ def test_the_identity_leaves_pixels_as_they_are(kind):
 def test_preprocessing_can_be_undone(name, images):
     preprocessing = PREPROCESSINGS[name](images)
     pixels = images / 255 if images.dtype == torch.uint8 else images
+    if preprocessing.contrast:  # which cannot
+        pixels = (0.5 + 0.25 * equal_contrast(pixels)).clamp(0, 1)
     torch.testing.assert_close(preprocessing.inverse(preprocessing(images)), pixels, rtol=0, atol=1e-4)
     extremes = torch.tensor([-99.0, 99.0])[:, None, None, None].expand(2, *images.shape[1:])
     assert preprocessing.inverse(extremes).unique().tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("kind", [Standardise, Whiten])
+def test_with_equal_contrast_brightness_and_haze_do_not_matter(kind):
+    images = autoregressive(200, channels=3)
+    preprocessing = kind.from_images(images, contrast=True)
+    hazy = 0.2 + 0.9 * images
+    torch.testing.assert_close(preprocessing(hazy), preprocessing(images), rtol=0, atol=0.1)  # but for FLAT
+    seen = preprocessing(images)
+    preprocessing.contrast = False
+    torch.testing.assert_close(seen, preprocessing(equal_contrast(images)))
+    torch.testing.assert_close(seen.mean(dim=(0, 2, 3)), torch.zeros(3), rtol=0, atol=0.02)
+    torch.testing.assert_close(seen.std(dim=(0, 2, 3)), torch.ones(3), rtol=0.01, atol=0)
+    preprocessing.contrast = True
+    assert not torch.stack(preprocessing.bounds).isfinite().any()
 
 
 def test_whitened_digits_can_be_brought_back(digits):
@@ -167,5 +191,5 @@ def test_the_layer_table_counts_the_whitening_as_torch_does():
 
 
 def test_an_unknown_preprocessing_is_refused():
-    with pytest.raises(UserError, match="choose one of standardise, whiten, none"):
+    with pytest.raises(UserError, match="choose one of standardise, whiten, contrast_standardise"):
         Stack([ConvAutoencoder(3, 4)], pictures(), preprocessing="bleach")

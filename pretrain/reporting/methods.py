@@ -23,6 +23,10 @@ KINDS = {
 PREPROCESSING = {
     "standardise": "Pixels are standardised in each channel.",
     "whiten": "Pixels are standardised in each channel and whitened, so that neighbours are decorrelated.",
+    "contrast_standardise": "Images are brought to the same brightness and contrast, and pixels are standardised in "
+    "each channel.",
+    "contrast_whiten": "Images are brought to the same brightness and contrast; pixels are standardised in each "
+    "channel and whitened, so that neighbours are decorrelated.",
     "none": "Pixels are taken as they are, from 0 to 1.",
 }
 NORMALISATION = {

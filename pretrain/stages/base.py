@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from pretrain.data.views import Views
 from pretrain.energy import pooled_probability
-from pretrain.errors import UserError, require_between
+from pretrain.errors import UserError, choose, require_between
 from pretrain.functional import scaled_tanh, triangle
 
 Metrics = Mapping[str, float]
@@ -60,12 +60,6 @@ POOLINGS = ("max", "average", "probabilistic")
 # mean and unit variance of each map; nothing.
 NORMALISATIONS = ("scale", "standardise", "none")
 LEAST_SPREAD = 0.1  # of the greatest: a map that hardly moves is not blown up
-
-
-def choose(option: str, value: str, choices: Any) -> None:
-    """Raise a `UserError` that lists the `choices`, unless `value` is one of them."""
-    if value not in choices:
-        raise UserError(f"{option}={value} is not known; choose one of {', '.join(choices)}.")
 
 
 def require_unit_range(setting: str, inputs: Tensor, advice: str) -> None:

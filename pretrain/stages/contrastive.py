@@ -5,9 +5,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pretrain.data.views import Views
-from pretrain.errors import require_between
+from pretrain.errors import choose, require_between
 from pretrain.functional import info_nce, vicreg
-from pretrain.stages.base import AutogradStage, Layer, Metrics, Stage, choose
+from pretrain.stages.base import AutogradStage, Layer, Metrics, Stage
 
 EPSILON = 1e-5  # added to the variance of a map
 

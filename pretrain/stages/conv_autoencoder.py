@@ -5,8 +5,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pretrain import functional
-from pretrain.errors import UserError
-from pretrain.stages.base import AutogradStage, Bounds, Layer, choose, require_unit_range
+from pretrain.errors import UserError, choose
+from pretrain.stages.base import AutogradStage, Bounds, Layer, require_unit_range
+from pretrain.stages.kmeans import FILTERS, start_from_patches
 
 CORRUPTIONS = {
     "none": None,
@@ -59,9 +60,12 @@ class ConvAutoencoder(AutogradStage):
         Number of filters.
     kernel_size, stride, padding, pool
         Those of `Layer`.
-    activation : {"relu", "zero_bias_relu", "scaled_tanh", "sigmoid"}
+    activation : {"relu", "zero_bias_relu", "triangle", "scaled_tanh", "sigmoid"}
         The non-linearity of the layer. Without biases (Memisevic, Konda and Krueger 2015; Paine et al. 2014)
         an overcomplete layer cannot become the identity by shifting its rectifiers open.
+    filters : {"random", "patches", "kmeans"}
+        Where the filters start: Glorot's random numbers; whitened patches of the inputs, drawn at random or by k-means;
+        see `pretrain.stages.kmeans.start_from_patches`.
     tied : bool
         Decode with the encoder's filters.
     corruption, corruption_level
@@ -96,6 +100,7 @@ class ConvAutoencoder(AutogradStage):
         padding: int | None = None,
         activation: str = "relu",
         pool: int = 2,
+        filters: str = "random",
         tied: bool = True,
         corruption: str = "none",
         corruption_level: float = 0.2,
@@ -113,7 +118,8 @@ class ConvAutoencoder(AutogradStage):
             raise UserError(f"sparsity=kl needs activations from 0 to 1: use activation=sigmoid, not {activation}.")
         if not 0 < sparsity_target < 1:
             raise UserError(f"sparsity_target={sparsity_target}: it must lie between 0 and 1.")
-        self.out_channels = out_channels
+        choose("filters", filters, FILTERS)
+        self.out_channels, self.filters = out_channels, filters
         self.unpooling, self.reconstruction = unpooling, reconstruction
         self.sparsity, self.sparsity_weight, self.sparsity_target = sparsity, sparsity_weight, sparsity_target
         self.layer = Layer(
@@ -134,7 +140,10 @@ class ConvAutoencoder(AutogradStage):
         self.decoder = None if tied else nn.Parameter(self.layer.conv.weight.detach().clone())
 
     def prepare(self, images: Tensor, bounds: Bounds, generator: torch.Generator) -> None:
-        """Refuse inputs that the reconstruction loss is not defined for."""
+        """Start from patches where asked, and refuse inputs that the reconstruction loss is not defined for."""
+        start_from_patches(self.layer.conv, images, self.filters, generator)
+        if self.decoder is not None:
+            self.decoder.data.copy_(self.layer.conv.weight)
         if self.reconstruction == "cross_entropy":
             advice = "reconstruction=mse, or stack.preprocessing=none with stack.normalisation=none and sigmoid stages"
             require_unit_range("reconstruction=cross_entropy", images, advice)

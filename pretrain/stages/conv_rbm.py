@@ -4,11 +4,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pretrain.errors import UserError, require_between
+from pretrain.errors import UserError, choose, require_between
 from pretrain.likelihood import pseudo_likelihood
 from pretrain.rbm import RBM, BinaryUnits, GaussianUnits, centred_gradient
 from pretrain.sampling import SAMPLERS, ContrastiveDivergence, PersistentChains
-from pretrain.stages.base import Bounds, Layer, Metrics, Stage, activity, choose
+from pretrain.stages.base import Bounds, Layer, Metrics, Stage, activity
+from pretrain.stages.kmeans import FILTERS, start_from_patches
 
 ACTIVATION_OF = {"bernoulli": "sigmoid", "rectified": "relu"}  # the layer's, for each kind of hidden units
 HIDDEN_SAMPLE = 50  # images from which the running means of the hidden units start
@@ -32,6 +33,9 @@ class ConvRBM(Stage):
         Hidden maps.
     kernel_size, padding, pool
         Those of `Layer`, but that no padding is the default.
+    filters : {"random", "patches", "kmeans"}
+        Where the filters start: random numbers of standard deviation 0.01; whitened patches of the inputs, as small,
+        drawn at random or by k-means; see `pretrain.stages.kmeans.start_from_patches`.
     visible : {"gaussian", "bernoulli"}
         Real-valued, for standardised images; or of two values, for inputs that lie between two bounds, such as pixels
         (not whitened ones) and the probabilities of a stage below.
@@ -90,6 +94,7 @@ class ConvRBM(Stage):
         kernel_size: int = 5,
         padding: int = 0,
         pool: int = 2,
+        filters: str = "random",
         visible: str = "gaussian",
         variance: str = "fixed",
         hidden: str = "bernoulli",
@@ -106,6 +111,7 @@ class ConvRBM(Stage):
         max_norm: float | None = None,
     ):
         super().__init__()
+        choose("filters", filters, FILTERS)
         choose("visible", visible, ("gaussian", "bernoulli"))
         choose("variance", variance, ("fixed", "learnt"))
         choose("hidden", hidden, ACTIVATION_OF)
@@ -126,7 +132,7 @@ class ConvRBM(Stage):
             )
         self.out_channels, self.visible, self.hidden, self.pooling = out_channels, visible, hidden, pooling
         self.sparsity, self.sparsity_target, self.sparsity_weight = sparsity, sparsity_target, sparsity_weight
-        self.centred, self.max_norm = centred, max_norm
+        self.centred, self.max_norm, self.filters = centred, max_norm, filters
         self.layer = Layer(
             in_channels,
             out_channels,
@@ -180,7 +186,7 @@ class ConvRBM(Stage):
         return RBM(conv.weight, conv.bias, visible, self.hidden, block, self.layer.padding)
 
     def prepare(self, images: Tensor, bounds: Bounds, generator: torch.Generator) -> None:
-        """Take the bounds of binary visible units, start the chains, and let the visible biases fit the mean.
+        """Take the bounds of binary visible units, start filters and chains, and let visible biases fit the mean.
 
         Raises
         ------
@@ -200,6 +206,7 @@ class ConvRBM(Stage):
             self.low.copy_(bounds[0])
             self.high.copy_(bounds[1])
             bias = ((mean - self.low) / (self.high - self.low)).logit(eps=1e-3)  # Hinton (2010), section 8.1
+        start_from_patches(self.layer.conv, images, self.filters, generator)
         with torch.no_grad():
             self.visible_bias.copy_(bias)
             few = images[:HIDDEN_SAMPLE]

@@ -3,14 +3,16 @@
 import torch
 from torch import Tensor, nn
 
-from pretrain.errors import UserError, require_between
+from pretrain.errors import UserError, choose, require_between
 from pretrain.functional import contrast_normalised, whitening_power
 from pretrain.patches import random_patches
-from pretrain.stages.base import Bounds, Layer, Metrics, Stage, choose
+from pretrain.stages.base import Bounds, Layer, Metrics, Stage
 
 PATCHES = 50_000  # that the whitening is fitted to
 CONTRAST = 0.04  # added to a patch's variance, of inputs of unit variance: what is nearly flat is not blown up
 SAMPLE = 100  # images that the biases are set on
+FILTERS = ("random", "patches", "kmeans")  # that other kinds of stage may start from
+FEW, PASSES = 10, 20  # patches of each image, and passes over the images, of k-means for them
 
 
 class KMeans(Stage):
@@ -53,6 +55,7 @@ class KMeans(Stage):
     Coates and Ng (2012), Learning feature representations with k-means. Neural networks: tricks of the trade.
     """
 
+    monitor = "distance"
     objective = None
     mean: Tensor
     whiten: Tensor
@@ -117,19 +120,29 @@ class KMeans(Stage):
     def accumulate_grad(self, x: Tensor, generator: torch.Generator) -> Metrics:
         """Write ``W d_k - W m_k``, m_k the mean of the patches nearest to centroid d_k, and return the mean distance.
 
-        "loss" is half the mean squared distance of a patch to its centroid, 1 - d' z; "empty" the share of centroids
-        that none of the batch's patches is nearest to, which get no update.
+        "distance" is half the mean squared distance of a patch to its centroid, 1 - d' z; "empty" the share of
+        centroids that none of the batch's patches is nearest to, which get no update.
         """
         with torch.autocast(x.device.type, enabled=False):
-            z = self._whitened(self._patches(x.to(self.mean), len(x) * self.patches, generator))
-            similarity, nearest = (z @ (self._filters @ self.unwhiten).T).max(dim=1)
+            z, similarity, nearest = self._assign(x, generator)
             counts = torch.bincount(nearest, minlength=self.out_channels).to(z)[:, None]
             sums = torch.zeros_like(self._filters).index_add_(0, nearest, z)
             update = self._filters - sums / counts.clamp(min=1) @ self.whiten
         conv = self.layer.conv
         conv.weight.grad = torch.where(counts > 0, update, 0).view_as(conv.weight)
         conv.bias.grad = torch.zeros_like(conv.bias)  # type: ignore[union-attr, arg-type]
-        return {"loss": float(1 - similarity.mean()), "empty": float((counts == 0).float().mean())}
+        return {"distance": float(1 - similarity.mean()), "empty": float((counts == 0).float().mean())}
+
+    def _assign(self, x: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        """Return whitened patches of inputs, (n, D), and of each the similarity to the nearest centroid, and which."""
+        z = self._whitened(self._patches(x.to(self.mean), len(x) * self.patches, generator))
+        return z, *(z @ (self._filters @ self.unwhiten).T).max(dim=1)
+
+    @torch.no_grad()
+    def health(self, x: Tensor, generator: torch.Generator) -> Metrics:
+        """Return the mean distance of a patch to its centroid beside what every stage tells."""
+        _, similarity, _ = self._assign(x, generator)
+        return {"distance": float(1 - similarity.mean()), **super().health(x, generator)}
 
     @torch.no_grad()
     def constrain(self) -> None:
@@ -162,3 +175,35 @@ class KMeans(Stage):
     def _whitened(self, p: Tensor) -> Tensor:
         """Return patches, (N, D), whitened and of unit norm."""
         return nn.functional.normalize((p - self.mean) @ self.whiten, dim=1)
+
+
+@torch.no_grad()
+def start_from_patches(conv: nn.Conv2d, images: Tensor, how: str, generator: torch.Generator) -> None:
+    """Give a convolution filters that are whitened patches of its inputs; together they have the norm of those before.
+
+    Parameters
+    ----------
+    conv : nn.Conv2d
+        Its weights are changed in place.
+    images : Tensor, (N, C, H, W)
+        A sample of its inputs.
+    how : {"random", "patches", "kmeans"}
+        Leave them as they are; random patches; or the centroids of a short run of k-means, which start from these.
+    generator : torch.Generator
+        For the draw of the patches.
+
+    References
+    ----------
+    Coates and Ng (2011), The importance of encoding versus training with sparse coding and vector quantization. ICML.
+    """
+    choose("filters", how, FILTERS)
+    if how == "random":
+        return
+    stage = KMeans(conv.in_channels, conv.out_channels, conv.kernel_size[0], patches=FEW).to(images.device)
+    stage.prepare(images, (images.new_empty(0), images.new_empty(0)), generator)
+    for _ in range(PASSES if how == "kmeans" else 0):
+        stage.accumulate_grad(images, generator)
+        stage.layer.conv.weight.sub_(stage.layer.conv.weight.grad)  # type: ignore[arg-type]
+        stage.constrain()
+    filters = stage.layer.conv.weight
+    conv.weight.copy_(filters * (conv.weight.norm() / filters.norm()))

@@ -90,3 +90,9 @@ class SoftHebb(Stage):
         weight.grad = -change
         conv.bias.grad = torch.zeros_like(conv.bias)  # type: ignore[union-attr, arg-type]
         return {"norm_gap": float(gap.mean()), "winner": float(share.mean())}
+
+    @torch.no_grad()
+    def health(self, x: Tensor, generator: torch.Generator) -> Metrics:
+        """Return how far the filters' norms are from 1 beside what every stage tells."""
+        gap = (1 - self.layer.conv.weight.flatten(1).norm(dim=1)).abs().mean()
+        return {"norm_gap": float(gap), **super().health(x, generator)}

@@ -1,0 +1,108 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from sklearn.linear_model import LogisticRegression, RidgeClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+import pretrain
+from pretrain.data import Labelled
+from pretrain.errors import UserError
+from pretrain.evaluation import INVERSE_STRENGTHS
+from pretrain.heads import PENALTIES, fit_head
+
+SETTINGS = pretrain.Finetuning(steps=0, batch_size=16, crop=1, flip=False, freeze=True, head="ridge")
+
+
+@pytest.fixture
+def network(stack, digits):
+    return pretrain.assemble(stack, digits.classes, seed=0, pretrained=False, unlabelled=digits.unlabelled).eval()
+
+
+@torch.no_grad()
+def features(network, part):
+    return network.layers(network.preprocessing(part.images)).flatten(1).numpy()
+
+
+def best(models, network, train, validation):
+    """Return the first model with the best validation accuracy, as scikit-learn fits and scores it."""
+    x, held_out = features(network, train), features(network, validation)
+    fitted = [make_pipeline(StandardScaler(), model).fit(x, train.labels) for model in models]
+    return max(fitted, key=lambda model: model.score(held_out, validation.labels))
+
+
+def two_classes(part):
+    return part.subset(torch.nonzero(part.labels < 2).flatten())
+
+
+def test_a_logistic_head_gives_the_probabilities_of_scikit_learns_best(network, digits):
+    train, validation = digits.train.subset(torch.arange(80)), digits.validation
+    expected = best([LogisticRegression(C=C, max_iter=1000) for C in INVERSE_STRENGTHS], network, train, validation)
+    fit_head(network, train, validation, "logistic", flip=False)
+    probabilities = network.predict_proba(validation.images)
+    assert probabilities.numpy() == pytest.approx(expected.predict_proba(features(network, validation)), abs=1e-4)
+
+
+def test_a_ridge_head_gives_the_classes_of_scikit_learns_best(network, digits):
+    train, validation = digits.train.subset(torch.arange(80)), digits.validation
+    expected = best([RidgeClassifier(alpha=alpha) for alpha in PENALTIES], network, train, validation)
+    fit_head(network, train, validation, "ridge", flip=False)
+    predicted = network.predict_proba(validation.images).argmax(dim=1)
+    assert (predicted.numpy() == expected.predict(features(network, validation))).mean() > 0.995  # but for ties
+
+
+@pytest.mark.parametrize("how", ["ridge", "logistic"])
+def test_two_classes_are_no_special_case(network, digits, how):
+    train, validation = two_classes(digits.train), two_classes(digits.validation)
+    network = pretrain.ConvNet(network.preprocessing, network.layers, network.image_shape, ["0", "1"]).eval()
+    fit_head(network, train, validation, how, flip=False)
+    if how == "logistic":
+        expected = best([LogisticRegression(C=C, max_iter=1000) for C in INVERSE_STRENGTHS], network, train, validation)
+        theirs = expected.predict_proba(features(network, validation))
+        assert network.predict_proba(validation.images).numpy() == pytest.approx(theirs, abs=1e-4)
+    assert (network.predict_proba(validation.images).argmax(dim=1) == validation.labels).float().mean() > 0.95
+
+
+def test_a_ridge_heads_logits_have_the_scale_of_the_least_cross_entropy(network, digits):
+    fit_head(network, digits.train.subset(torch.arange(80)), digits.validation, "ridge", flip=False)
+    with torch.no_grad():
+        logits = network(digits.validation.images)
+    fitted, *others = (F.cross_entropy(factor * logits, digits.validation.labels) for factor in (1, 0.9, 1.1))
+    assert fitted < min(others)
+
+
+def test_with_flip_the_mirror_images_are_learnt_too(network, digits):
+    train = digits.train.subset(torch.arange(60))
+    both = Labelled(torch.cat([train.images, train.images.flip(3)]), train.labels.repeat(2))
+    fit_head(network, both, digits.validation, "ridge", flip=False)
+    expected = network.head.fc.weight.detach().clone()
+    fit_head(network, train, digits.validation, "ridge", flip=True)
+    torch.testing.assert_close(network.head.fc.weight.detach(), expected)
+
+
+def test_without_a_step_the_fitted_head_is_the_result(network, digits, fabric):
+    result = pretrain.finetune(network, digits, labels=100, settings=SETTINGS, fabric=fabric)
+    assert result.steps == 0
+    assert result.seconds > 0
+    assert result.test.accuracy == pretrain.evaluate(network, digits.open_test()).accuracy > 0.5
+
+
+def test_training_goes_on_from_the_fitted_head(network, digits, fabric):
+    settings = replace(SETTINGS, head="logistic", steps=1, warmup=0.0, learning_rate=0.0, weight_decay=0.0)
+    trained = pretrain.finetune(network, digits, labels=100, settings=settings, fabric=fabric)
+    again = pretrain.finetune(network, digits, labels=100, settings=replace(settings, steps=0), fabric=fabric)
+    assert np.array_equal(trained.test.confusion, again.test.confusion)
+
+
+def test_a_head_cannot_be_chosen_without_validation_images(network, digits):
+    none = digits.validation.subset(torch.arange(0))
+    with pytest.raises(UserError, match="head=ridge needs validation images"):
+        fit_head(network, digits.train, none, "ridge", flip=False)
+
+
+def test_only_a_head_that_is_fitted_may_do_without_steps():
+    with pytest.raises(UserError, match="steps=0: it must be at least 1"):
+        pretrain.Finetuning(steps=0)
