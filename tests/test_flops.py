@@ -64,6 +64,18 @@ def test_the_layers_below_compute_each_image_once_at_most(steps, passes):
     assert stage_flops(stack, 1, settings, 20) == steps * update + passes * forward(row)
 
 
+def test_two_views_cost_twice_as_much_and_the_layers_below_compute_each():
+    stages = [pretrain.ConvAutoencoder(2, 4, kernel_size=3), pretrain.Contrastive(4, 6, hidden=5, projection=3, grid=2)]
+    stack = pretrain.Stack(stages, images())
+    (below,) = [forward(row) for row in layer_rows(stack[0].layer, (2, 8, 8)) if row.multiply_adds]
+    layer = 2 * 6 * 4 * 9 * 4 * 4  # on 4 x 4 places, which are pooled to 2 x 2
+    head = 2 * (6 * 5 + 5 * 3) * 2 * 2
+    similarity = 3 * 2 * 16 * 16 * 3  # of 16 views, 3 numbers each: forward, and the gradient of both factors
+    update = 16 * (2 * layer + 3 * head) + similarity
+    cost = stage_flops(stack, 1, pretrain.Optimisation(steps=10, batch_size=8), 20)
+    assert cost == 10 * (update + 16 * below)
+
+
 def test_counting_changes_nothing():
     stack = pretrain.Stack([pretrain.ConvRBM(2, 4, kernel_size=3, sampler="pcd", chains=4)], images())
     stack[0].prepare(stack.preprocessing(images()), stack.preprocessing.bounds, torch.Generator().manual_seed(0))

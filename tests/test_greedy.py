@@ -4,9 +4,11 @@ import pytest
 import torch
 
 import pretrain
+from pretrain.data.views import Views
 from pretrain.errors import UserError
 from pretrain.greedy import Inputs, fit_stages, load_stack
 from pretrain.runs import RunFolder
+from pretrain.seeding import generator
 from pretrain.training import Loop
 
 SETTINGS = pretrain.Optimisation(steps=12, batch_size=16)
@@ -34,6 +36,23 @@ def test_kept_inputs_are_those_computed_for_each_batch(stack, digits, fabric):
     assert computed.kept is None
     positions = torch.arange(100, 140)
     torch.testing.assert_close(kept[positions], computed[positions])
+
+
+def test_two_views_of_each_image_pass_the_layers_below(stack, digits, fabric):
+    inputs, positions = Inputs(digits.unlabelled, stack.below(1), fabric, draws=0), torch.tensor([3, 500, 7])
+    nothing = Views(crop=1.0, flip=False, jitter=0.0)
+    both = inputs.views(positions, nothing, generator(0))
+    torch.testing.assert_close(both, inputs[positions].repeat(2, 1, 1, 1), rtol=1e-4, atol=1e-4)
+    first, second = inputs.views(positions, Views(), generator(0)).chunk(2)
+    assert not torch.allclose(first, second)
+
+
+def test_what_learns_from_views_keeps_no_inputs(digits, fabric, monkeypatch):
+    draws = []
+    original = Inputs.__init__
+    monkeypatch.setattr(Inputs, "__init__", lambda *given: draws.append(given[-1]) or original(*given))
+    fit_stages(other_kinds(digits.unlabelled), digits.unlabelled, SETTINGS, fabric=fabric)
+    assert draws == [12 * 16, 0, 12 * 16]
 
 
 def test_training_a_stage_leaves_those_below_alone(stack, digits, fabric):
@@ -71,8 +90,19 @@ class Interrupted(Exception):
     pass
 
 
-@pytest.mark.parametrize("at", [5, 12, 17])
-def test_an_interrupted_run_goes_on_to_the_same_bits(stack, digits, fabric, tmp_path, monkeypatch, at):
+def other_kinds(images):
+    torch.manual_seed(0)
+    views = {"flip": False, "crop": 0.6, "hidden": 8, "projection": 4}
+    return pretrain.Stack(
+        [pretrain.KMeans(1, 8, kernel_size=3), pretrain.Contrastive(8, 6, **views), pretrain.SoftHebb(6, 5, 3, pool=1)],
+        images,
+        normalisation="standardise",
+    )
+
+
+@pytest.mark.parametrize(("kinds", "at"), [("one", 5), ("one", 12), ("one", 17), ("others", 6), ("others", 20)])
+def test_an_interrupted_run_goes_on_to_the_same_bits(stack, digits, fabric, tmp_path, monkeypatch, kinds, at):
+    stack = stack if kinds == "one" else other_kinds(digits.unlabelled)
     whole = copy.deepcopy(stack)
     fit_stages(whole, digits.unlabelled, SETTINGS, fabric=fabric)
 
