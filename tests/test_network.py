@@ -2,10 +2,12 @@ import os
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from pretrain import ConvAutoencoder, ConvNet, Layer, Stack, UserError, assemble
 from pretrain.network import normalise_layers, set_trainable
 from pretrain.seeding import generator, seeded
+from pretrain.stages.base import ACTIVATIONS
 
 CLASSES = ["ant", "bee", "cow", "dog"]
 
@@ -34,7 +36,7 @@ def equal(first, second):
     return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
 
 
-@pytest.mark.parametrize("activation", ["relu", "zero_bias_relu", "scaled_tanh", "sigmoid"])
+@pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_a_saved_network_comes_back_as_it_was(tmp_path, activation):
     before = network(activation)
     before.save(tmp_path / "network.pt")
@@ -149,15 +151,35 @@ def test_layers_from_scratch_are_rescaled_as_the_stack_rescales_its_own():
     assert equal(plain.state_dict(), network(pretrained=False).state_dict())
 
 
-@pytest.mark.parametrize("activation", ["relu", "zero_bias_relu", "scaled_tanh", "sigmoid"])
+@pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_folding_the_scale_leaves_the_function_unchanged(activation):
     layer = Layer(3, 4, kernel_size=3, activation=activation, pool=2).double()
     layer.scale.fill_(2.7)
+    assert folded(layer) == (activation in ("relu", "zero_bias_relu", "triangle"))
+
+
+@pytest.mark.parametrize("power", [0.7, 1.0, 1.4])
+def test_maps_that_compete_have_their_scale_folded_only_where_it_is_the_same(power):
+    layer = Layer(3, 4, kernel_size=3, activation="triangle", power=power, pooling="average", pool=2).double()
+    layer.scale.fill_(2.7)
+    assert folded(layer)
+    layer.scale[1] = 3.0
+    assert not folded(layer)
+
+
+def folded(layer):
+    """Fold the scale, see that the function stays the same, and return whether the scale has become 1."""
     x = torch.randn(2, 3, 8, 8, generator=generator(0, "x"), dtype=torch.float64)
     before = layer(x)
     layer.fold_scale()
-    torch.testing.assert_close(layer(x), before, rtol=1e-12, atol=1e-14)
-    assert bool((layer.scale == 1).all()) == (activation in ("relu", "zero_bias_relu"))
+    torch.testing.assert_close(layer(x), before, rtol=1e-10, atol=1e-12)
+    return bool((layer.scale == 1).all())
+
+
+def test_average_pooling_is_torchs():
+    layer = Layer(3, 4, kernel_size=3, pool=2, pooling="average")
+    x = torch.rand(2, 3, 8, 8)
+    torch.testing.assert_close(layer(x), F.avg_pool2d(layer.conv(x).relu(), 2))
 
 
 def test_a_dead_layer_is_refused():
