@@ -204,17 +204,15 @@ def _check(config: Config) -> None:
     tuning = tuning_of(config)
     if shared := {*tuning.seeds} & {*config["seeds"]}:
         raise UserError(f"tuning.seeds and seeds share {min(shared)}: runs must not be judged by the draws of trials.")
-    candidates = [{}, *(tuning.candidates() if tuning.trials != 0 else [])]
-    for tuned in candidates:
-        finetuning_settings({**config["finetuning"], **tuned}, "tuning.space" if tuned else "finetuning")
     for name in config["arms"]:
         arm = arm_of(name, config)
         arm.check(name, len(config["stack"]["stages"]))
-        for tuned in candidates:
-            own = {**config["finetuning"], **tuned, **arm.finetuning}
-            settings = finetuning_settings(own, f"arms.{name}.finetuning")
-            if settings.early_stopping and not config["data"]["validation"]:
-                raise UserError("finetuning.early_stopping needs validation images: give data.validation more than 0.")
+        for tuned in [{}, *(tuning.candidates() if tuning.trials != 0 else [])]:
+            where = f"arms.{name}.finetuning" if arm.finetuning else "tuning.space" if tuned else "finetuning"
+            settings = finetuning_settings({**config["finetuning"], **tuned, **arm.finetuning}, where)
+            for key, asked in (("early_stopping", settings.early_stopping), ("head", settings.head != "random")):
+                if asked and not config["data"]["validation"]:
+                    raise UserError(f"finetuning.{key} needs validation images: give data.validation more than 0.")
 
 
 def _check_data(config: Config, data: Dataset) -> None:

@@ -1,5 +1,6 @@
 """How good a network is: accuracy, accuracy of each class, confusion matrix; and how good its features are."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -125,16 +126,26 @@ def pooled_features(network: ConvNet, images: Tensor, batch_size: int = 500) -> 
 
     Each (N, C' H' W'), float32 on the CPU: averaged over a grid of `GRID` x `GRID` places, or as many as there are.
     """
+    batches = [[_pool(x.float()).flatten(1).cpu() for x in depths] for depths in _outputs(network, images, batch_size)]
+    return [torch.cat(batch) for batch in zip(*batches, strict=True)]
+
+
+@torch.no_grad()
+def top_features(network: ConvNet, images: Tensor, batch_size: int = 500) -> Tensor:
+    """Return what the head sees of images, (N, C, H, W): (N, features), float32 on the CPU."""
+    return torch.cat([depths[-1].float().flatten(1).cpu() for depths in _outputs(network, images, batch_size)])
+
+
+def _outputs(network: ConvNet, images: Tensor, batch_size: int) -> Iterator[list[Tensor]]:
+    """Go through what preprocessing and each layer make of batches of images, in eval mode."""
     was_training, device = network.training, next(network.parameters()).device
     network.eval()
-    batches = []
     for batch in images.split(batch_size):
         depths = [network.preprocessing(batch.to(device).contiguous(memory_format=torch.channels_last))]
         for layer in network.layers:
             depths.append(layer(depths[-1]))
-        batches.append([_pool(x.float()).flatten(1).cpu() for x in depths])
+        yield depths
     network.train(was_training)
-    return [torch.cat(batch) for batch in zip(*batches, strict=True)]
 
 
 def _pool(x: Tensor) -> Tensor:

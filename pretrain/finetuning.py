@@ -14,7 +14,7 @@ from pretrain.data.splits import label_subset
 from pretrain.device import Device
 from pretrain.errors import UserError, choose, require_between
 from pretrain.evaluation import Evaluation, evaluate
-from pretrain.heads import HEADS, fit_head
+from pretrain.heads import HEADS, FittedHead, fit_head
 from pretrain.network import ConvNet, set_trainable
 from pretrain.runs import RunFolder
 from pretrain.seeding import generator
@@ -38,7 +38,7 @@ class Finetuning(Optimisation):
         Mirror half of the images left to right; wrong for digits and text.
     head : {"random", "ridge", "logistic"}
         Where the head starts: at random; or fitted to the outputs of the layers as they are, see `pretrain.heads`.
-        Then `steps` may be 0.
+        With `freeze`, `steps` may be 0 then.
     freeze : bool
         Train the head only: the layers stay as they are.
     head_steps : int
@@ -72,8 +72,8 @@ class Finetuning(Optimisation):
 
     @property
     def fewest_steps(self) -> int:
-        """A head that is fitted needs no training."""
-        return 1 if self.head == "random" else 0
+        """A head that is fitted, on layers that are frozen, needs no training."""
+        return 0 if self.freeze and self.head != "random" else 1
 
     def __post_init__(self) -> None:
         """Refuse values that cannot be meant."""
@@ -103,6 +103,8 @@ class Result:
         Training images over those seconds.
     steps : int
         Updates done: fewer than asked for after early stopping.
+    head : FittedHead or None
+        How the head was fitted before, where it was.
     """
 
     validation: Evaluation | None
@@ -110,6 +112,7 @@ class Result:
     seconds: float
     images_per_second: float
     steps: int
+    head: FittedHead | None = None
 
 
 def finetune(
@@ -154,9 +157,12 @@ def finetune(
     fabric = fabric or Device().launch()
     subset = data.train.subset(label_subset(data.train.labels, labels, seed))
     started = time.monotonic()
+    head = None
     if settings.head != "random":
         with fabric.autocast():
-            fit_head(network.to(fabric.device), subset, data.validation, settings.head, settings.flip)
+            head = fit_head(network.to(fabric.device), subset, data.validation, settings.head, settings.flip)
+        for parameter in network.head.parameters():  # of several processes, the first one's
+            parameter.data.copy_(fabric.broadcast(parameter.data))
     network.head.get_submodule("dropout").p = settings.dropout  # type: ignore[assignment]
     network.to(fabric.device).to(memory_format=torch.channels_last)
     order = BatchOrder(len(subset), settings.batch_size, seed, "finetune")
@@ -203,7 +209,7 @@ def finetune(
         validation = evaluate(network, data.validation) if checks else None
         tested = evaluate(network, data.open_test()) if test else None
     images = loop.step * min(settings.batch_size, len(subset))
-    return Result(validation, tested, loop.seconds, images / loop.seconds, loop.step)
+    return Result(validation, tested, loop.seconds, images / loop.seconds, loop.step, head)
 
 
 def _parameter_groups(network: ConvNet, settings: Finetuning) -> list[dict[str, Any]]:

@@ -9,12 +9,12 @@ from torch.utils.flop_counter import FlopCounterMode
 from pretrain.finetuning import Finetuning
 from pretrain.network import ConvNet, set_trainable
 from pretrain.seeding import generator
-from pretrain.stack import Stack
+from pretrain.stack import SAMPLE, Stack
 from pretrain.training import Optimisation
 
 
 def stage_flops(stack: Stack, position: int, settings: Optimisation, pool: int) -> int:
-    """Return what training one stage costs: its updates, and the layers below that make its inputs.
+    """Return what training one stage costs: its preparation and updates, and the layers below that make its inputs.
 
     Only convolutions and products of matrices are counted, a multiplication and an addition as two; the rest is small
     beside them.
@@ -34,17 +34,26 @@ def stage_flops(stack: Stack, position: int, settings: Optimisation, pool: int) 
     views = 2 if stack[position].views else 1
     images = torch.zeros(views * size, *stack.image_shape)
     below, stage = copy.deepcopy(stack.below(position)).cpu().eval(), copy.deepcopy(stack[position]).cpu().train()
+    low, high = stack.bounds(position)
     with FlopCounterMode(display=False) as inputs, torch.no_grad():
         x = below(images)
+    with torch.no_grad():
+        sample = below(torch.zeros(min(SAMPLE, pool), *stack.image_shape))
+    with FlopCounterMode(display=False) as preparation:
+        stage.prepare(sample, (low.cpu(), high.cpu()), generator(0, "flops"))
     with FlopCounterMode(display=False) as updates:
         stage.accumulate_grad(x, generator(0, "flops"))
     draws = settings.steps * size
     passes = min(draws, pool) if position and views == 1 else draws  # preprocessing alone is not kept, nor are views
-    return settings.steps * updates.get_total_flops() + inputs.get_total_flops() * passes // size
+    learning = preparation.get_total_flops() + settings.steps * updates.get_total_flops()
+    return learning + inputs.get_total_flops() * passes // size
 
 
 def finetuning_flops(network: ConvNet, settings: Finetuning, labels: int, steps: int) -> int:
     """Return what fine-tuning costs, counted as `stage_flops` counts it; without validation and testing.
+
+    Of a head that is fitted, that is the pass of the labelled images through the layers, and of their mirror images
+    where they are learnt; solving for the head is not counted.
 
     Parameters
     ----------
@@ -60,7 +69,16 @@ def finetuning_flops(network: ConvNet, settings: Finetuning, labels: int, steps:
     size = min(settings.batch_size, labels)
     head_steps = steps if settings.freeze else min(settings.head_steps, steps)
     head, whole = (size * _image_flops(network, trainable=trainable) for trainable in (False, True))
-    return head_steps * head + (steps - head_steps) * whole
+    fitted = labels * (2 if settings.flip else 1) if settings.head != "random" else 0
+    return fitted * _forward_flops(network) + head_steps * head + (steps - head_steps) * whole
+
+
+def _forward_flops(network: ConvNet) -> int:
+    """Return what one image costs to pass the layers."""
+    network = copy.deepcopy(network).cpu().eval()
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        network.layers(network.preprocessing(torch.zeros(1, *network.image_shape)))
+    return counter.get_total_flops()
 
 
 def _image_flops(network: ConvNet, *, trainable: bool) -> int:

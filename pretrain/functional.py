@@ -32,7 +32,7 @@ def triangle(x: Tensor, power: float = 1.0) -> Tensor:
     return torch.where(centred > 0, centred.clamp(min=1e-6).pow(power), 0)
 
 
-def contrast_normalised(patches: Tensor, epsilon: float) -> Tensor:
+def contrast_normalised(patches: Tensor, epsilon: float | Tensor) -> Tensor:
     """Return patches, (N, D), each less its mean and over sqrt(its variance + epsilon).
 
     References
@@ -199,7 +199,7 @@ def vicreg(first: Tensor, second: Tensor) -> Tensor:
 
     s is the mean squared difference of two views; v, of both views, the mean shortfall of a feature's standard
     deviation from 1; c, of both, the sum of the squared covariances of features over their number. No image is compared
-    with another.
+    with another. As in the authors' code, s is a mean over features as well, and v one over the two views.
 
     Parameters
     ----------

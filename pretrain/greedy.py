@@ -15,7 +15,7 @@ from pretrain.runs import RunFolder
 from pretrain.seeding import generator
 from pretrain.stack import SAMPLE, Stack
 from pretrain.stages import Layer, Metrics, Stage
-from pretrain.stages.base import Bounds
+from pretrain.stages.layer import Bounds
 from pretrain.training import BatchOrder, Loop, Optimisation, build_optimizer, schedule_factor, share_out
 
 HEALTH_CHECKS = 20  # of a stage in training
@@ -140,11 +140,19 @@ def fit_stage(
     Returns
     -------
     Loop
-        With its seconds, those of keeping the inputs among them.
+        With its seconds, those of keeping the inputs and of preparing the stage among them.
+
+    Raises
+    ------
+    UserError
+        When the stage cannot learn in this way, or diverges.
     """
+    _check(stage, settings, name, fabric)
     stage.to(fabric.device).to(memory_format=torch.channels_last)
     seen = _sample(inputs, seed)
+    started = time.monotonic()
     stage.prepare(seen, inputs.bounds, generator(seed, name, "prepare"))
+    prepared = time.monotonic() - started
     order = BatchOrder(len(inputs), settings.batch_size, seed, name)
 
     def compute_gradients(step: int) -> Metrics:
@@ -184,12 +192,21 @@ def fit_stage(
         diagnose=stage.diagnose,
         evaluate=health if folder else None,  # nobody else would read it
         evaluate_every=max(1, settings.steps // HEALTH_CHECKS),
-        seconds=inputs.seconds,
+        seconds=inputs.seconds + prepared,
     )
     loop.run()
     stage.eval()
     stage.finish(seen)
     return loop
+
+
+def _check(stage: Stage, settings: Optimisation, name: str, fabric: Fabric) -> None:
+    """Refuse what a kind of stage cannot do."""
+    kind = type(stage).__name__
+    if fabric.world_size > 1 and not stage.divisible:
+        raise UserError(f"{name}, {kind}: processes cannot share its batches: give device.devices=1.")
+    if stage.objective is None and settings.optimizer != "sgd":
+        raise UserError(f"{name}, {kind}: it learns by a rule, not a gradient: give training.optimizer=sgd.")
 
 
 def fit_stages(

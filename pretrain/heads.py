@@ -1,6 +1,7 @@
 """Fitting a head to what its frozen layers make of the labelled images, instead of training it step by step."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -8,21 +9,38 @@ from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.preprocessing import StandardScaler
-from torch import Tensor, nn
+from threadpoolctl import threadpool_limits
+from torch import nn
 
 from pretrain.data import Labelled
 from pretrain.errors import UserError
-from pretrain.evaluation import INVERSE_STRENGTHS
+from pretrain.evaluation import INVERSE_STRENGTHS, top_features
 from pretrain.network import ConvNet
 
 HEADS = ("random", "ridge", "logistic")
-PENALTIES = (1e1, 1e2, 1e3, 1e4, 1e5, 1e6)  # of ridge regression: times the sum of the squared weights
+PENALTIES = (1e6, 1e5, 1e4, 1e3, 1e2, 1e1)  # of ridge regression, times the sum of the squared weights
 
 Linear = tuple[np.ndarray, np.ndarray]  # weights, (classes, features), and biases, (classes,)
 
 
+@dataclass(frozen=True)
+class FittedHead:
+    """How a head was fitted.
+
+    Attributes
+    ----------
+    penalties : dict of float to float
+        Validation accuracy, 0 to 1, of each penalty tried: ridge regression's, or 1/C of logistic regression.
+    penalty : float
+        The best; of equals, the strongest.
+    """
+
+    penalties: dict[float, float]
+    penalty: float
+
+
 @torch.no_grad()
-def fit_head(network: ConvNet, train: Labelled, validation: Labelled, how: str, flip: bool) -> None:
+def fit_head(network: ConvNet, train: Labelled, validation: Labelled, how: str, flip: bool) -> FittedHead:
     """Fit the head to the outputs of the layers, standardised, and choose its penalty on validation images.
 
     Parameters
@@ -50,52 +68,43 @@ def fit_head(network: ConvNet, train: Labelled, validation: Labelled, how: str, 
     if not len(validation):
         raise UserError(f"finetuning.head={how} needs validation images: give data.validation more than 0.")
     images = torch.cat([train.images, train.images.flip(3)]) if flip else train.images
-    labels, held_out_labels = train.labels.repeat(1 + flip).numpy(), validation.labels.numpy()
-    scaler = StandardScaler()
-    x = scaler.fit_transform(_features(network, images))
-    held_out = scaler.transform(_features(network, validation.images))
-    fits = _ridge(x, labels, len(network.classes)) if how == "ridge" else _logistic(x, labels, len(network.classes))
-
-    def accuracy(fit: Linear) -> float:
-        return float(((held_out @ fit[0].T + fit[1]).argmax(axis=1) == held_out_labels).mean())
-
-    weights, biases = max(fits, key=accuracy)
-    if how == "ridge":
-        factor = _calibration(held_out @ weights.T + biases, held_out_labels)
-        weights, biases = factor * weights, factor * biases
-    weights = weights / scaler.scale_
-    fc = network.head.get_submodule("fc")
+    labels, held_out = train.labels.repeat(1 + flip).numpy(), top_features(network, validation.images)
+    scaler, fc = StandardScaler(copy=False), network.head.get_submodule("fc")
     assert isinstance(fc, nn.Linear)
+    fits, logits = {}, {}
+    with threadpool_limits(torch.get_num_threads()):  # scikit-learn's own number of threads is that of the machine
+        x = scaler.fit_transform(top_features(network, images).numpy())
+        for penalty, (weights, biases) in _fits(how, x, labels, len(network.classes)):
+            weights = weights / scaler.scale_
+            fits[penalty] = weights, biases - weights @ scaler.mean_
+            _load(fc, *fits[penalty])
+            logits[penalty] = fc(held_out.to(fc.weight.device)).float().cpu().numpy()  # rounded as it will be
+    truth = validation.labels.numpy()
+    accuracies = {penalty: float((each.argmax(axis=1) == truth).mean()) for penalty, each in logits.items()}
+    best = max(accuracies, key=lambda penalty: accuracies[penalty])
+    factor = _calibration(logits[best], truth) if how == "ridge" else 1.0
+    _load(fc, *(factor * part for part in fits[best]))
+    return FittedHead(accuracies, best)
+
+
+def _load(fc: nn.Linear, weights: np.ndarray, biases: np.ndarray) -> None:
     fc.weight.copy_(torch.from_numpy(weights))
-    fc.bias.copy_(torch.from_numpy(biases - weights @ scaler.mean_))
+    fc.bias.copy_(torch.from_numpy(biases))
 
 
-def _features(network: ConvNet, images: Tensor, batch_size: int = 500) -> np.ndarray:
-    """Return what the head sees of images, (N, C, H, W): (N, features), float32."""
-    was_training, device = network.training, next(network.parameters()).device
-    network.eval()
-    flatten = network.head.get_submodule("flatten")
-    batches = []
-    for batch in images.split(batch_size):
-        x = network.preprocessing(batch.to(device).contiguous(memory_format=torch.channels_last))
-        batches.append(flatten(network.layers(x)).float().cpu())
-    network.train(was_training)
-    return torch.cat(batches).numpy()
-
-
-def _ridge(x: np.ndarray, labels: np.ndarray, classes: int) -> Iterator[Linear]:
-    for alpha in PENALTIES:
-        fit = Ridge(alpha=alpha).fit(x, np.eye(classes, dtype=x.dtype)[labels])
-        yield fit.coef_, fit.intercept_
-
-
-def _logistic(x: np.ndarray, labels: np.ndarray, classes: int) -> Iterator[Linear]:
+def _fits(how: str, x: np.ndarray, labels: np.ndarray, classes: int) -> Iterator[tuple[float, Linear]]:
+    """Fit linear classifiers to features, (N, D), from the strongest penalty to the weakest."""
+    if how == "ridge":
+        for alpha in PENALTIES:
+            ridge = Ridge(alpha=alpha).fit(x, np.eye(classes, dtype=x.dtype)[labels])
+            yield alpha, (ridge.coef_, ridge.intercept_)
+        return
     for C in INVERSE_STRENGTHS:
-        fit = LogisticRegression(C=C, max_iter=1000).fit(x, labels)
+        logistic = LogisticRegression(C=C, max_iter=1000).fit(x, labels)
+        coef, intercept = logistic.coef_, logistic.intercept_
         if classes == 2:  # one row, of the second class against the first
-            yield np.concatenate([-fit.coef_, fit.coef_]) / 2, np.concatenate([-fit.intercept_, fit.intercept_]) / 2
-        else:
-            yield fit.coef_, fit.intercept_
+            coef, intercept = np.concatenate([-coef, coef]) / 2, np.concatenate([-intercept, intercept]) / 2
+        yield 1 / C, (coef, intercept)
 
 
 def _calibration(logits: np.ndarray, labels: np.ndarray) -> float:
@@ -104,4 +113,4 @@ def _calibration(logits: np.ndarray, labels: np.ndarray) -> float:
     def loss(log_factor: float) -> float:
         return float(-log_softmax(np.exp(log_factor) * logits, axis=1)[np.arange(len(labels)), labels].mean())
 
-    return float(np.exp(minimize_scalar(loss, bounds=(-3, 6), method="bounded").x))
+    return float(np.exp(minimize_scalar(loss, bounds=(-5, 15), method="bounded").x))

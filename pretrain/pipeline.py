@@ -183,6 +183,8 @@ def run_finetune(config: Config, data: Dataset, fabric: Fabric) -> dict[str, Any
         "pretrain_flops": stages["pretrain_flops"],
         "finetune_flops": finetuning_flops(network, settings, labels, result.steps),
     }
+    if result.head:
+        summary["head"] = {"how": settings.head, **asdict(result.head)}
     if result.test:
         recall = result.test.per_class.items()
         summary["per_class_accuracy"] = {name: None if math.isnan(value) else value for name, value in recall}

@@ -56,7 +56,7 @@ class Standardise(nn.Module):
     @classmethod
     def from_images(cls, images: Tensor, contrast: bool = False) -> "Standardise":
         """Measure the statistics on images, (N, C, H, W), uint8 or floating-point in [0, 1]."""
-        return cls(*_moments(_pixels(chunk, contrast) for chunk in images.split(CHUNK)), contrast)
+        return cls(*_spread(_pixels(chunk, contrast) for chunk in images.split(CHUNK)), contrast)
 
     @classmethod
     def identity(cls, channels: int, *, contrast: bool = False) -> "Standardise":
@@ -131,7 +131,7 @@ class Whiten(Standardise):
         patches = random_patches(whole, side, PATCHES, generator(0, "whiten", "patches"))
         kernel = zca_kernel(Standardise(standardise.mean, standardise.std)(patches))
         whiten = cls(standardise.mean, standardise.std, kernel, contrast)
-        _, std = _moments(whiten(images[chunk]) for chunk in sample.split(CHUNK))
+        _, std = _spread(whiten(images[chunk]) for chunk in sample.split(CHUNK))
         return cls(standardise.mean, standardise.std, kernel / std[:, None, None, None], contrast)
 
     @property
@@ -211,17 +211,22 @@ def _filter(x: Tensor, kernel: Tensor) -> Tensor:
     return F.conv2d(F.pad(x, [kernel.shape[-1] // 2] * 4, mode="reflect"), kernel)
 
 
-def _moments(chunks: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
-    """Return mean and standard deviation of each channel, (C,), over images that come in chunks, (n, C, H, W)."""
+def channel_moments(chunks: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
+    """Return mean and variance of each channel, (C,), float64 on the CPU, over chunks of maps, (n, C, H, W)."""
     total, squares, count = torch.zeros(()), torch.zeros(()), 0
     for chunk in chunks:
-        pixels = chunk.double()
-        total = total + pixels.sum(dim=(0, 2, 3))
-        squares = squares + pixels.square().sum(dim=(0, 2, 3))
-        count += pixels[:, 0].numel()
+        values = chunk.cpu().double()
+        total = total + values.sum(dim=(0, 2, 3))
+        squares = squares + values.square().sum(dim=(0, 2, 3))
+        count += values[:, 0].numel()
     mean = total / count
-    variance = squares / count - mean.square()
-    return mean, torch.where(variance > 1e-6, variance, 1.0).sqrt()  # what is constant is not blown up
+    return mean, (squares / count - mean.square()).clamp(min=0)
+
+
+def _spread(chunks: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
+    """Return mean and standard deviation of each channel, (C,), 1 of one that is constant: it is not blown up."""
+    mean, variance = channel_moments(chunks)
+    return mean, torch.where(variance > 1e-6, variance, 1.0).sqrt()
 
 
 def _pixels(images: Tensor, contrast: bool) -> Tensor:

@@ -235,6 +235,8 @@ class Loop:
             self.name, self.settings.steps, initial=self.step, unit="images", per_step=size, shown=shown
         )
         with progress, seeded(self.seed, self.name):
+            if self.best and self.step == 0:
+                self._measure()  # to go back to, where all that follows is worse
             while self.step < self.settings.steps and not self._stale():
                 last = self.step + 1 == self.settings.steps
                 logged = last or (self.step + 1) % LOG_EVERY == 0
@@ -291,14 +293,18 @@ class Loop:
             self.folder.log({"phase": self.name, "step": self.step, "seconds": round(self.seconds, 3), **metrics})
 
     def _evaluate(self) -> None:
+        self._log(self._measure())
+
+    def _measure(self) -> Metrics:
+        """Evaluate the module as it stands, and keep it if it is the best so far."""
         assert self.evaluate
         self.module.eval()
         metrics = self.evaluate()
         self.module.train()
-        self._log(metrics)
         if self.best and metrics[self.best] > self.best_value:
             self.best_value, self.best_step = metrics[self.best], self.step
             self.best_state = copy.deepcopy(self.module.state_dict())
+        return metrics
 
     def _stale(self) -> bool:
         return self.best is not None and self.step - self.best_step >= self.patience * self.evaluate_every

@@ -128,6 +128,7 @@ def test_an_arm_may_be_added_but_not_changed(out, configure):
         ("+arms.scratch.pool=10", "arms.scratch.pool is of pretrained arms"),
         ("+arms.pretrained.matched=true", "arms.pretrained.matched is of arms from scratch"),
         ("+arms.pretrained.finetuning.drop_out=0", "arms.pretrained.finetuning.drop_out: .*did you mean dropout?"),
+        ("finetuning.head=ridge data.validation=0", "finetuning.head needs validation images"),
         ("+arms.pretrained.finetuning.head_steps=1000", "arms.pretrained.finetuning: head_steps=1000"),
         ("tuning.seeds=[0]", "tuning.seeds and seeds share 0"),
         ("jobs=0", "jobs=0: it must be at least 1"),
@@ -135,7 +136,7 @@ def test_an_arm_may_be_added_but_not_changed(out, configure):
 )
 def test_a_mistake_is_named(tmp_path, configure, override, message):
     with pytest.raises(UserError, match=message):
-        compare(configure("compare", f"out={tmp_path / 'run'}", override))
+        compare(configure("compare", f"out={tmp_path / 'run'}", *override.split()))
 
 
 def test_a_setting_that_cannot_be_tuned_is_named(tmp_path, configure):

@@ -56,6 +56,22 @@ def test_a_grid_finer_than_the_maps_is_the_maps():
     assert build(grid=4).losses(x, generator(0)) == build(grid=99).losses(x, generator(0))
 
 
+def test_a_single_image_cannot_be_told_from_others():
+    with pytest.raises(UserError, match="batch_size=1"):
+        build().losses(views(1), generator(0))
+
+
+def test_health_is_that_of_the_normalised_maps():
+    stage, x = build(), views()
+    with torch.no_grad():
+        stage.layer.conv.bias.fill_(-100)
+    figures = stage.health(x, generator(0))
+    stage.finish(x)
+    hidden = stage.layer.hidden(x)
+    assert figures["dead"] == 0
+    assert figures["hidden_mean"] == pytest.approx(float(hidden.mean()), rel=1e-4)
+
+
 @pytest.mark.parametrize("options", [{"loss": "hinge"}, {"temperature": 0}, {"crop": 0}, {"grid": 0}])
 def test_settings_that_cannot_be_meant_are_refused(options):
     with pytest.raises(UserError, match=next(iter(options))):

@@ -7,8 +7,8 @@ import torch.nn.functional as F
 
 from pretrain import ConvAutoencoder, UserError, functional
 from pretrain.seeding import generator, seeded
-from pretrain.stages.base import ACTIVATIONS
 from pretrain.stages.conv_autoencoder import CORRUPTIONS, Corruption
+from pretrain.stages.layer import ACTIVATIONS
 
 COMBINATIONS = [
     dict(zip(("activation", "corruption", "unpooling", "sparsity", "tied"), values, strict=True))

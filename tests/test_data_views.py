@@ -61,6 +61,19 @@ def test_a_crop_of_an_image_that_rises_evenly_rises_less_and_stays_within_it():
     assert share.min() < 0.6 < share.max() <= 1.001
 
 
+@pytest.mark.parametrize("crop", [0.1, 0.9])
+def test_a_crop_has_at_least_the_share_of_the_area_asked_for(crop):
+    # Of an image whose pixels are their own coordinates, a view's are an affine map: its determinant is the share.
+    y, x = torch.meshgrid(torch.linspace(0, 1, 40), torch.linspace(0, 1, 40), indexing="ij")
+    views = Views(**{**NONE, "crop": crop})(torch.stack([x, y]).expand(300, 2, 40, 40), generator(1))
+    inner = views[:, :, 19:21, 19:21]  # away from the edges, which are reflected
+    width, height = (inner[:, 0, :, 1] - inner[:, 0, :, 0]).mean(1), (inner[:, 1, 1] - inner[:, 1, 0]).mean(1)
+    area, aspect = width * height * 39**2, width / height
+    assert crop - 1e-3 < area.min() < crop + 0.1 * (1 - crop)
+    assert 0.9 + 0.1 * crop < area.max() < 1.001
+    assert 3 / 4 - 1e-3 < aspect.min() < aspect.max() < 4 / 3 + 1e-3
+
+
 def test_the_same_draw_gives_the_same_view_and_each_image_has_its_own():
     x = images(1).repeat(2, 1, 1, 1)
     first, again = (Views()(x, generator(3)) for _ in range(2))

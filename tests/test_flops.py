@@ -37,6 +37,14 @@ def test_what_is_frozen_costs_its_forward_pass_alone():
     assert mixed == 6 * 4 * frozen + 4 * 4 * whole
 
 
+def test_a_fitted_head_costs_the_pass_of_the_labelled_images_and_their_mirror_images():
+    net = network()
+    first, second, _ = (forward(row) for row in layer_rows(net, net.image_shape) if row.multiply_adds)
+    for flip in (False, True):
+        settings = pretrain.Finetuning(steps=0, freeze=True, head="ridge", flip=flip)
+        assert finetuning_flops(net, settings, 100, 0) == 100 * (1 + flip) * (first + second)
+
+
 def test_a_batch_has_no_more_images_than_there_are_labels():
     net = network()
     assert finetuning_flops(net, pretrain.Finetuning(batch_size=64), 10, 1) == finetuning_flops(
@@ -50,7 +58,8 @@ def test_contrastive_divergence_costs_four_convolutions_and_the_gradient_of_two_
     settings = pretrain.Optimisation(steps=3, batch_size=4)
     # Up, down (2 x 2 pixels at once by a filter of 4 x 4 where one of 3 x 3 would do: 64 / 36 as much), up, gradient.
     down = 2 * 8 * 4 * 4 * 4 * 2 * 4 * 4
-    assert stage_flops(stack, 0, settings, 1000) == 3 * 4 * (2 * forward(row) + down + 2 * forward(row))
+    prepare = 50 * forward(row)  # the hidden units of as many images, where their running mean starts
+    assert stage_flops(stack, 0, settings, 1000) == prepare + 3 * 4 * (2 * forward(row) + down + 2 * forward(row))
 
 
 @pytest.mark.parametrize(("steps", "passes"), [(1, 8), (100, 20)])
@@ -74,6 +83,17 @@ def test_two_views_cost_twice_as_much_and_the_layers_below_compute_each():
     update = 16 * (2 * layer + 3 * head) + similarity
     cost = stage_flops(stack, 1, pretrain.Optimisation(steps=10, batch_size=8), 20)
     assert cost == 10 * (update + 16 * below)
+
+
+def test_the_search_for_centroids_before_training_is_counted():
+    def cost(filters):
+        stack = pretrain.Stack([pretrain.ConvAutoencoder(2, 4, kernel_size=3, filters=filters)], images())
+        return stage_flops(stack, 0, pretrain.Optimisation(steps=1, batch_size=4), 8)
+
+    size, patches = 2 * 9, 10 * 8  # ten patches of each of eight images, in each of twenty passes
+    passes = 20 * 2 * patches * (size * size + 2 * 4 * size)  # whitened, compared with centroids, added up
+    centroids = 20 * 2 * 4 * size * size * 3  # of filters, twice, and back
+    assert cost("kmeans") - cost("patches") == passes + centroids
 
 
 def test_counting_changes_nothing():

@@ -1,7 +1,9 @@
 import copy
+from types import SimpleNamespace
 
 import pytest
 import torch
+from torch import nn
 
 import pretrain
 from pretrain.data.views import Views
@@ -12,6 +14,8 @@ from pretrain.seeding import generator
 from pretrain.training import Loop
 
 SETTINGS = pretrain.Optimisation(steps=12, batch_size=16)
+RULE = pretrain.Optimisation(steps=12, batch_size=16, optimizer="sgd")
+OTHERS = [RULE, SETTINGS, RULE]  # of `other_kinds`
 
 
 def bits(module):
@@ -51,7 +55,7 @@ def test_what_learns_from_views_keeps_no_inputs(digits, fabric, monkeypatch):
     draws = []
     original = Inputs.__init__
     monkeypatch.setattr(Inputs, "__init__", lambda *given: draws.append(given[-1]) or original(*given))
-    fit_stages(other_kinds(digits.unlabelled), digits.unlabelled, SETTINGS, fabric=fabric)
+    fit_stages(other_kinds(digits.unlabelled), digits.unlabelled, OTHERS, fabric=fabric)
     assert draws == [12 * 16, 0, 12 * 16]
 
 
@@ -100,11 +104,13 @@ def other_kinds(images):
     )
 
 
-@pytest.mark.parametrize(("kinds", "at"), [("one", 5), ("one", 12), ("one", 17), ("others", 6), ("others", 20)])
+@pytest.mark.parametrize(
+    ("kinds", "at"), [("one", 5), ("one", 12), ("one", 17), ("others", 6), ("others", 20), ("others", 30)]
+)
 def test_an_interrupted_run_goes_on_to_the_same_bits(stack, digits, fabric, tmp_path, monkeypatch, kinds, at):
-    stack = stack if kinds == "one" else other_kinds(digits.unlabelled)
+    stack, settings = (stack, SETTINGS) if kinds == "one" else (other_kinds(digits.unlabelled), OTHERS)
     whole = copy.deepcopy(stack)
-    fit_stages(whole, digits.unlabelled, SETTINGS, fabric=fabric)
+    fit_stages(whole, digits.unlabelled, settings, fabric=fabric)
 
     monkeypatch.setattr("pretrain.training.CHECKPOINT_EVERY", 0.0)  # after every step
     folder = RunFolder.open(tmp_path / "run", {})
@@ -118,12 +124,27 @@ def test_an_interrupted_run_goes_on_to_the_same_bits(stack, digits, fabric, tmp_
 
     monkeypatch.setattr(Loop, "_timed_step", interrupted)
     with pytest.raises(Interrupted):
-        fit_stages(copy.deepcopy(stack), digits.unlabelled, SETTINGS, fabric=fabric, folder=folder)
+        fit_stages(copy.deepcopy(stack), digits.unlabelled, settings, fabric=fabric, folder=folder)
     monkeypatch.setattr(Loop, "_timed_step", step)
     resumed = copy.deepcopy(stack)
-    fit_stages(resumed, digits.unlabelled, SETTINGS, fabric=fabric, folder=folder)
+    fit_stages(resumed, digits.unlabelled, settings, fabric=fabric, folder=folder)
     assert same(bits(whole), bits(resumed))
     assert len(calls) == at + 1
+
+
+def test_a_rule_takes_its_own_steps(digits, fabric):
+    stack = pretrain.Stack([pretrain.KMeans(1, 4, 3)], digits.unlabelled)
+    settings = pretrain.Optimisation(steps=1, optimizer="adamw")
+    with pytest.raises(UserError, match="stage 1, KMeans: it learns by a rule, not a gradient"):
+        fit_stages(stack, digits.unlabelled, settings, fabric=fabric)
+
+
+@pytest.mark.parametrize("stage", [pretrain.KMeans(1, 4, 3), pretrain.SoftHebb(1, 4, 3), pretrain.Contrastive(1, 4)])
+def test_what_learns_from_whole_batches_is_refused_to_several_processes(stage, digits):
+    inputs = Inputs(digits.unlabelled, nn.Sequential(pretrain.Standardise.identity(1)), pretrain.Device().launch(), 0)
+    several = SimpleNamespace(world_size=2)
+    with pytest.raises(UserError, match=r"processes cannot share its batches: give device\.devices=1"):
+        pretrain.fit_stage(stage, inputs, SETTINGS, seed=0, name="stage 1", fabric=several)
 
 
 def test_a_call_for_one_stage_more_goes_on_from_there(stack, digits, fabric, tmp_path):

@@ -8,7 +8,6 @@ from pretrain import Device, KMeans, Optimisation, Standardise, UserError, fit_s
 from pretrain.functional import contrast_normalised
 from pretrain.greedy import Inputs
 from pretrain.seeding import generator, seeded
-from pretrain.stages.kmeans import CONTRAST
 
 BOUNDS = torch.zeros(2), torch.ones(2)
 
@@ -30,7 +29,7 @@ def prepared(**options):
 
 
 def centroids(stage):
-    return stage.layer.conv.weight.detach().flatten(1) @ stage.unwhiten
+    return stage.centroids.detach()
 
 
 def test_whitened_patches_are_uncorrelated_but_for_the_regulariser():
@@ -88,7 +87,7 @@ def test_planted_patterns_are_found():
     data = Inputs(images, torch.nn.Sequential(Standardise.identity(1)), fabric, 0)
     settings = Optimisation(steps=100, batch_size=100, optimizer="sgd", learning_rate=0.5, momentum=0.0)
     fit_stage(stage, data, settings, seed=1, name="stage 1", fabric=fabric)
-    z = stage._whitened(contrast_normalised(images.flatten(1), CONTRAST))
+    z = stage._whitened(contrast_normalised(images.flatten(1), stage.flat))
     found = (z @ centroids(stage).T).argmax(dim=1)
     pairs = {(int(a), int(b)) for a, b in zip(which, found, strict=True)}
     assert {a for a, _ in pairs} == {0, 1, 2, 3}
@@ -119,29 +118,42 @@ def test_a_centroid_without_patches_stays_where_it_is():
     assert still.sum() >= 4
 
 
-@pytest.mark.parametrize("kind", [pretrain.ConvAutoencoder, pretrain.ConvRBM])
-@pytest.mark.parametrize("how", ["patches", "kmeans"])
-def test_other_stages_start_from_directions_that_k_means_knows(kind, how):
-    def prepare(filters):
-        with seeded(0, "test"):
-            stage = kind(2, 6, 3, filters=filters)
-        stage.prepare(inputs(), BOUNDS, generator(0, "prepare"))
-        return stage.layer.conv.weight.detach().flatten(1)
-
-    filters, random = prepare(how), prepare("random")
-    torch.testing.assert_close(filters.norm(), random.norm())
-    starts = prepared().float().layer.conv.weight.detach().flatten(1)  # the same draw of patches
-    alike = F.cosine_similarity(filters, starts)
-    torch.testing.assert_close(alike, torch.ones(6)) if how == "patches" else None
-    assert how == "patches" or distance_of(filters) < distance_of(starts)
+def start(kind, filters):
+    with seeded(0, "test"):
+        stage = kind(2, 6, 3, filters=filters)
+    stage.prepare(inputs(), BOUNDS, generator(0, "prepare"))
+    return stage.layer.conv.weight.detach().flatten(1)
 
 
 def distance_of(filters):
-    stage = prepared(patches=50).float()
+    """Return the mean distance of patches to these filters as centroids."""
+    stage = prepared(patches=50)
     with torch.no_grad():
-        stage.layer.conv.weight.copy_(filters.view_as(stage.layer.conv.weight))
+        stage.layer.conv.weight.copy_((filters.double() @ stage.whiten).view_as(stage.layer.conv.weight))
     stage.constrain()
-    return stage.accumulate_grad(inputs(), generator(0, "distance"))["distance"]
+    return stage.accumulate_grad(inputs().double(), generator(0, "distance"))["distance"]
+
+
+@pytest.mark.parametrize("kind", [pretrain.ConvAutoencoder, pretrain.ConvRBM])
+def test_other_stages_start_from_whitened_patches(kind):
+    filters = start(kind, "patches")
+    torch.testing.assert_close(filters.norm(), start(kind, "random").norm())
+    same_draw = centroids(prepared()).float()
+    torch.testing.assert_close(F.cosine_similarity(filters, same_draw), torch.ones(6))
+
+
+@pytest.mark.parametrize("kind", [pretrain.ConvAutoencoder, pretrain.ConvRBM])
+def test_k_means_finds_them_centroids_that_are_nearer(kind):
+    assert distance_of(start(kind, "kmeans")) < distance_of(start(kind, "patches"))
+
+
+def test_starting_from_patches_leaves_the_callers_random_numbers_alone():
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    stage = pretrain.ConvAutoencoder(2, 6, 3, filters="kmeans")
+    torch.manual_seed(5)
+    stage.prepare(inputs(), BOUNDS, generator(0, "prepare"))
+    assert torch.equal(torch.rand(3), expected)
 
 
 def test_an_autoencoders_own_decoder_starts_from_the_same_patches():
@@ -150,9 +162,13 @@ def test_an_autoencoders_own_decoder_starts_from_the_same_patches():
     assert torch.equal(stage.decoder, stage.layer.conv.weight)
 
 
-def test_patches_wider_than_the_input_are_refused():
-    with pytest.raises(UserError, match="kernel_size=3: patches so wide do not fit inputs of 2x2"):
-        build().prepare(inputs(side=2), BOUNDS, generator(0))
+def test_patches_are_those_that_the_padded_convolution_sees():
+    stage, x = build(1, 4), torch.rand(1, 1, 2, 2, generator=generator(1))
+    found = stage._patches(x, 200, generator(0))
+    seen = contrast_normalised(F.unfold(x, 3, padding=1)[0].T, stage.flat)
+    nearest = (found[:, None] - seen).norm(dim=2).min(dim=1)
+    assert nearest.values.max() < 1e-5
+    assert nearest.indices.unique().tolist() == [0, 1, 2, 3]
 
 
 @pytest.mark.parametrize("options", [{"active": 1.0}, {"activation": "sigmoid"}, {"patches": 0}, {"whitening": 0.0}])

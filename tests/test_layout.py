@@ -43,7 +43,7 @@ GRAPH = {name: imported(file) for name, file in MODULES.items()}
 
 def test_the_import_graph_is_read_as_it_stands():
     assert GRAPH["pretrain.errors"] == set()
-    wanted = {f"pretrain.{name}" for name in ("functional", "errors", "stages.base", "stages.kmeans")}
+    wanted = {f"pretrain.{name}" for name in ("functional", "errors", "stages.base", "stages.kmeans", "stages.layer")}
     assert GRAPH["pretrain.stages.conv_autoencoder"] == wanted
     assert MODULES.keys() >= COMMANDS
 

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from pretrain import ConvAutoencoder, ConvNet, Layer, Stack, UserError, assemble
 from pretrain.network import normalise_layers, set_trainable
 from pretrain.seeding import generator, seeded
-from pretrain.stages.base import ACTIVATIONS
+from pretrain.stages.layer import ACTIVATIONS
 
 CLASSES = ["ant", "bee", "cow", "dog"]
 
@@ -138,7 +138,7 @@ def test_rescaling_gives_each_layers_output_unit_variance(activation):
     x = stack.preprocessing(pictures())
     for stage in stack:
         x = stage.layer(x)
-        torch.testing.assert_close(x.var().item(), 1.0, rtol=1e-4, atol=0)
+        torch.testing.assert_close(x.var(correction=0).item(), 1.0, rtol=1e-4, atol=0)
 
 
 def test_layers_from_scratch_are_rescaled_as_the_stack_rescales_its_own():
@@ -159,12 +159,30 @@ def test_folding_the_scale_leaves_the_function_unchanged(activation):
 
 
 @pytest.mark.parametrize("power", [0.7, 1.0, 1.4])
-def test_maps_that_compete_have_their_scale_folded_only_where_it_is_the_same(power):
+def test_maps_that_compete_have_the_scale_folded_that_they_have_in_common(power):
     layer = Layer(3, 4, kernel_size=3, activation="triangle", power=power, pooling="average", pool=2).double()
     layer.scale.fill_(2.7)
     assert folded(layer)
     layer.scale[1] = 3.0
+    layer.shift.uniform_(generator=generator(0, "shift"))
+    ratio = layer.scale / layer.scale[0]
     assert not folded(layer)
+    torch.testing.assert_close(layer.scale / layer.scale[0], ratio)
+    torch.testing.assert_close(layer.scale.log().mean().item(), 0.0)
+
+
+@pytest.mark.parametrize("activation", ["relu", "zero_bias_relu"])
+def test_each_rectified_map_has_its_own_scale_folded_and_keeps_its_shift(activation):
+    layer = Layer(3, 4, kernel_size=3, activation=activation, pool=2).double()
+    layer.scale.uniform_(0.5, 2.0, generator=generator(0, "scale"))
+    layer.shift.uniform_(generator=generator(0, "shift"))
+    assert folded(layer)
+    assert layer.shift.all()
+
+
+def test_a_power_is_of_the_triangle_alone():
+    with pytest.raises(UserError, match="power=2 is of activation=triangle"):
+        Layer(3, 4, kernel_size=3, power=2)
 
 
 def folded(layer):

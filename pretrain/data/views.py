@@ -32,7 +32,7 @@ class Views:
     ----------
     Szegedy et al. (2015), Going deeper with convolutions, CVPR, section 6, for the crops;
     Chen, Kornblith, Norouzi and Hinton (2020), A simple framework for contrastive learning of visual representations,
-    ICML, appendix A, for what matters on CIFAR-10.
+    ICML, for all of them.
     """
 
     crop: float = 0.25
@@ -64,8 +64,9 @@ class Views:
         n = len(x)
         draw = torch.rand(5, n, generator=generator)
         area = self.crop + (1 - self.crop) * draw[0]
-        aspect = torch.exp((2 * draw[1] - 1) * (math.log(ASPECT) if self.crop < 1 else 0))
-        width, height = ((area * ratio).sqrt().clamp(max=1) for ratio in (aspect, 1 / aspect))  # shares of a side
+        widest = torch.minimum(torch.tensor(math.log(ASPECT)), -area.log())  # that still fits
+        aspect = torch.exp((2 * draw[1] - 1) * widest)
+        width, height = ((area * ratio).sqrt() for ratio in (aspect, 1 / aspect))  # shares of a side
         left, top = (2 * draw[2] - 1) * (1 - width), (2 * draw[3] - 1) * (1 - height)  # of the centre, from -1 to 1
         sign = torch.where(draw[4] < 0.5, -1.0, 1.0) if self.flip else torch.ones(n)
         zero = torch.zeros(n)

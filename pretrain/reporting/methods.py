@@ -141,7 +141,10 @@ def _optimisation(s: Optimisation) -> str:
 
 def _finetuning(config: Config) -> str:
     s = finetuning_settings(config["finetuning"])
-    text = f"The assembled network is trained for {_optimisation(s)}; label smoothing {s.label_smoothing:g}, dropout "
+    text = _head(s)
+    if not s.steps:
+        return text + " Nothing is trained after that."
+    text += f"The assembled network is trained for {_optimisation(s)}; label smoothing {s.label_smoothing:g}, dropout "
     text += f"{s.dropout:g} before the head. {_augmentation(s)}"
     if s.freeze:
         text += " Only the head learns."
@@ -154,6 +157,17 @@ def _finetuning(config: Config) -> str:
     if tuned := sorted({key for candidate in _tried(config) for key in candidate}):
         text += f" Tuning replaces {', '.join(tuned)}."
     return text
+
+
+def _head(s: Finetuning) -> str:
+    """Return how a head is fitted before training, in sentences that end with a blank; nothing of a random one."""
+    if s.head == "random":
+        return ""
+    return (
+        f"The head is fitted by {s.head} regression on the standardised outputs of the layers, of the labelled images"
+        f"{' and their mirror images' if s.flip else ''}; each run chooses its penalty on the validation images, and "
+        "keeps what each gave in its summary.json. "
+    )
 
 
 def _augmentation(s: Finetuning) -> str:
@@ -207,11 +221,12 @@ def _tuning(config: Config) -> str:
 
 
 def _pairing(config: Config) -> str:
+    same_head = " and start from the same head" if finetuning_settings(config["finetuning"]).head == "random" else ""
     return (
         f"Label budgets: {_value(config['labels'])}. Seeds: {_value(config['seeds'])}. A seed draws the labels, the "
         "initial weights, the order of images and, for pretrained arms, the pretraining. The subsets of labels are "
-        "stratified, and nested over budgets. The arms of one seed see the same labels and start from the same head, "
-        f"so each is compared with {config['baseline']} seed by seed."
+        f"stratified, and nested over budgets. The arms of one seed see the same labels{same_head}, so each is "
+        f"compared with {config['baseline']} seed by seed."
     )
 
 

@@ -5,10 +5,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pretrain.data.views import Views
-from pretrain.errors import choose, require_between
+from pretrain.errors import UserError, choose, require_between
 from pretrain.functional import info_nce, vicreg
-from pretrain.stages.base import AutogradStage, Layer, Metrics, Stage
+from pretrain.preprocessing import channel_moments
+from pretrain.stages.base import AutogradStage, Metrics, activity
+from pretrain.stages.layer import Layer
 
+CHUNK = 100  # inputs at a time, of those that the normalisation is measured on
 EPSILON = 1e-5  # added to the variance of a map
 
 
@@ -52,6 +55,8 @@ class Contrastive(AutogradStage):
     Chen, Kornblith, Norouzi and Hinton (2020), A simple framework for contrastive learning of visual representations,
     ICML.
     """
+
+    divisible = False
 
     def __init__(
         self,
@@ -98,25 +103,31 @@ class Contrastive(AutogradStage):
 
     def losses(self, x: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
         """Return the loss of inputs, (2 N, C, H, W), of two views, and how similar the views are: their mean cosine."""
-        u = F.batch_norm(self.layer.conv(x), None, None, training=True, eps=EPSILON)
-        y = self.layer.pool(self.layer.activation(u))
+        if len(x) < 4:
+            raise UserError("batch_size=1: views are compared with those of other images; give at least 2.")
+        y = self.layer.pool(self._hidden(x))
         places = F.adaptive_avg_pool2d(y, (min(self.grid, y.shape[2]), min(self.grid, y.shape[3])))
         z = self.head(places).mean(dim=(2, 3))
-        first, second = z.to(torch.promote_types(z.dtype, torch.float32)).chunk(2)
-        loss = info_nce(first, second, self.temperature) if self.loss == "info_nce" else vicreg(first, second)
+        with torch.autocast(z.device.type, enabled=False):
+            first, second = z.to(torch.promote_types(z.dtype, torch.float32)).chunk(2)
+            loss = info_nce(first, second, self.temperature) if self.loss == "info_nce" else vicreg(first, second)
         return {"loss": loss, "similarity": F.cosine_similarity(first.detach(), second.detach()).mean()}
+
+    def _hidden(self, x: Tensor) -> Tensor:
+        """Return the activations before pooling of inputs, (N, C, H, W), normalised over them."""
+        return self.layer.activation(F.batch_norm(self.layer.conv(x), None, None, training=True, eps=EPSILON))
 
     @torch.no_grad()
     def health(self, x: Tensor, generator: torch.Generator) -> Metrics:
-        """Return what every stage tells of inputs, (N, C, H, W): these are no views."""
-        return Stage.health(self, x, generator)
+        """Return what every stage tells of inputs, (N, C, H, W): no loss, since these are no views."""
+        return {"weight_norm": float(self.layer.conv.weight.norm()), **activity(self._hidden(x).float())}
 
     @torch.no_grad()
     def finish(self, images: Tensor) -> None:
         """Make the normalisation a part of the filters and biases, by its statistics on a sample of the inputs."""
         conv = self.layer.conv
         assert conv.bias is not None
-        variance, mean = torch.var_mean(conv(images), dim=(0, 2, 3), correction=0)
-        factor = (variance + EPSILON).rsqrt()
+        mean, variance = channel_moments(conv(chunk) for chunk in images.split(CHUNK))
+        factor = (variance + EPSILON).rsqrt().to(conv.weight)
         conv.weight.mul_(factor[:, None, None, None])
-        conv.bias.sub_(mean).mul_(factor)
+        conv.bias.sub_(mean.to(conv.bias)).mul_(factor)

@@ -6,8 +6,9 @@ from torch import Tensor, nn
 
 from pretrain import functional
 from pretrain.errors import UserError, choose
-from pretrain.stages.base import AutogradStage, Bounds, Layer, require_unit_range
+from pretrain.stages.base import AutogradStage, require_unit_range
 from pretrain.stages.kmeans import FILTERS, start_from_patches
+from pretrain.stages.layer import Bounds, Layer
 
 CORRUPTIONS = {
     "none": None,

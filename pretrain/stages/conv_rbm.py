@@ -8,8 +8,9 @@ from pretrain.errors import UserError, choose, require_between
 from pretrain.likelihood import pseudo_likelihood
 from pretrain.rbm import RBM, BinaryUnits, GaussianUnits, centred_gradient
 from pretrain.sampling import SAMPLERS, ContrastiveDivergence, PersistentChains
-from pretrain.stages.base import Bounds, Layer, Metrics, Stage, activity
+from pretrain.stages.base import Metrics, Stage, activity
 from pretrain.stages.kmeans import FILTERS, start_from_patches
+from pretrain.stages.layer import Bounds, Layer
 
 ACTIVATION_OF = {"bernoulli": "sigmoid", "rectified": "relu"}  # the layer's, for each kind of hidden units
 HIDDEN_SAMPLE = 50  # images from which the running means of the hidden units start

@@ -6,10 +6,12 @@ from torch import Tensor, nn
 from pretrain.errors import UserError, choose, require_between
 from pretrain.functional import contrast_normalised, whitening_power
 from pretrain.patches import random_patches
-from pretrain.stages.base import Bounds, Layer, Metrics, Stage
+from pretrain.seeding import seeded
+from pretrain.stages.base import Metrics, Stage
+from pretrain.stages.layer import Bounds, Layer
 
 PATCHES = 50_000  # that the whitening is fitted to
-CONTRAST = 0.04  # added to a patch's variance, of inputs of unit variance: what is nearly flat is not blown up
+CONTRAST = 0.04  # of the inputs' variance, added to that of a patch: what is nearly flat is not blown up
 SAMPLE = 100  # images that the biases are set on
 FILTERS = ("random", "patches", "kmeans")  # that other kinds of stage may start from
 FEW, PASSES = 10, 20  # patches of each image, and passes over the images, of k-means for them
@@ -19,8 +21,9 @@ class KMeans(Stage):
     """Spherical k-means on contrast-normalised, whitened patches of the input.
 
     Of a patch p, ``z = W (contrast_normalised(p) - m)`` over its norm, with the ZCA matrix W; each belongs to the
-    centroid of unit norm that it is most similar to, ``k = argmax d_k' z`` (Coates and Ng 2012, section 2). A step
-    moves each centroid towards the mean of the patches of a batch that belong to it, and back to unit norm.
+    centroid of unit norm that it is most similar to, ``k = argmax d_k' z`` (Dhillon and Modha 2001). A step moves each
+    centroid towards the mean of the patches of a batch that belong to it, and back to unit norm. Patches, whitening and
+    encoding are those of Coates and Ng (2012), whose own k-means takes the sign of d_k' z as a part of the code.
 
     Since ``d_k' W (p - mean(p)) = (W d_k)' p`` for the centred W and d_k, whitening needs no layer of its own: the
     layer's filters are W d_k. It divides no patch by its contrast: strong edges answer strongly.
@@ -42,7 +45,7 @@ class KMeans(Stage):
         What is added to the variances that whitening divides by, as a share of their mean: the greater, the less is
         made of fine detail and noise.
     patches : int
-        Taken from each image of a batch.
+        Times the images of a batch: so many are drawn, at random, from all of them.
 
     Raises
     ------
@@ -51,15 +54,18 @@ class KMeans(Stage):
 
     References
     ----------
+    Dhillon and Modha (2001), Concept decompositions for large sparse text data using clustering. Machine Learning 42.
     Coates, Ng and Lee (2011), An analysis of single-layer networks in unsupervised feature learning. AISTATS.
     Coates and Ng (2012), Learning feature representations with k-means. Neural networks: tricks of the trade.
     """
 
     monitor = "distance"
     objective = None
+    divisible = False
     mean: Tensor
     whiten: Tensor
     unwhiten: Tensor
+    flat: Tensor
 
     def __init__(
         self,
@@ -98,21 +104,20 @@ class KMeans(Stage):
         self.register_buffer("mean", torch.zeros(size))
         self.register_buffer("whiten", torch.eye(size))
         self.register_buffer("unwhiten", torch.eye(size))
+        self.register_buffer("flat", torch.tensor(CONTRAST))
         self.constrain()
         nn.init.zeros_(self.layer.conv.bias)  # type: ignore[arg-type]
 
     @torch.no_grad()
     def prepare(self, images: Tensor, bounds: Bounds, generator: torch.Generator) -> None:
         """Fit the whitening to patches of a sample of the inputs, and start from some of them."""
-        side, (height, width) = self.layer.settings["kernel_size"], images.shape[2:]
-        if side > min(height, width):
-            raise UserError(f"kernel_size={side}: patches so wide do not fit inputs of {height}x{width}.")
-        p = self._patches(images, PATCHES, generator).double()
+        self.flat.copy_(CONTRAST * images.var())
+        p = self._patches(images, PATCHES, generator).cpu().double()
         self.mean.copy_(p.mean(dim=0))
         covariance = torch.cov(p.T)
         self.whiten.copy_(whitening_power(covariance, self.whitening, -0.5))
         self.unwhiten.copy_(whitening_power(covariance, self.whitening, 0.5))
-        chosen = torch.randperm(len(p), generator=generator)[: self.out_channels].to(p.device)
+        chosen = torch.randperm(len(p), generator=generator)[: self.out_channels]
         start = self._whitened(p[chosen].to(self.mean))
         self.layer.conv.weight.copy_((start @ self.whiten).view_as(self.layer.conv.weight))
 
@@ -125,9 +130,9 @@ class KMeans(Stage):
         """
         with torch.autocast(x.device.type, enabled=False):
             z, similarity, nearest = self._assign(x, generator)
-            counts = torch.bincount(nearest, minlength=self.out_channels).to(z)[:, None]
-            sums = torch.zeros_like(self._filters).index_add_(0, nearest, z)
-            update = self._filters - sums / counts.clamp(min=1) @ self.whiten
+            members = nn.functional.one_hot(nearest, self.out_channels).to(z).T  # a product has the same bits on a GPU
+            counts = members.sum(dim=1, keepdim=True)
+            update = self._filters - members @ z / counts.clamp(min=1) @ self.whiten
         conv = self.layer.conv
         conv.weight.grad = torch.where(counts > 0, update, 0).view_as(conv.weight)
         conv.bias.grad = torch.zeros_like(conv.bias)  # type: ignore[union-attr, arg-type]
@@ -136,7 +141,7 @@ class KMeans(Stage):
     def _assign(self, x: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
         """Return whitened patches of inputs, (n, D), and of each the similarity to the nearest centroid, and which."""
         z = self._whitened(self._patches(x.to(self.mean), len(x) * self.patches, generator))
-        return z, *(z @ (self._filters @ self.unwhiten).T).max(dim=1)
+        return z, *(z @ self.centroids.T).max(dim=1)
 
     @torch.no_grad()
     def health(self, x: Tensor, generator: torch.Generator) -> Metrics:
@@ -147,7 +152,7 @@ class KMeans(Stage):
     @torch.no_grad()
     def constrain(self) -> None:
         """Bring the centroids back to unit norm."""
-        norm = (self._filters @ self.unwhiten).norm(dim=1)
+        norm = self.centroids.norm(dim=1)
         self.layer.conv.weight.div_(norm.clamp(min=1e-12)[:, None, None, None])
 
     @torch.no_grad()
@@ -160,7 +165,13 @@ class KMeans(Stage):
         if self.layer.settings["activation"] == "triangle":
             bias.copy_(-u.mean(dim=1))
         else:
-            bias.copy_(-u.kthvalue(max(1, round((1 - self.active) * u.shape[1])), dim=1).values)
+            below = max(1, round((1 - self.active) * u.shape[1]))
+            bias.copy_(-torch.stack([row.kthvalue(below).values for row in u]))  # one at a time, for memory
+
+    @property
+    def centroids(self) -> Tensor:
+        """The centroids, (K, D), of unit norm: whitened patches."""
+        return self._filters @ self.unwhiten
 
     @property
     def _filters(self) -> Tensor:
@@ -168,9 +179,10 @@ class KMeans(Stage):
         return self.layer.conv.weight.detach().flatten(1)
 
     def _patches(self, x: Tensor, count: int, generator: torch.Generator) -> Tensor:
-        """Return random contrast-normalised patches of inputs, (count, D)."""
-        p = random_patches(x, self.layer.settings["kernel_size"], count, generator)
-        return contrast_normalised(p.flatten(1), CONTRAST)
+        """Return random contrast-normalised patches of inputs, (count, D), padded as the convolution pads them."""
+        padded = nn.functional.pad(x, [self.layer.padding] * 4)
+        p = random_patches(padded, self.layer.settings["kernel_size"], count, generator)
+        return contrast_normalised(p.flatten(1), self.flat)
 
     def _whitened(self, p: Tensor) -> Tensor:
         """Return patches, (N, D), whitened and of unit norm."""
@@ -180,6 +192,8 @@ class KMeans(Stage):
 @torch.no_grad()
 def start_from_patches(conv: nn.Conv2d, images: Tensor, how: str, generator: torch.Generator) -> None:
     """Give a convolution filters that are whitened patches of its inputs; together they have the norm of those before.
+
+    These are the centroids of `KMeans` themselves, not the filters that answer to them.
 
     Parameters
     ----------
@@ -199,11 +213,12 @@ def start_from_patches(conv: nn.Conv2d, images: Tensor, how: str, generator: tor
     choose("filters", how, FILTERS)
     if how == "random":
         return
-    stage = KMeans(conv.in_channels, conv.out_channels, conv.kernel_size[0], patches=FEW).to(images.device)
+    with seeded(0, "start from patches"):  # what is drawn here is overwritten, but no stream of the caller's moves
+        stage = KMeans(conv.in_channels, conv.out_channels, conv.kernel_size[0], patches=FEW).to(images.device)
     stage.prepare(images, (images.new_empty(0), images.new_empty(0)), generator)
     for _ in range(PASSES if how == "kmeans" else 0):
         stage.accumulate_grad(images, generator)
         stage.layer.conv.weight.sub_(stage.layer.conv.weight.grad)  # type: ignore[arg-type]
         stage.constrain()
-    filters = stage.layer.conv.weight
-    conv.weight.copy_(filters * (conv.weight.norm() / filters.norm()))
+    centroids = stage.centroids.view_as(conv.weight)
+    conv.weight.copy_(centroids * (conv.weight.norm() / centroids.norm()))

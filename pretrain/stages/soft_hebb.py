@@ -5,7 +5,8 @@ from torch import Tensor, nn
 from torch.nn.grad import conv2d_weight
 
 from pretrain.errors import require_between
-from pretrain.stages.base import Layer, Metrics, Stage
+from pretrain.stages.base import Metrics, Stage
+from pretrain.stages.layer import Layer
 
 
 class SoftHebb(Stage):
@@ -38,6 +39,7 @@ class SoftHebb(Stage):
 
     monitor = "norm_gap"
     objective = None
+    divisible = False
 
     def __init__(
         self,
