@@ -21,9 +21,10 @@ from pretrain.data import Dataset
 from pretrain.data.splits import label_subset
 from pretrain.errors import UserError, require_between
 from pretrain.grid import Cell, Pretraining, Probing, Task, arm_of, tasks, tuning_of
-from pretrain.pipeline import open_run, run_finetune, run_probe, run_stages
+from pretrain.pipeline import run_finetune, run_probe, run_stages
 from pretrain.runs import Config, RunFolder, write_text
 from pretrain.stack import SAMPLE
+from pretrain.starting import open_run
 
 # What may change in a second call: the runs that are there stay. So may arms be added, but not changed.
 GRID = ("labels", "seeds", "baseline", "seed", "probe", "jobs", "worker")

@@ -1,8 +1,6 @@
 """The story of one run in its folder: training a stack, and fine-tuning or probing an assembled network."""
 
-import hashlib
 import math
-import sys
 import time
 from collections import defaultdict
 from contextlib import suppress
@@ -16,29 +14,17 @@ from torch import Tensor
 from pretrain import pictures
 from pretrain.config import StackPlan, build_stack, finetuning_settings
 from pretrain.data import Dataset
-from pretrain.device import first_then_others, precision_of
 from pretrain.errors import UserError
 from pretrain.evaluation import probe
 from pretrain.finetuning import Finetuning, Result, finetune
 from pretrain.flops import finetuning_flops, stage_flops
 from pretrain.greedy import fit_stages, load_stack
 from pretrain.network import ConvNet, assemble
-from pretrain.runs import Config, RunFolder, differences, first_few
+from pretrain.runs import Config, RunFolder
 from pretrain.seeding import generator
 from pretrain.stack import Stack
+from pretrain.starting import open_run, stages_to_start_from
 
-# Settings that do not change what is computed.
-HOUSEKEEPING = (
-    "stages",  # where they are: a digest says which
-    "out",
-    "overwrite",
-    "jobs",
-    "worker",
-    "device.accelerator",
-    "device.threads",
-    "data.cache",
-    "data.download",
-)
 PICTURED = 8  # images in the pictures of reconstructions
 
 
@@ -143,7 +129,7 @@ def run_finetune(config: Config, data: Dataset, fabric: Fabric) -> dict[str, Any
         The run's summary, as in summary.json.
     """
     settings = finetuning_settings(config["finetuning"])
-    stages = _stages_to_start_from(config)
+    stages = stages_to_start_from(config)
     folder = open_run({**config, "stages_digest": stages["digest"]}, data, fabric)
     if summary := folder.summary():
         return summary
@@ -201,7 +187,7 @@ def run_probe(config: Config, data: Dataset, fabric: Fabric) -> dict[str, Any]:
     dict
         The run's summary, as in summary.json.
     """
-    stages = _stages_to_start_from(config)
+    stages = stages_to_start_from(config)
     folder = open_run({**config, "stages_digest": stages["digest"]}, data, fabric)
     if summary := folder.summary():
         return summary
@@ -235,16 +221,6 @@ def _longer(settings: Finetuning, extra_flops: int, network: ConvNet, labels: in
     return replace(settings, steps=settings.steps + round(extra_flops / (then - now)))
 
 
-def _stages_to_start_from(config: Config) -> dict[str, Any]:
-    """Return what the layers to start from cost, and their digest; of layers from scratch, that they cost nothing."""
-    check_init(config["init"])
-    if config["init"] == "pretrained":
-        return _finished_stages(config)
-    if given := [key for key in ("stages", "upto") if config.get(key) is not None]:
-        raise UserError(f"{given[0]}={config[given[0]]} is of pretrained layers: give init=pretrained with it.")
-    return {"pretrain_seconds": 0.0, "pretrain_flops": 0, "digest": None}
-
-
 def _assemble(config: Config, data: Dataset) -> ConvNet:
     """Return the network of trained stages, or the same one from scratch."""
     pretrained, seed = config["init"] == "pretrained", config["seed"]
@@ -253,12 +229,6 @@ def _assemble(config: Config, data: Dataset) -> ConvNet:
         load_stack(stack, RunFolder(config["stages"]))
     options = {"pretrained": pretrained, "upto": config.get("upto"), "unlabelled": data.unlabelled}
     return assemble(stack, data.classes, seed=seed, **options)
-
-
-def check_init(init: str) -> None:
-    """Raise a `UserError` unless `init` says where the layers start."""
-    if init not in ("pretrained", "scratch"):
-        raise UserError(f"init={init} is not known; choose one of scratch, pretrained.")
 
 
 def arm_name(pretrained: bool, frozen: bool) -> str:
@@ -272,48 +242,6 @@ def _budget(labels: Any) -> int | None:
     if not isinstance(labels, int) and labels != "all":
         raise UserError(f"labels={labels}: give a number, or all.")
     return None if labels == "all" else labels
-
-
-def open_run(config: Config, data: Dataset, fabric: Fabric, ignore: tuple[str, ...] = ()) -> RunFolder:
-    """Open the folder ``config["out"]``, bound to the content of `data`; the settings in `ignore` may differ."""
-    device = {**config["device"], "precision": precision_of(fabric)}  # not auto: what it is here
-    digests = {"data_digest": data.digest, "labelled_digest": data.labelled_digest}
-    config = {**config, **digests, "device": device}
-    ignored, writes = (*HOUSEKEEPING, *ignore), fabric.global_rank == 0
-    return first_then_others(
-        fabric,
-        lambda: RunFolder.open(config["out"], config, overwrite=config["overwrite"], ignore=ignored, writes=writes),
-    )
-
-
-def _finished_stages(config: Config) -> dict[str, Any]:
-    """Return what the stages that are to be used cost, and a digest of them all.
-
-    The run must be complete and of the same stack. That it saw other images is said, but allowed.
-
-    Raises
-    ------
-    UserError
-        When it is not.
-    """
-    if not config["stages"]:
-        raise UserError("init=pretrained needs trained stages: give stages=DIR, a run of python -m pretrain.stage.")
-    folder = RunFolder(config["stages"])
-    differing = differences({"stack": folder.config()["stack"]}, {"stack": config["stack"]})
-    if differing:
-        raise UserError(f"stages={config['stages']} is of another stack: {first_few(differing)}.")
-    summary = folder.summary()
-    if summary is None:
-        raise UserError(f"stages={config['stages']} is not complete: run python -m pretrain.stage on it again.")
-    if others := differences({"data": folder.config()["data"]}, {"data": config["data"]}, HOUSEKEEPING):
-        print(f"note: stages={config['stages']} were trained on other data: {first_few(others)}", file=sys.stderr)
-    digest = hashlib.blake2b((folder.path / "stack.pt").read_bytes(), digest_size=8).hexdigest()
-    used = config.get("upto")  # None: all
-    return {
-        "pretrain_seconds": round(sum(summary["stage_seconds"][:used]), 3),
-        "pretrain_flops": sum(summary["stage_flops"][:used]),
-        "digest": digest,
-    }
 
 
 def _draw_finetuning(network: ConvNet, result: Result, folder: RunFolder) -> None:
