@@ -60,8 +60,13 @@ def over_labels(axes: Any, budgets: Sequence[int]) -> None:
     axes.set_xlabel("labels")
 
 
-def accuracy(runs: pd.DataFrame, arms: Sequence[str], looks: Mapping[str, Style]) -> Figure | None:
-    """Draw the test accuracy of arms over label budgets with 95% bands; with one budget, in rows with each seed."""
+def accuracy(
+    runs: pd.DataFrame, arms: Sequence[str], looks: Mapping[str, Style], limits: tuple[float, float] | None = None
+) -> Figure | None:
+    """Draw the test accuracy of arms over label budgets with 95% bands; with one budget, in rows with each seed.
+
+    `limits` of the accuracy, in percent, are those of the panel unless given.
+    """
     estimates = {(arm, n): e for (arm, n), e in arm_estimates(runs).items() if arm in arms}
     if not estimates:
         return None
@@ -76,7 +81,7 @@ def accuracy(runs: pd.DataFrame, arms: Sequence[str], looks: Mapping[str, Style]
             band(axes, here, [estimates[arm, n] for n in here], looks[arm])
             ends[arm] = here[-1], 100 * estimates[arm, here[-1]].mean
     over_labels(axes, budgets)
-    low, high = axes.get_ylim()
+    low, high = limits or axes.get_ylim()
     axes.set(ylabel="test accuracy (%)", ylim=(max(low, 0), min(high, 100.5)))
     name_lines(axes, ends, looks)
     return figure

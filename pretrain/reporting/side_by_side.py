@@ -20,6 +20,7 @@ from pretrain.reporting.tables import Table
 from pretrain.runs import write_text
 from pretrain.statistics import Comparison, as_json, compare_arms
 
+ROOM = 2.0  # points beyond the least and the greatest accuracy of any seed
 Names = Mapping[tuple[str, str], str]  # of arms in the report, by comparison and arm
 
 
@@ -152,9 +153,12 @@ def _draw(compared: Mapping[str, Results], arms: Names) -> Iterator[Drawing]:
     looks = canvas.styles(compared, first)
     interval = f"mean{' and 95% interval' if runs['seed'].nunique() >= canvas.INTERVAL_FROM else ''}"
     shared = dict.fromkeys(arm for (name, arm), called in arms.items() if called != arm)
+    seen = 100 * runs.loc[runs["arm"].isin(shared), "test_accuracy"].dropna()
+    limits = (seen.min() - ROOM, seen.max() + ROOM) if len(seen) else None  # the same, so that panels can be compared
     for arm in shared:
         lines = runs[runs["arm"] == arm].assign(arm=lambda of_arm: of_arm["comparison"])
-        if found := figures.accuracy(lines, list(compared), looks):
+        if found := figures.accuracy(lines, list(compared), looks, limits):
+            found.axes[0].set_title(arm, loc="left", fontsize=11)
             yield Drawing("results", file_name("accuracy", arm), f"Test accuracy of {arm}: {interval}.", found)
     for name, results in compared.items():
         alone = [arm for arm in results.config["arms"] if arm not in shared]
