@@ -81,9 +81,12 @@ def test_a_loss_that_is_no_number_stops_the_run_and_names_the_learning_rate(fabr
         loop(fabric, nn.Linear(1, 1), lambda step: {"loss": math.nan}).run()
 
 
-def test_early_stopping_goes_back_to_the_best(fabric):
+@pytest.mark.parametrize(
+    ("values", "steps", "best"), [([0.1, 0.5, 0.7, 0.6, 0.6, 0.9], 8, 2), ([0.8, 0.5, 0.7, 0.9], 4, 0)]
+)
+def test_early_stopping_goes_back_to_the_best_or_to_the_start(fabric, values, steps, best):
     module = nn.Linear(1, 1, bias=False)
-    accuracies = iter([0.5, 0.7, 0.6, 0.6, 0.9])
+    accuracies = iter(values)
     seen = []
 
     def compute(step):
@@ -96,5 +99,5 @@ def test_early_stopping_goes_back_to_the_best(fabric):
 
     run = loop(fabric, module, compute, steps=50, evaluate=evaluate, evaluate_every=2, best="val_accuracy", patience=2)
     run.run()
-    assert run.step == 8
-    assert torch.equal(module.weight, seen[1])
+    assert run.step == steps
+    assert torch.equal(module.weight, seen[best])
