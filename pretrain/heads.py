@@ -90,6 +90,7 @@ def fit_head(network: ConvNet, train: Labelled, validation: Labelled, how: str, 
 def _load(fc: nn.Linear, weights: np.ndarray, biases: np.ndarray) -> None:
     fc.weight.copy_(torch.from_numpy(weights))
     fc.bias.copy_(torch.from_numpy(biases))
+    torch.clear_autocast_cache()  # which would go on with the weights of before
 
 
 def _fits(how: str, x: np.ndarray, labels: np.ndarray, classes: int) -> Iterator[tuple[float, Linear]]:

@@ -116,6 +116,15 @@ def test_of_equal_penalties_the_strongest_is_chosen(network, digits):
     assert list(fitted.penalties.values()).count(best) > 1
 
 
+def test_the_head_that_is_chosen_is_the_one_that_runs_in_low_precision_too(network, digits):
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        fitted = fit_head(network, digits.train.subset(torch.arange(80)), digits.validation, "logistic", flip=False)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        accuracy = pretrain.evaluate(network, digits.validation).accuracy
+    assert fitted.penalties[fitted.penalty] == accuracy == max(fitted.penalties.values())
+    assert len(set(fitted.penalties.values())) > 1
+
+
 def test_a_head_cannot_be_chosen_without_validation_images(network, digits):
     none = digits.validation.subset(torch.arange(0))
     with pytest.raises(UserError, match="head=ridge needs validation images"):
