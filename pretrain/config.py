@@ -267,8 +267,8 @@ def typed_keywords(function: Callable[..., Any], keywords: Config, where: str) -
         raise _no_such(where, unknown[0], known)
     checked = {bool, int, float, str, type(None)}
     hints = [(key, known[key].annotation) for key in keywords]
-    fields = [(key, hint if {*(get_args(hint) or [hint])} <= checked else Any) for key, hint in hints]
-    return vars(typed(make_dataclass("Keywords", fields), keywords, where))
+    keyword_fields = [(key, hint if {*(get_args(hint) or [hint])} <= checked else Any) for key, hint in hints]
+    return vars(typed(make_dataclass("Keywords", keyword_fields), keywords, where))
 
 
 def finetuning_settings(config: Config, where: str = "finetuning") -> Finetuning:

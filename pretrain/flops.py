@@ -9,7 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from pretrain.finetuning import Finetuning
 from pretrain.network import ConvNet, set_trainable
 from pretrain.seeding import generator
-from pretrain.stack import SAMPLE, Stack
+from pretrain.stack import SAMPLE, Stack, bounds_of
 from pretrain.training import Optimisation
 
 
@@ -34,13 +34,12 @@ def stage_flops(stack: Stack, position: int, settings: Optimisation, pool: int) 
     views = 2 if stack[position].views else 1
     images = torch.zeros(views * size, *stack.image_shape)
     below, stage = copy.deepcopy(stack.below(position)).cpu().eval(), copy.deepcopy(stack[position]).cpu().train()
-    low, high = stack.bounds(position)
     with FlopCounterMode(display=False) as inputs, torch.no_grad():
         x = below(images)
     with torch.no_grad():
         sample = below(torch.zeros(min(SAMPLE, pool), *stack.image_shape))
     with FlopCounterMode(display=False) as preparation:
-        stage.prepare(sample, (low.cpu(), high.cpu()), generator(0, "flops"))
+        stage.prepare(sample, bounds_of(below), generator(0, "flops"))
     with FlopCounterMode(display=False) as updates:
         stage.accumulate_grad(x, generator(0, "flops"))
     draws = settings.steps * size
@@ -69,8 +68,10 @@ def finetuning_flops(network: ConvNet, settings: Finetuning, labels: int, steps:
     size = min(settings.batch_size, labels)
     head_steps = steps if settings.freeze else min(settings.head_steps, steps)
     head, whole = (size * _image_flops(network, trainable=trainable) for trainable in (False, True))
-    fitted = labels * (2 if settings.flip else 1) if settings.head != "random" else 0
-    return fitted * _forward_flops(network) + head_steps * head + (steps - head_steps) * whole
+    learning = head_steps * head + (steps - head_steps) * whole
+    if settings.head == "random":
+        return learning
+    return labels * (2 if settings.flip else 1) * _forward_flops(network) + learning
 
 
 def _forward_flops(network: ConvNet) -> int:

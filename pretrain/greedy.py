@@ -10,11 +10,10 @@ from torch import Tensor, nn
 from pretrain.data.views import Views
 from pretrain.device import Device
 from pretrain.errors import UserError
-from pretrain.preprocessing import Standardise
 from pretrain.runs import RunFolder
 from pretrain.seeding import generator
-from pretrain.stack import SAMPLE, Stack
-from pretrain.stages import Layer, Metrics, Stage
+from pretrain.stack import SAMPLE, Stack, bounds_of
+from pretrain.stages import Metrics, Stage
 from pretrain.stages.layer import Bounds
 from pretrain.training import BatchOrder, Loop, Optimisation, build_optimizer, schedule_factor, share_out
 
@@ -69,9 +68,7 @@ class Inputs:
     @property
     def bounds(self) -> Bounds:
         """The least and the greatest value that each channel can take, (C,) twice."""
-        last = self.below[-1]
-        assert isinstance(last, Standardise | Layer)
-        return last.bounds
+        return bounds_of(self.below)
 
     def __len__(self) -> int:
         """Return how many there are."""

@@ -14,6 +14,7 @@ from torch import Tensor
 from torchvision.utils import make_grid
 
 from pretrain.evaluation import Evaluation
+from pretrain.preprocessing import unit_range
 from pretrain.stack import Stack
 
 SHOWN = 64  # filters in a picture
@@ -83,7 +84,7 @@ def reconstructions(stack: Stack, images: Tensor, upto: int) -> Figure:
     NotImplementedError
         When a stage has no decoder.
     """
-    original = images.float() / 255 if images.dtype == torch.uint8 else images
+    original = unit_range(images)
     rows = {"image": original}
     for k in range(1, upto + 1):
         rows[f"through\nstage{'s 1-' + str(k) if k > 1 else ' 1'}"] = stack.reconstruct(images, k)

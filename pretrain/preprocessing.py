@@ -231,9 +231,10 @@ def _spread(chunks: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
 
 def _pixels(images: Tensor, contrast: bool) -> Tensor:
     """Return pixels from 0 to 1, or those of images of zero mean and unit variance each, (N, C, H, W)."""
-    x = _unit_range(images)
+    x = unit_range(images)
     return contrast_normalised(x.flatten(1), FLAT).view_as(x) if contrast else x
 
 
-def _unit_range(images: Tensor) -> Tensor:
+def unit_range(images: Tensor) -> Tensor:
+    """Return floating-point pixels in [0, 1] of bytes; floating-point ones are taken to be so already."""
     return images.float() / 255 if images.dtype == torch.uint8 else images

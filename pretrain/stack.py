@@ -8,12 +8,19 @@ import torch
 from torch import Tensor, nn
 
 from pretrain.errors import choose
-from pretrain.preprocessing import PREPROCESSINGS
+from pretrain.preprocessing import PREPROCESSINGS, Standardise
 from pretrain.stages import Stage
-from pretrain.stages.layer import NORMALISATIONS, Bounds
+from pretrain.stages.layer import NORMALISATIONS, Bounds, Layer
 from pretrain.volume import layer_rows
 
 SAMPLE = 1000  # unlabelled images that measure a layer's scale and prepare a stage
+
+
+def bounds_of(below: nn.Sequential) -> Bounds:
+    """Return the least and the greatest value, (C,) twice, of each channel of what `Stack.below` puts out."""
+    last = below[-1]
+    assert isinstance(last, Standardise | Layer)
+    return last.bounds
 
 
 class Stack(nn.Module):
@@ -74,10 +81,6 @@ class Stack(nn.Module):
     def below(self, position: int) -> nn.Sequential:
         """Return what the stage at `position` (from 0) stands on: preprocessing and the layers below."""
         return nn.Sequential(self.preprocessing, *(stage.layer for stage in list(self)[:position]))
-
-    def bounds(self, position: int) -> Bounds:
-        """Return the least and the greatest value of each channel of what the stage at `position` stands on."""
-        return self[position - 1].layer.bounds if position else self.preprocessing.bounds
 
     @torch.no_grad()
     def reconstruct(self, images: Tensor, upto: int) -> Tensor:

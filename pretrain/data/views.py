@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pretrain.errors import require_between
+from pretrain.preprocessing import unit_range
 
 LUMINANCE = (0.299, 0.587, 0.114)  # of red, green and blue (ITU-R BT.601)
 ASPECT = 4 / 3  # a crop is at most so many times as wide as it is high, or the other way round
@@ -56,8 +57,7 @@ class Views:
         generator : torch.Generator
             On the CPU.
         """
-        x = images.float() / 255 if images.dtype == torch.uint8 else images
-        return self._recolour(self._resized_crop(x, generator), generator)
+        return self._recolour(self._resized_crop(unit_range(images), generator), generator)
 
     def _resized_crop(self, x: Tensor, generator: torch.Generator) -> Tensor:
         """Cut a rectangle out of each image, mirrored or not, and bring it to the image's size (bilinear)."""

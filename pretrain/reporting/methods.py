@@ -143,7 +143,7 @@ def _finetuning(config: Config) -> str:
     s = finetuning_settings(config["finetuning"])
     text = _head(s)
     if not s.steps:
-        return text + " Nothing is trained after that."
+        return text + "Nothing is trained after that."
     text += f"The assembled network is trained for {_optimisation(s)}; label smoothing {s.label_smoothing:g}, dropout "
     text += f"{s.dropout:g} before the head. {_augmentation(s)}"
     if s.freeze:

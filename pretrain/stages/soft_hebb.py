@@ -87,14 +87,17 @@ class SoftHebb(Stage):
         towards = conv2d_weight(x.to(u.dtype), weight.shape, y, conv.stride, self.layer.padding).float()
         decay = (y.float() * u.float()).sum(dim=(0, 2, 3))[:, None, None, None]
         change = towards - decay * weight
-        gap = (1 - weight.flatten(1).norm(dim=1)).abs()
+        gap = self._norm_gaps()
         change = change / change.abs().max().clamp(min=1e-12) * gap.sqrt()[:, None, None, None]
         weight.grad = -change
         conv.bias.grad = torch.zeros_like(conv.bias)  # type: ignore[union-attr, arg-type]
         return {"norm_gap": float(gap.mean()), "winner": float(share.mean())}
 
+    def _norm_gaps(self) -> Tensor:
+        """Return how far each filter's norm is from 1, (K,)."""
+        return (1 - self.layer.conv.weight.flatten(1).norm(dim=1)).abs()
+
     @torch.no_grad()
     def health(self, x: Tensor, generator: torch.Generator) -> Metrics:
         """Return how far the filters' norms are from 1 beside what every stage tells."""
-        gap = (1 - self.layer.conv.weight.flatten(1).norm(dim=1)).abs().mean()
-        return {"norm_gap": float(gap), **super().health(x, generator)}
+        return {"norm_gap": float(self._norm_gaps().mean()), **super().health(x, generator)}
