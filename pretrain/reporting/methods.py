@@ -141,10 +141,14 @@ def _optimisation(s: Optimisation) -> str:
 
 def _finetuning(config: Config) -> str:
     s = finetuning_settings(config["finetuning"])
-    text = _head(s)
-    if not s.steps:
-        return text + "Nothing is trained after that."
-    text += f"The assembled network is trained for {_optimisation(s)}; label smoothing {s.label_smoothing:g}, dropout "
+    text = _head(s) + (_training(s) if s.steps else "Nothing is trained after that.")
+    if tuned := sorted({key for candidate in _tried(config) for key in candidate}):
+        text += f" Tuning replaces {', '.join(tuned)}."
+    return text
+
+
+def _training(s: Finetuning) -> str:
+    text = f"The assembled network is trained for {_optimisation(s)}; label smoothing {s.label_smoothing:g}, dropout "
     text += f"{s.dropout:g} before the head. {_augmentation(s)}"
     if s.freeze:
         text += " Only the head learns."
@@ -154,8 +158,6 @@ def _finetuning(config: Config) -> str:
         text += f" The layers' learning rates are multiplied by {_value(s.layer_rates)}."
     if s.early_stopping:
         text += f" Training stops after {s.patience} validations without a rise, and goes back to the best."
-    if tuned := sorted({key for candidate in _tried(config) for key in candidate}):
-        text += f" Tuning replaces {', '.join(tuned)}."
     return text
 
 
@@ -174,6 +176,12 @@ def _augmentation(s: Finetuning) -> str:
     ways = [f"shifted at random by up to {_count(s.crop, 'pixel')}"] if s.crop else []
     ways += ["mirrored at random"] if s.flip else []
     return f"Training images are {' and '.join(ways)}." if ways else "Images are not augmented."
+
+
+def _heads(config: Config) -> set[str]:
+    """Return how heads begin: in the recipe, in what tuning tries and in what arms set."""
+    changes = [*_tried(config), *((changed or {}).get("finetuning", {}) for changed in config["arms"].values())]
+    return {finetuning_settings(config["finetuning"]).head, *(each["head"] for each in changes if "head" in each)}
 
 
 def _tried(config: Config) -> list[Config]:
@@ -221,7 +229,7 @@ def _tuning(config: Config) -> str:
 
 
 def _pairing(config: Config) -> str:
-    same_head = " and start from the same head" if finetuning_settings(config["finetuning"]).head == "random" else ""
+    same_head = " and start from the same head" if _heads(config) == {"random"} else ""
     return (
         f"Label budgets: {_value(config['labels'])}. Seeds: {_value(config['seeds'])}. A seed draws the labels, the "
         "initial weights, the order of images and, for pretrained arms, the pretraining. The subsets of labels are "
