@@ -5,9 +5,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from scipy.linalg import eigh
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
-from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 from torch import nn
@@ -96,9 +97,9 @@ def _load(fc: nn.Linear, weights: np.ndarray, biases: np.ndarray) -> None:
 def _fits(how: str, x: np.ndarray, labels: np.ndarray, classes: int) -> Iterator[tuple[float, Linear]]:
     """Fit linear classifiers to features, (N, D), from the strongest penalty to the weakest."""
     if how == "ridge":
-        for alpha in PENALTIES:
-            ridge = Ridge(alpha=alpha).fit(x, np.eye(classes, dtype=x.dtype)[labels])
-            yield alpha, (ridge.coef_, ridge.intercept_)
+        targets = np.eye(classes, dtype=x.dtype)[labels]
+        biases = targets.mean(axis=0)
+        yield from ((penalty, (weights, biases)) for penalty, weights in _ridge(x, targets - biases))
         return
     for C in INVERSE_STRENGTHS:
         logistic = LogisticRegression(C=C, max_iter=1000).fit(x, labels)
@@ -106,6 +107,21 @@ def _fits(how: str, x: np.ndarray, labels: np.ndarray, classes: int) -> Iterator
         if classes == 2:  # one row, of the second class against the first
             coef, intercept = np.concatenate([-coef, coef]) / 2, np.concatenate([-intercept, intercept]) / 2
         yield 1 / C, (coef, intercept)
+
+
+def _ridge(x: np.ndarray, targets: np.ndarray) -> Iterator[tuple[float, np.ndarray]]:
+    """Return the weights, (classes, D), of least ``||targets - x w||^2 + penalty ||w||^2`` for each of the penalties.
+
+    x, (N, D), and targets, (N, classes), have zero mean. One eigendecomposition serves all the penalties: of x'x, or
+    of xx', which has the same eigenvalues but for zeros, whichever is smaller. scikit-learn has a search over penalties
+    in this way for cross-validation alone, and copies x.
+    """
+    wide = x.shape[0] < x.shape[1]
+    values, vectors = eigh(x @ x.T if wide else x.T @ x, overwrite_a=True, check_finite=False)
+    rotated = vectors.T @ (targets if wide else x.T @ targets)
+    for penalty in PENALTIES:
+        solved = vectors @ (rotated / (values + penalty)[:, None])
+        yield penalty, (x.T @ solved if wide else solved).T
 
 
 def _calibration(logits: np.ndarray, labels: np.ndarray) -> float:

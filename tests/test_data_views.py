@@ -1,5 +1,6 @@
 import pytest
 import torch
+import torch.nn.functional as F
 from torchvision.transforms.v2 import functional as transforms
 
 from pretrain.data.views import Views
@@ -59,6 +60,13 @@ def test_a_crop_of_an_image_that_rises_evenly_rises_less_and_stays_within_it():
     assert views.max() <= 1
     assert share.min() ** 2 > 0.2 * (3 / 4) - 0.01  # a crop of the least area, at its narrowest
     assert share.min() < 0.6 < share.max() <= 1.001
+
+
+@pytest.mark.parametrize(("size", "sides"), [(4, (4, 6)), (5, (5, 8)), (16, (16, 24))])
+def test_a_view_of_another_size_is_the_image_resized(size, sides):
+    x = images()[:, :, :8]
+    resized = F.interpolate(x, sides, mode="bilinear")
+    torch.testing.assert_close(Views(**NONE, size=size)(x, generator(1)), resized, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("crop", [0.1, 0.9])

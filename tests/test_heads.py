@@ -46,8 +46,10 @@ def test_a_logistic_head_gives_the_probabilities_of_scikit_learns_best(network, 
     assert probabilities.numpy() == pytest.approx(expected.predict_proba(features(network, validation)), abs=1e-4)
 
 
-def test_a_ridge_head_gives_the_classes_of_scikit_learns_best(network, digits):
-    train, validation = digits.train.subset(torch.arange(80)), digits.validation
+@pytest.mark.parametrize("count", [40, 80])
+def test_a_ridge_head_gives_the_classes_of_scikit_learns_best(network, digits, count):  # with fewer images than
+    train, validation = digits.train.subset(torch.arange(count)), digits.validation  # features, and with more
+    assert (count < network.head.fc.in_features) == (count == 40)
     expected = best([RidgeClassifier(alpha=alpha) for alpha in PENALTIES], network, train, validation)
     fit_head(network, train, validation, "ridge", flip=False)
     predicted = network.predict_proba(validation.images).argmax(dim=1)

@@ -40,7 +40,7 @@ class Contrastive(AutogradStage):
         Places along a side that the projection head sees, or as many as there are.
     hidden, projection : int
         Units of the projection head, and numbers that it puts out.
-    crop, flip, jitter, grey
+    crop, size, flip, jitter, grey
         Those of `pretrain.data.views.Views`: how views are made.
 
     Raises
@@ -73,6 +73,7 @@ class Contrastive(AutogradStage):
         hidden: int = 256,
         projection: int = 64,
         crop: float = 0.25,
+        size: int | None = None,
         flip: bool = True,
         jitter: float = 0.4,
         grey: float = 0.2,
@@ -82,7 +83,7 @@ class Contrastive(AutogradStage):
         require_between("temperature", temperature, 1e-3)
         for name, value in {"grid": grid, "hidden": hidden, "projection": projection}.items():
             require_between(name, value, 1)
-        self.views = Views(crop, flip, jitter, grey)
+        self.views = Views(crop, size, flip, jitter, grey)
         self.out_channels, self.loss, self.temperature, self.grid = out_channels, loss, temperature, grid
         self.layer = Layer(
             in_channels,
