@@ -172,7 +172,7 @@ def test_the_report_is_a_function_of_the_folder(out):
 
 
 def test_every_figure_is_a_file_of_its_own_and_those_of_a_former_report_go(out):
-    panel = ("trained-end-to-end", "part-of-the-pretraining", "frozen-layers")
+    panel = ("trained-end-to-end", "fewer-layers-kept", "fewer-unlabelled-images", "frozen-layers")
     names = {f"{kind}-{title}" for kind in ("accuracy", "differences") for title in panel}
     names |= {f"{kind}-{labels}-labels" for kind in ("time", "probes") for labels in BUDGETS}
     names |= {"labels-saved", "layers-kept", "unlabelled-images"}
@@ -217,7 +217,8 @@ def test_frozen_arms_and_crowds_have_panels_of_their_own(configure):
     shown = panels(configure("compare", "out=x", *ALL, *more))
     assert all(arms[0] == "scratch" and len(arms) <= 5 for arms in shown.values())
     assert shown["frozen layers"] == ["scratch", *FROZEN]
-    assert shown["part of the pretraining"] == ["scratch", "pretrained-1", "pool-100"]
+    assert shown["fewer layers kept"] == ["scratch", "pretrained-1"]
+    assert shown["fewer unlabelled images"] == ["scratch", "pool-100"]
     assert shown["trained end to end, 2"] == ["scratch", "more-2", "more-3"]
 
 

@@ -12,7 +12,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator
 from pretrain.budgets import LabelsNeeded
 from pretrain.differences import Estimate, estimate, seed_table
 from pretrain.reporting.canvas import Row, Style, band, name_lines, panel, rows, spread
-from pretrain.reporting.verdicts import is_frozen, is_partial
+from pretrain.reporting.verdicts import is_frozen, settings_of
 from pretrain.runs import Config
 from pretrain.statistics import Comparison, arm_estimates
 
@@ -34,9 +34,15 @@ def panels(config: Config) -> dict[str, list[str]]:
 
     Frozen arms have their own, since they are often far below the others.
     """
-    groups: dict[str, list[str]] = {"trained end to end": [], "part of the pretraining": [], "frozen layers": []}
+    groups: dict[str, list[str]] = {
+        "trained end to end": [],
+        "fewer layers kept": [],
+        "fewer unlabelled images": [],
+        "frozen layers": [],
+    }
     for arm in [arm for arm in config["arms"] if arm != config["baseline"]]:
-        kind = 2 if is_frozen(arm, config) else 1 if is_partial(arm, config) else 0
+        settings = settings_of(arm, config)
+        kind = 3 if is_frozen(arm, config) else 1 if "upto" in settings else 2 if "pool" in settings else 0
         groups[list(groups)[kind]].append(arm)
     shown = {}
     for title, arms in groups.items():
