@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pretrain.errors import choose
+from pretrain.data.views import Views
+from pretrain.errors import UserError, choose
 from pretrain.preprocessing import PREPROCESSINGS, Standardise
 from pretrain.stages import Stage
 from pretrain.stages.layer import NORMALISATIONS, Bounds, Layer
@@ -42,7 +43,7 @@ class Stack(nn.Module):
     Raises
     ------
     UserError
-        When a stage does not fit what is below it, or there is no such preprocessing.
+        When a stage or its views do not fit what is below it, or there is no such preprocessing.
     """
 
     def __init__(
@@ -63,6 +64,15 @@ class Stack(nn.Module):
             (f"stage {k}", stage.layer) for k, stage in enumerate(self, 1)
         )
         layer_rows(nn.Sequential(layers), self.image_shape)
+        for k, stage in enumerate(self, 1):
+            if stage.views and stage.views.size:
+                self._check_views(k, stage.views, nn.Sequential(OrderedDict(list(layers.items())[:k])))
+
+    def _check_views(self, k: int, views: Views, layers: nn.Sequential) -> None:
+        try:
+            layer_rows(layers, views.shape(self.image_shape))
+        except UserError as error:
+            raise UserError(f"stage {k}, size={views.size}: views do not go through the layers: {error}") from None
 
     def __iter__(self) -> Iterator[Stage]:
         """Go through the stages, from the input upwards."""

@@ -2,7 +2,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from pretrain import Contrastive, UserError
+from pretrain import Contrastive, Stack, UserError
 from pretrain.seeding import generator, seeded
 
 
@@ -69,10 +69,18 @@ def test_health_is_that_of_the_normalised_maps():
     stage.finish(x)
     hidden = stage.layer.hidden(x)
     assert figures["dead"] == 0
-    assert figures["hidden_mean"] == pytest.approx(float(hidden.mean()), rel=1e-4)
+    assert figures["hidden_mean"] == pytest.approx(float(hidden.detach().mean()), rel=1e-4)
 
 
 @pytest.mark.parametrize("options", [{"loss": "hinge"}, {"temperature": 0}, {"crop": 0}, {"grid": 0}])
 def test_settings_that_cannot_be_meant_are_refused(options):
     with pytest.raises(UserError, match=next(iter(options))):
         build(**options)
+
+
+def test_views_that_are_too_small_for_the_layers_are_refused_before_anything_is_trained():
+    images = torch.zeros(4, 3, 16, 16)
+    layers = [Contrastive(3, 4), Contrastive(4, 4, size=8)]
+    assert len(Stack(layers, images)) == 2  # 8 pixels are pooled to 4 and to 2
+    with pytest.raises(UserError, match=r"stage 2, size=2: views do not go through the layers: stage 2\.pool"):
+        Stack([Contrastive(3, 4), Contrastive(4, 4, size=2)], images)

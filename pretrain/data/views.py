@@ -1,6 +1,7 @@
 """Random views of images, of which two of the same image should look alike to a network that knows what matters."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -55,6 +56,12 @@ class Views:
         require_between("jitter", self.jitter, 0, 1)
         require_between("grey", self.grey, 0, 1)
 
+    def shape(self, image_shape: Sequence[int]) -> tuple[int, int, int]:
+        """Return the volume (C, H', W') of a view of an image of volume (C, H, W)."""
+        channels, *sides = image_shape
+        height, width = (round(side * self.size / min(sides)) if self.size else side for side in sides)
+        return channels, height, width
+
     def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
         """Return a view of each image, (N, C, H', W'), float32 in [0, 1].
 
@@ -69,9 +76,7 @@ class Views:
 
     def _resized_crop(self, x: Tensor, generator: torch.Generator) -> Tensor:
         """Cut a rectangle out of each image, mirrored or not, and bring it to the view's size (bilinear)."""
-        n, channels, *sides = x.shape
-        if self.size is not None:
-            sides = [round(side * self.size / min(sides)) for side in sides]
+        n = len(x)
         draw = torch.rand(5, n, generator=generator)
         area = self.crop + (1 - self.crop) * draw[0]
         widest = torch.minimum(torch.tensor(math.log(ASPECT)), -area.log())  # that still fits
@@ -82,7 +87,7 @@ class Views:
         zero = torch.zeros(n)
         rows = [torch.stack(row, dim=1) for row in ((width * sign, zero, left), (zero, height, top))]
         affine = torch.stack(rows, dim=1).to(x)  # (N, 2, 3)
-        grid = F.affine_grid(affine, [n, channels, *sides], align_corners=False)
+        grid = F.affine_grid(affine, [n, *self.shape(x.shape[1:])], align_corners=False)
         return F.grid_sample(x, grid, padding_mode="reflection", align_corners=False)
 
     def _recolour(self, x: Tensor, generator: torch.Generator) -> Tensor:
