@@ -31,8 +31,9 @@ def stage_flops(stack: Stack, position: int, settings: Optimisation, pool: int) 
         Unlabelled images. What the layers below make of each is computed once for all, as where it can be kept.
     """
     size = min(settings.batch_size, pool)
-    views = 2 if stack[position].views else 1
-    images = torch.zeros(views * size, *stack.image_shape)
+    views = stack[position].views
+    shape, copies = (views.shape(stack.image_shape), 2) if views else (stack.image_shape, 1)
+    images = torch.zeros(copies * size, *shape)
     below, stage = copy.deepcopy(stack.below(position)).cpu().eval(), copy.deepcopy(stack[position]).cpu().train()
     with FlopCounterMode(display=False) as inputs, torch.no_grad():
         x = below(images)
@@ -43,7 +44,7 @@ def stage_flops(stack: Stack, position: int, settings: Optimisation, pool: int) 
     with FlopCounterMode(display=False) as updates:
         stage.accumulate_grad(x, generator(0, "flops"))
     draws = settings.steps * size
-    passes = min(draws, pool) if position and views == 1 else draws  # preprocessing alone is not kept, nor are views
+    passes = min(draws, pool) if position and not views else draws  # preprocessing alone is not kept, nor are views
     learning = preparation.get_total_flops() + settings.steps * updates.get_total_flops()
     return learning + inputs.get_total_flops() * passes // size
 

@@ -60,13 +60,11 @@ class Stack(nn.Module):
         choose("stack.normalisation", normalisation, NORMALISATIONS)
         self.normalisation = normalisation
         self.preprocessing = PREPROCESSINGS[preprocessing](images)
-        layers: OrderedDict[str, nn.Module] = OrderedDict(
-            (f"stage {k}", stage.layer) for k, stage in enumerate(self, 1)
-        )
-        layer_rows(nn.Sequential(layers), self.image_shape)
+        layers = nn.Sequential(OrderedDict((f"stage {k}", stage.layer) for k, stage in enumerate(self, 1)))
+        layer_rows(layers, self.image_shape)
         for k, stage in enumerate(self, 1):
-            if stage.views and stage.views.size:
-                self._check_views(k, stage.views, nn.Sequential(OrderedDict(list(layers.items())[:k])))
+            if stage.views:
+                self._check_views(k, stage.views, layers[:k])
 
     def _check_views(self, k: int, views: Views, layers: nn.Sequential) -> None:
         try:

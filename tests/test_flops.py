@@ -85,6 +85,15 @@ def test_two_views_cost_twice_as_much_and_the_layers_below_compute_each():
     assert cost == 10 * (update + 16 * below)
 
 
+def test_smaller_views_cost_less_in_the_layers_below_and_in_the_update():
+    def cost(size, side):
+        layers = [pretrain.ConvAutoencoder(2, 4, kernel_size=3), pretrain.Contrastive(4, 6, size=size)]
+        stack = pretrain.Stack(layers, images()[:, :, :side, :side])
+        return stage_flops(stack, 1, pretrain.Optimisation(steps=10, batch_size=8), 20)
+
+    assert cost(size=4, side=8) == cost(size=None, side=4) < cost(size=None, side=8)
+
+
 def test_the_search_for_centroids_before_training_is_counted():
     def cost(filters):
         stack = pretrain.Stack([pretrain.ConvAutoencoder(2, 4, kernel_size=3, filters=filters)], images())

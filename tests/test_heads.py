@@ -47,9 +47,9 @@ def test_a_logistic_head_gives_the_probabilities_of_scikit_learns_best(network, 
 
 
 @pytest.mark.parametrize("count", [40, 80])
-def test_a_ridge_head_gives_the_classes_of_scikit_learns_best(network, digits, count):  # with fewer images than
-    train, validation = digits.train.subset(torch.arange(count)), digits.validation  # features, and with more
-    assert (count < network.head.fc.in_features) == (count == 40)
+def test_a_ridge_head_gives_the_classes_of_scikit_learns_best(network, digits, count):
+    train, validation = digits.train.subset(torch.arange(count)), digits.validation
+    assert (count < network.head.fc.in_features) == (count == 40)  # fewer images than features, and more
     expected = best([RidgeClassifier(alpha=alpha) for alpha in PENALTIES], network, train, validation)
     fit_head(network, train, validation, "ridge", flip=False)
     predicted = network.predict_proba(validation.images).argmax(dim=1)

@@ -16,6 +16,7 @@ from pretrain.reporting.verdicts import is_frozen, settings_of
 from pretrain.runs import Config
 from pretrain.statistics import Comparison, arm_estimates
 
+PANELS = ("trained end to end", "fewer layers kept", "fewer unlabelled images", "frozen layers")  # in their order
 CROWD = 4  # arms beside the baseline in one panel
 
 
@@ -34,22 +35,24 @@ def panels(config: Config) -> dict[str, list[str]]:
 
     Frozen arms have their own, since they are often far below the others.
     """
-    groups: dict[str, list[str]] = {
-        "trained end to end": [],
-        "fewer layers kept": [],
-        "fewer unlabelled images": [],
-        "frozen layers": [],
-    }
+    groups: dict[str, list[str]] = {title: [] for title in PANELS}
     for arm in [arm for arm in config["arms"] if arm != config["baseline"]]:
-        settings = settings_of(arm, config)
-        kind = 3 if is_frozen(arm, config) else 1 if "upto" in settings else 2 if "pool" in settings else 0
-        groups[list(groups)[kind]].append(arm)
+        groups[_title(arm, config)].append(arm)
     shown = {}
     for title, arms in groups.items():
         for start in range(0, len(arms), CROWD):
             name = title if start == 0 else f"{title}, {start // CROWD + 1}"
             shown[name] = [config["baseline"], *arms[start : start + CROWD]]
     return shown or {"trained end to end": [config["baseline"]]}
+
+
+def _title(arm: str, config: Config) -> str:
+    """Return which of `PANELS` an arm belongs to."""
+    whole, layers, images, frozen = PANELS
+    if is_frozen(arm, config):
+        return frozen
+    settings = settings_of(arm, config)
+    return layers if "upto" in settings else images if "pool" in settings else whole
 
 
 def file_name(*words: object) -> str:

@@ -10,6 +10,7 @@ from pretrain.finetuning import Finetuning
 from pretrain.grid import tuning_of
 from pretrain.reporting.canvas import INTERVAL_FROM
 from pretrain.reporting.results import Results
+from pretrain.reporting.verdicts import settings_of
 from pretrain.runs import Config, flatten
 from pretrain.training import Optimisation
 
@@ -180,7 +181,7 @@ def _augmentation(s: Finetuning) -> str:
 
 def _heads(config: Config) -> set[str]:
     """Return how heads begin: in the recipe, in what tuning tries and in what arms set."""
-    changes = [*_tried(config), *((changed or {}).get("finetuning", {}) for changed in config["arms"].values())]
+    changes = [*_tried(config), *(settings_of(arm, config).get("finetuning", {}) for arm in config["arms"])]
     return {finetuning_settings(config["finetuning"]).head, *(each["head"] for each in changes if "head" in each)}
 
 
@@ -194,11 +195,11 @@ def _arms(config: Config) -> str:
     text = f"The arms share the network, the preprocessing and the recipe, and differ in this alone: {differing}."
     if _tried(config):
         text += " And in what tuning chose for each."
-    if any((changed or {}).get("upto") for changed in config["arms"].values()):
+    if any(settings_of(arm, config).get("upto") for arm in config["arms"]):
         text += " upto: only the first so many pretrained layers are kept, and the others begin from scratch."
-    if any((changed or {}).get("pool") for changed in config["arms"].values()):
+    if any(settings_of(arm, config).get("pool") for arm in config["arms"]):
         text += " pool: pretrained on so many of the unlabelled images, to which its preprocessing is fitted as well."
-    if any((changed or {}).get("matched") for changed in config["arms"].values()):
+    if any(settings_of(arm, config).get("matched") for arm in config["arms"]):
         text += (
             " matched: from scratch, for as many more steps as pay for the floating-point operations of pretraining."
         )
