@@ -9,13 +9,14 @@ import torch.nn.functional as F
 from lightning_fabric import Fabric
 
 from pretrain.data import Dataset
-from pretrain.data.augmentation import random_crop, random_flip
+from pretrain.data.augmentation import mixup, random_crop, random_flip
 from pretrain.data.splits import label_subset
 from pretrain.device import Device
 from pretrain.errors import UserError, choose, require_between
 from pretrain.evaluation import Evaluation, evaluate
 from pretrain.heads import HEADS, FittedHead, fit_head
 from pretrain.network import ConvNet, set_trainable
+from pretrain.preprocessing import unit_range
 from pretrain.runs import RunFolder
 from pretrain.seeding import generator
 from pretrain.stages import Metrics
@@ -36,6 +37,9 @@ class Finetuning(Optimisation):
         Random shifts by up to so many pixels, edges reflected; 0 for none.
     flip : bool
         Mirror half of the images left to right; wrong for digits and text.
+    mixup : float
+        Learn from mixtures of two images, their shares drawn from Beta(mixup, mixup); 0 for none. See
+        `pretrain.data.augmentation.mixup`.
     head : {"random", "ridge", "logistic"}
         Where the head starts: at random; or fitted to the outputs of the layers as they are, see `pretrain.heads`.
         With `freeze`, `steps` may be 0 then.
@@ -62,6 +66,7 @@ class Finetuning(Optimisation):
     dropout: float = 0.5
     crop: int = 4
     flip: bool = True
+    mixup: float = 0.0
     head: str = "random"
     freeze: bool = False
     head_steps: int = 0
@@ -83,6 +88,7 @@ class Finetuning(Optimisation):
         require_between("label_smoothing", self.label_smoothing, 0, 1)
         require_between("dropout", self.dropout, 0, 1)
         require_between("crop", self.crop, 0)
+        require_between("mixup", self.mixup, 0)
         require_between("evaluate_every", self.evaluate_every, 1)
         require_between("patience", self.patience, 1)
 
@@ -175,8 +181,14 @@ def finetune(
         images = random_crop(subset.images[positions].to(fabric.device), settings.crop, draw)
         images = random_flip(images, draw) if settings.flip else images
         target = subset.labels[positions].to(fabric.device)
+        partners, share = torch.arange(len(images)), 1.0
+        if settings.mixup:
+            images, partners, share = mixup(unit_range(images), settings.mixup, draw)
         logits = network(images.contiguous(memory_format=torch.channels_last))
-        loss = F.cross_entropy(logits.float(), target, label_smoothing=smoothing)
+        own, other = (
+            F.cross_entropy(logits.float(), each, label_smoothing=smoothing) for each in (target, target[partners])
+        )
+        loss = share * own + (1 - share) * other
         loss.backward()
         accuracy = (logits.detach().argmax(dim=1) == target).float().mean()
         return {"loss": float(loss.detach()), "accuracy": float(accuracy)}

@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
+import scipy.stats
 import torch
 
-from pretrain.data.augmentation import random_crop, random_flip
+from pretrain.data.augmentation import mixup, random_crop, random_flip
 from pretrain.seeding import generator
 
 HEIGHT, WIDTH = 6, 5
@@ -61,7 +62,11 @@ def test_a_flip_gives_the_image_or_its_mirror_each_about_half_the_time():
     assert flips.dtype == images.dtype
 
 
-@pytest.mark.parametrize("augment", [lambda x, g: random_crop(x, 2, g), random_flip], ids=["crop", "flip"])
+@pytest.mark.parametrize(
+    "augment",
+    [lambda x, g: random_crop(x, 2, g), random_flip, lambda x, g: mixup(x.float(), 1.0, g)[0]],
+    ids=["crop", "flip", "mixup"],
+)
 def test_the_generator_decides_and_the_input_is_left_alone(augment):
     images = noise(50)
     before = images.clone()
@@ -69,3 +74,18 @@ def test_the_generator_decides_and_the_input_is_left_alone(augment):
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
     assert torch.equal(images, before)
+
+
+def test_a_mixture_is_its_share_of_an_image_and_the_rest_of_its_partner():
+    images = noise(30).double()
+    mixed, partners, share = mixup(images, 0.5, generator(8))
+    assert torch.allclose(mixed, share * images + (1 - share) * images[partners], rtol=0, atol=1e-12)
+    assert sorted(partners.tolist()) == list(range(30))
+
+
+@pytest.mark.parametrize("alpha", [0.3, 1.0])
+def test_shares_follow_the_greater_of_a_beta_variable_and_its_complement(alpha):
+    # max(b, 1 - b) is below t when b lies between 1 - t and t.
+    shares = [mixup(noise(2).float(), alpha, generator(9, str(k)))[2] for k in range(500)]
+    beta = scipy.stats.beta(alpha, alpha)
+    assert scipy.stats.kstest(shares, lambda t: beta.cdf(t) - beta.cdf(1 - t)).pvalue > 1e-3

@@ -7,11 +7,13 @@ import torch.nn.functional as F
 from sklearn.metrics import balanced_accuracy_score, confusion_matrix
 
 import pretrain
+from pretrain.data.augmentation import mixup
 from pretrain.data.splits import label_subset
 from pretrain.errors import UserError
 from pretrain.evaluation import evaluate
 from pretrain.finetuning import finetune
 from pretrain.runs import RunFolder
+from pretrain.seeding import generator
 from pretrain.training import BatchOrder, Loop
 
 SETTINGS = pretrain.Finetuning(steps=12, batch_size=16, crop=1, flip=False, evaluate_every=4)
@@ -26,18 +28,22 @@ def bits(network):
     return torch.cat([parameter.detach().flatten() for parameter in network.parameters()])
 
 
-def test_the_plain_case_is_torchs_own_training(network, digits, fabric):
-    settings = replace(
-        SETTINGS, crop=0, dropout=0.0, label_smoothing=0.0, warmup=0.0, schedule="constant", weight_decay=0.0
-    )
+@pytest.mark.parametrize("alpha", [0.0, 0.5])
+def test_the_plain_case_is_torchs_own_training_on_mixtures_too(alpha, network, digits, fabric):
+    plain = {"crop": 0, "dropout": 0.0, "label_smoothing": 0.0, "warmup": 0.0, "weight_decay": 0.0, "mixup": alpha}
+    settings = replace(SETTINGS, schedule="constant", **plain)
     theirs = copy.deepcopy(network).eval()
     finetune(network, digits, labels=50, seed=3, settings=settings, fabric=fabric)
     subset = digits.train.subset(label_subset(digits.train.labels, 50, 3))
     order = BatchOrder(50, 16, 3, "finetune")
     optimizer = torch.optim.SGD(theirs.parameters(), lr=settings.learning_rate, momentum=0.9, nesterov=True)
     for step in range(settings.steps):
+        images, target = subset.images[order(step)] / 255, F.one_hot(subset.labels[order(step)], 10).float()
+        if alpha:
+            images, partners, share = mixup(images, alpha, generator(3, "finetune", "augment", step, 0))
+            target = share * target + (1 - share) * target[partners]
         optimizer.zero_grad()
-        F.cross_entropy(theirs(subset.images[order(step)]), subset.labels[order(step)]).backward()
+        F.cross_entropy(theirs(images), target).backward()
         optimizer.step()
     torch.testing.assert_close(bits(network), bits(theirs), rtol=1e-4, atol=1e-5)
 

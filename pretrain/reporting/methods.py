@@ -176,7 +176,8 @@ def _head(s: Finetuning) -> str:
 def _augmentation(s: Finetuning) -> str:
     ways = [f"shifted at random by up to {_count(s.crop, 'pixel')}"] if s.crop else []
     ways += ["mirrored at random"] if s.flip else []
-    return f"Training images are {' and '.join(ways)}." if ways else "Images are not augmented."
+    ways += [f"mixed in pairs (mixup, alpha {s.mixup:g})"] if s.mixup else []
+    return f"Training images are {', '.join(ways)}." if ways else "Images are not augmented."
 
 
 def _heads(config: Config) -> set[str]:
