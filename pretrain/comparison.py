@@ -20,9 +20,9 @@ from pretrain.config import build_stack, device_settings, finetuning_settings, l
 from pretrain.data import Dataset
 from pretrain.data.splits import label_subset
 from pretrain.errors import UserError, require_between
-from pretrain.grid import Cell, Pretraining, Probing, Task, arm_of, tasks, tuning_of
+from pretrain.grid import Cell, Pretraining, Probing, Task, arm_of, stack_of, tasks, tuning_of
 from pretrain.pipeline import run_finetune, run_probe, run_stages
-from pretrain.runs import Config, RunFolder, write_text
+from pretrain.runs import Config, RunFolder, first_few, flatten, write_text
 from pretrain.stack import SAMPLE
 from pretrain.starting import open_run
 
@@ -208,6 +208,8 @@ def _check(config: Config) -> None:
     for name in config["arms"]:
         arm = arm_of(name, config)
         arm.check(name, len(config["stack"]["stages"]))
+        if unknown := arm.stack.keys() - config["stack"].keys():
+            raise UserError(f"arms.{name}.stack.{min(unknown)}: a stack has only {', '.join(config['stack'])}.")
         for tuned in [{}, *(tuning.candidates() if tuning.trials != 0 else [])]:
             where = f"arms.{name}.finetuning" if arm.finetuning else "tuning.space" if tuned else "finetuning"
             settings = finetuning_settings({**config["finetuning"], **tuned, **arm.finetuning}, where)
@@ -223,10 +225,28 @@ def _check_data(config: Config, data: Dataset) -> None:
         raise UserError(f"labels={config['labels']}: {len(data.train)} are all; name them once.")
     if not len(data.validation) and (tuning_of(config).trials != 0 or config["probe"]):
         raise UserError("tuning and probes need validation images: give data.validation more than 0.")
-    build_stack(config["stack"], data.unlabelled[:SAMPLE], seed=0)
+    network = _network(config["stack"], data)
     for name in config["arms"]:
-        if (arm_of(name, config).pool or 0) > len(data.unlabelled):
-            raise UserError(f"arms.{name}.pool={arm_of(name, config).pool}: there are {len(data.unlabelled):,} images.")
+        arm = arm_of(name, config)
+        if (arm.pool or 0) > len(data.unlabelled):
+            raise UserError(f"arms.{name}.pool={arm.pool}: there are {len(data.unlabelled):,} images.")
+        if not arm.stack:
+            continue
+        try:
+            own = _network(stack_of(name, config), data)
+        except UserError as error:
+            raise UserError(f"arms.{name}: {error}") from None
+        keys = [key for key in {**network, **own} if own.get(key) != network.get(key)]
+        if keys:
+            changed = first_few([f"{key} is {own.get(key)}, not {network.get(key)}" for key in keys])
+            raise UserError(f"arms.{name}.stack changes the network, which all arms share: {changed}.")
+
+
+def _network(stack: Config, data: Dataset) -> Config:
+    """Return what decides the network that a stack becomes, by the settings' dotted paths."""
+    built = build_stack(stack, data.unlabelled[:SAMPLE], seed=0).stack
+    layers = {name: stage.layer.settings for name, stage in zip(stack["stages"], built, strict=True)}
+    return flatten({key: stack[key] for key in ("preprocessing", "normalisation")} | layers)
 
 
 def _percent(share: float | None) -> str:

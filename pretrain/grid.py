@@ -10,7 +10,7 @@ from pretrain.errors import UserError, require_between
 from pretrain.runs import Config, RunFolder
 from pretrain.tuning import Tuning, best_candidate
 
-SHARED = ("data", "stack", "device", "overwrite")  # settings that every task takes over from the comparison
+SHARED = ("data", "device", "overwrite")  # settings that every task takes over from the comparison
 
 
 @dataclass
@@ -27,6 +27,8 @@ class Arm:
         Of a pretrained arm: keep the first so many layers, and begin the others from scratch.
     pool : int, optional
         Of a pretrained arm: pretrain on so many of the unlabelled images.
+    stack : dict
+        Of a pretrained arm: settings of the stack that its pretraining changes. The network must stay the same.
     matched : bool
         Of an arm from scratch: train for longer, with the compute that pretraining takes.
     """
@@ -35,6 +37,7 @@ class Arm:
     finetuning: dict[str, Any] = field(default_factory=dict)
     upto: int | None = None
     pool: int | None = None
+    stack: dict[str, Any] = field(default_factory=dict)
     matched: bool = False
 
     def check(self, name: str, stages: int) -> None:
@@ -42,7 +45,7 @@ class Arm:
         if self.init not in ("pretrained", "scratch"):
             raise UserError(f"arms.{name}.init={self.init} is not known; choose one of scratch, pretrained.")
         pretrained = self.init == "pretrained"
-        if not pretrained and (given := [key for key in ("upto", "pool") if getattr(self, key) is not None]):
+        if not pretrained and (given := [key for key in ("upto", "pool", "stack") if getattr(self, key)]):
             raise UserError(f"arms.{name}.{given[0]} is of pretrained arms: give init: pretrained with it.")
         if pretrained and self.matched:
             raise UserError(f"arms.{name}.matched is of arms from scratch: a pretrained one has had its pretraining.")
@@ -69,9 +72,22 @@ def arm_of(name: str, config: Config) -> Arm:
     return typed(Arm, {key: value for key, value in given.items() if value is not None}, f"arms.{name}")
 
 
+def stack_of(arm: str, config: Config) -> Config:
+    """Return the stack of an arm of a comparison: everybody's, with what the arm changes."""
+    return _merged(config["stack"], arm_of(arm, config).stack)
+
+
+def _merged(settings: Config, changes: Config) -> Config:
+    """Return settings with changes, at any depth; a stage of another kind replaces the one that was there."""
+    if "_target_" in changes and changes["_target_"] != settings.get("_target_"):
+        return changes
+    nested = {key for key in settings.keys() & changes.keys() if isinstance(changes[key], dict)}
+    return {**settings, **changes, **{key: _merged(settings[key] or {}, changes[key]) for key in nested}}
+
+
 @dataclass(frozen=True)
 class Pretraining:
-    """Training of the stages that the pretrained arms of a seed share.
+    """Training of the stages that the pretrained arms of a seed share, those alike that change the stack alike.
 
     Attributes
     ----------
@@ -79,19 +95,27 @@ class Pretraining:
         Of the run.
     pool : int, optional
         Unlabelled images it learns from; None for all.
+    arm : str, optional
+        Whose stack it trains: the first arm's that changes the stack in this way; None for everybody's.
     """
 
     seed: int
     pool: int | None = None
-    kind = "pretraining"
+    arm: str | None = None
+
+    @property
+    def kind(self) -> str:
+        """Tasks of a kind take about as long as each other."""
+        return f"pretraining of {self.arm}" if self.arm else "pretraining"
 
     def __str__(self) -> str:
         """Name the task, for a line of text."""
-        return f"pretraining{f' on {self.pool:,} images' if self.pool is not None else ''}, seed {self.seed}"
+        return f"{self.kind}{f' on {self.pool:,} images' if self.pool is not None else ''}, seed {self.seed}"
 
     def folder(self, out: Path) -> Path:
         """Return its folder within that of the comparison."""
-        return out / "stages" / (f"pool-{self.pool}" if self.pool is not None else "") / f"seed-{self.seed}"
+        whose = f"of-{self.arm}" if self.arm else ""
+        return out / "stages" / whose / (f"pool-{self.pool}" if self.pool is not None else "") / f"seed-{self.seed}"
 
     def needs(self, config: Config) -> list["Task"]:
         """Return the tasks that must have come to an end before."""
@@ -99,7 +123,8 @@ class Pretraining:
 
     def config(self, config: Config, out: Path) -> Config:
         """Return its settings, as of pretrain.stage."""
-        shared = {key: config[key] for key in SHARED}
+        stack = stack_of(self.arm, config) if self.arm else config["stack"]
+        shared = {**{key: config[key] for key in SHARED}, "stack": stack}
         return {**shared, "seed": self.seed, "pool": self.pool, "out": str(self.folder(out))}
 
 
@@ -169,6 +194,7 @@ class Cell:
             "seed": self.seed,
             "out": str(self.folder(out)),
             **{key: config[key] for key in SHARED},
+            "stack": stack_of(self.arm, config),
             "finetuning": {**config["finetuning"], **tuned, **arm.finetuning},
             "init": arm.init,
             "stages": str(stages) if arm.init == "pretrained" else None,
@@ -222,7 +248,7 @@ class Probing:
     def config(self, config: Config, out: Path) -> Config:
         """Return its settings, as of pretrain.probe."""
         stages = str(Pretraining(self.seed).folder(out)) if self.init == "pretrained" else None
-        own = {"init": self.init, "stages": stages, "labels": self.labels, "seed": self.seed}
+        own = {"stack": config["stack"], "init": self.init, "stages": stages, "labels": self.labels, "seed": self.seed}
         return {**{key: config[key] for key in SHARED}, **own, "out": str(self.folder(out))}
 
 
@@ -264,7 +290,8 @@ def pretraining_of(arm: str, seed: int, config: Config) -> Pretraining | None:
     """Return the pretraining that an arm starts from or, trained as long, must do without."""
     settings = arm_of(arm, config)
     if settings.init == "pretrained":
-        return Pretraining(seed, settings.pool)
+        alike = (each for each in config["arms"] if arm_of(each, config).stack == settings.stack)
+        return Pretraining(seed, settings.pool, next(alike) if settings.stack else None)
     return Pretraining(seed) if settings.matched else None
 
 

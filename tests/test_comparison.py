@@ -126,6 +126,15 @@ def test_an_arm_may_be_added_but_not_changed(out, configure):
         ("arms.scratch.init=nothing", "choose one of scratch, pretrained"),
         ("+arms.scratch.upto=1", "arms.scratch.upto is of pretrained arms"),
         ("+arms.scratch.pool=10", "arms.scratch.pool is of pretrained arms"),
+        ("+arms.scratch.stack={name:x}", "arms.scratch.stack is of pretrained arms"),
+        ("+arms.pretrained.stack={depth:3}", "arms.pretrained.stack.depth: a stack has only"),
+        (
+            "+arms.pretrained.stack={stages:{stage2:{kernel_size:5}}}",
+            "arms.pretrained.stack changes the network, which all arms share: "
+            "stage2.kernel_size is 5, not 3; stage2.padding is 2, not 1",
+        ),
+        ("+arms.pretrained.stack={normalisation:none}", "normalisation is none, not scale"),
+        ("+arms.pretrained.stack={stages:{stage2:{loss:x}}}", "arms.pretrained: stack.stages.stage2.loss: there is no"),
         ("+arms.pretrained.matched=true", "arms.pretrained.matched is of arms from scratch"),
         ("+arms.pretrained.finetuning.drop_out=0", "arms.pretrained.finetuning.drop_out: .*did you mean dropout?"),
         ("finetuning.head=ridge data.validation=0", "finetuning.head needs validation images"),
@@ -252,6 +261,37 @@ def test_arms_of_the_first_layers_and_of_fewer_images_are_what_they_say(tuned):
     assert whole.summary()["pretrain_flops"] == sum(stages["stage_flops"])
     assert first.summary()["pretrain_seconds"] == pytest.approx(stages["stage_seconds"][0], abs=1e-3)
     assert RunFolder(Pretraining(0, 50).folder(out)).summary()["unlabelled"] == 50
+
+
+NOISY = "stages: {stage1: {corruption: gaussian}, stage2: {training: {steps: 3}}}"
+CENTROIDS = {
+    "_target_": "pretrain.stages.KMeans",
+    "out_channels": 6,
+    "kernel_size": 3,
+    "training": {"steps": 4, "optimizer": "sgd"},
+}
+
+
+def test_an_arm_of_other_stages_is_what_a_comparison_of_those_stages_has(tmp_path, configure):
+    one = ["labels=[20]", "seeds=[0]", "finetuning.steps=6", "~arms.pretrained-frozen", "~arms.random-frozen"]
+    arms = [f"+arms.{name}={{init: pretrained, stack: {{{NOISY}}}}}" for name in ("noisy", "alike")]
+    together, alone = tmp_path / "together", tmp_path / "alone"
+    config = configure("compare", f"out={together}", *one, *arms)
+    config["arms"]["centroids"] = {"init": "pretrained", "stack": {"stages": {"stage1": CENTROIDS}}}
+    assert compare(config) == []
+    noisy = ["stack.stages.stage1.corruption=gaussian", "stack.stages.stage2.training.steps=3"]
+    assert compare(configure("compare", f"out={alone}", *one, *noisy)) == []
+    for arm, same in (("scratch", "scratch"), ("noisy", "pretrained"), ("alike", "pretrained")):
+        ours, theirs = run_of(together, arm).summary(), run_of(alone, same).summary()
+        for key in ("val_accuracy", "test_accuracy", "pretrain_flops", "confusion"):
+            assert ours[key] == theirs[key]
+    assert {file.name for file in (together / "stages").iterdir()} == {"seed-0", "of-noisy", "of-centroids"}
+    stages = RunFolder(together / "stages" / "of-centroids" / "seed-0").config()["stack"]["stages"]
+    assert stages == {**config["stack"]["stages"], "stage1": CENTROIDS}
+    write_report(together)
+    report = (together / "report.md").read_text()
+    assert "noisy, instead: Stage 1 with corruption=gaussian. Stage 2 with training.steps=3." in report
+    assert "centroids, instead: Stage 1: spherical k-means on whitened patches, 6 maps" in report
 
 
 def test_two_processes_give_the_bits_of_one(tmp_path, tuned, configure):

@@ -214,8 +214,10 @@ def test_trials_and_probes_are_tables_too(out):
 
 def test_frozen_arms_and_crowds_have_panels_of_their_own(configure):
     more = [f"+arms.more-{k}={{init: pretrained}}" for k in range(4)]
+    more += ["+arms.noisy={init: pretrained, stack: {stages: {stage1: {corruption: gaussian}}}}"]
     shown = panels(configure("compare", "out=x", *ALL, *more))
     assert all(arms[0] == "scratch" and len(arms) <= 5 for arms in shown.values())
+    assert shown["other pretraining"] == ["scratch", "pretrained", "noisy"]
     assert shown["frozen layers"] == ["scratch", *FROZEN]
     assert shown["fewer layers kept"] == ["scratch", "pretrained-1"]
     assert shown["fewer unlabelled images"] == ["scratch", "pool-100"]

@@ -44,8 +44,8 @@ def random_flip(images: Tensor, generator: torch.Generator) -> Tensor:
 def mixup(images: Tensor, alpha: float, generator: torch.Generator) -> tuple[Tensor, Tensor, float]:
     """Return ``share x_i + (1 - share) x_j`` for each image x_i, which j each was mixed with, and the share.
 
-    The share is drawn from Beta(alpha, alpha), one for the batch; of it and its complement, the larger is taken, so that
-    each image is mostly itself. The loss of a mixture is the mixture of the losses, with the same share.
+    The share is drawn from Beta(alpha, alpha), one for the batch; of it and its complement, the larger is taken, so
+    that each image is mostly itself. The loss of a mixture is the mixture of the losses, with the same share.
 
     Parameters
     ----------

@@ -12,11 +12,17 @@ from matplotlib.ticker import FuncFormatter, LogLocator
 from pretrain.budgets import LabelsNeeded
 from pretrain.differences import Estimate, estimate, seed_table
 from pretrain.reporting.canvas import Row, Style, band, name_lines, panel, rows, spread
-from pretrain.reporting.verdicts import is_frozen, settings_of
+from pretrain.reporting.verdicts import is_frozen, main_arm, settings_of
 from pretrain.runs import Config
 from pretrain.statistics import Comparison, arm_estimates
 
-PANELS = ("trained end to end", "fewer layers kept", "fewer unlabelled images", "frozen layers")  # in their order
+PANELS = (  # in their order
+    "trained end to end",
+    "other pretraining",
+    "fewer layers kept",
+    "fewer unlabelled images",
+    "frozen layers",
+)
 CROWD = 4  # arms beside the baseline in one panel
 
 
@@ -33,8 +39,10 @@ class Drawing:
 def panels(config: Config) -> dict[str, list[str]]:
     """Return which arms share a panel, by what they have in common: no more than a handful, the baseline in each.
 
-    Frozen arms have their own, since they are often far below the others.
+    Frozen arms have their own, since they are often far below the others. Arms of another pretraining stand beside the
+    comparison's own.
     """
+    usual = {PANELS[1]: [arm for arm in [main_arm(config)] if arm]}
     groups: dict[str, list[str]] = {title: [] for title in PANELS}
     for arm in [arm for arm in config["arms"] if arm != config["baseline"]]:
         groups[_title(arm, config)].append(arm)
@@ -42,17 +50,19 @@ def panels(config: Config) -> dict[str, list[str]]:
     for title, arms in groups.items():
         for start in range(0, len(arms), CROWD):
             name = title if start == 0 else f"{title}, {start // CROWD + 1}"
-            shown[name] = [config["baseline"], *arms[start : start + CROWD]]
+            shown[name] = [config["baseline"], *usual.get(title, []), *arms[start : start + CROWD]]
     return shown or {"trained end to end": [config["baseline"]]}
 
 
 def _title(arm: str, config: Config) -> str:
     """Return which of `PANELS` an arm belongs to."""
-    whole, layers, images, frozen = PANELS
+    whole, other, layers, images, frozen = PANELS
     if is_frozen(arm, config):
         return frozen
     settings = settings_of(arm, config)
-    return layers if "upto" in settings else images if "pool" in settings else whole
+    return next(
+        (title for key, title in (("upto", layers), ("pool", images), ("stack", other)) if key in settings), whole
+    )
 
 
 def file_name(*words: object) -> str:

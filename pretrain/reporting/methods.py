@@ -7,7 +7,7 @@ from pretrain.data.duplicates import SMALLEST
 from pretrain.differences import ENOUGH
 from pretrain.evaluation import GRID
 from pretrain.finetuning import Finetuning
-from pretrain.grid import tuning_of
+from pretrain.grid import stack_of, tuning_of
 from pretrain.reporting.canvas import INTERVAL_FROM
 from pretrain.reporting.results import Results
 from pretrain.reporting.verdicts import settings_of
@@ -43,7 +43,7 @@ def methods(results: Results) -> dict[str, list[str]]:
     config = results.config
     return {
         "Data": [_data(results), *([_leakage(results.leakage, _shape(config)[1])] if results.leakage else [])],
-        "Network and pretraining": [_network(config), *_stages(config)],
+        "Network and pretraining": [_network(config), *_stages(config), *_other_stages(config)],
         "Fine-tuning": [_finetuning(config)],
         "Arms": [_arms(config)],
         "Tuning": [_tuning(config)],
@@ -108,6 +108,27 @@ def _network(config: Config) -> str:
 
 def _stages(config: Config) -> list[str]:
     return [_stage(k, settings) for k, settings in enumerate(config["stack"]["stages"].values(), 1)]
+
+
+def _other_stages(config: Config) -> list[str]:
+    """Return what arms of another pretraining do instead: a stage of another kind in full, else what differs."""
+    return [
+        f"{arm}, instead: {' '.join(_changed_stages(config['stack'], stack_of(arm, config)))}"
+        for arm in config["arms"]
+        if settings_of(arm, config).get("stack")
+    ]
+
+
+def _changed_stages(base: Config, own: Config) -> list[str]:
+    said = []
+    for k, (before, after) in enumerate(zip(base["stages"].values(), own["stages"].values(), strict=True), 1):
+        if before["_target_"] != after["_target_"]:
+            said.append(_stage(k, after))
+        elif before != after:
+            was, now = flatten(before), flatten(after)
+            changed = [f"{key}={_value(now[key])}" for key in now if now[key] != was.get(key)]
+            said.append(f"Stage {k} with {', '.join(changed)}.")
+    return said or ["the same."]
 
 
 def _stage(k: int, settings: Config) -> str:
@@ -198,6 +219,8 @@ def _arms(config: Config) -> str:
         text += " And in what tuning chose for each."
     if any(settings_of(arm, config).get("upto") for arm in config["arms"]):
         text += " upto: only the first so many pretrained layers are kept, and the others begin from scratch."
+    if any(settings_of(arm, config).get("stack") for arm in config["arms"]):
+        text += " stack: pretrained in another way, described above; the network is the same."
     if any(settings_of(arm, config).get("pool") for arm in config["arms"]):
         text += " pool: pretrained on so many of the unlabelled images, to which its preprocessing is fitted as well."
     if any(settings_of(arm, config).get("matched") for arm in config["arms"]):
@@ -208,8 +231,8 @@ def _arms(config: Config) -> str:
 
 
 def settings_in_words(changed: Config | None) -> str:
-    """Return what an arm changes, as on a command line."""
-    flat = flatten(changed or {})
+    """Return what an arm changes, as on a command line; of another stack, that it is its own."""
+    flat = flatten({key: "its own" if key == "stack" else value for key, value in (changed or {}).items()})
     return ", ".join(f"{key.removeprefix('finetuning.')}={_value(v)}" for key, v in flat.items() if key) or "as is"
 
 

@@ -27,16 +27,16 @@ def is_frozen(arm: str, config: Config) -> bool:
     return bool((settings_of(arm, config).get("finetuning") or {}).get("freeze"))
 
 
-def is_partial(arm: str, config: Config) -> bool:
-    """Say whether an arm has only some of the pretraining: fewer layers, or fewer images."""
-    return not {"upto", "pool"}.isdisjoint(settings_of(arm, config))
+def is_variant(arm: str, config: Config) -> bool:
+    """Say whether an arm has another pretraining than the comparison's: fewer layers, fewer images, other stages."""
+    return not {"upto", "pool", "stack"}.isdisjoint(settings_of(arm, config))
 
 
 def main_arm(config: Config) -> str | None:
-    """Return the arm that the verdict is of: the first that has all of the pretraining and is trained end to end."""
+    """Return the arm that the verdict is of: the first of the comparison's own pretraining, trained end to end."""
     others = [arm for arm in config["arms"] if arm != config["baseline"]]
     pretrained = [arm for arm in others if settings_of(arm, config).get("init") == "pretrained"]
-    whole = [arm for arm in pretrained if not is_partial(arm, config) and not is_frozen(arm, config)]
+    whole = [arm for arm in pretrained if not is_variant(arm, config) and not is_frozen(arm, config)]
     return next(iter([*whole, *pretrained]), None)
 
 
