@@ -218,6 +218,8 @@ def test_frozen_arms_and_crowds_have_panels_of_their_own(configure):
     shown = panels(configure("compare", "out=x", *ALL, *more))
     assert all(arms[0] == "scratch" and len(arms) <= 5 for arms in shown.values())
     assert shown["other pretraining"] == ["scratch", "pretrained", "noisy"]
+    without = panels(configure("compare", "out=x", *more[-1:], *[f"~arms.{arm}" for arm in ("pretrained", *FROZEN)]))
+    assert without == {"other pretraining": ["scratch", "noisy"]}  # where it is the main arm itself
     assert shown["frozen layers"] == ["scratch", *FROZEN]
     assert shown["fewer layers kept"] == ["scratch", "pretrained-1"]
     assert shown["fewer unlabelled images"] == ["scratch", "pool-100"]

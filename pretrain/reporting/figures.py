@@ -42,15 +42,16 @@ def panels(config: Config) -> dict[str, list[str]]:
     Frozen arms have their own, since they are often far below the others. Arms of another pretraining stand beside the
     comparison's own.
     """
-    usual = {PANELS[1]: [arm for arm in [main_arm(config)] if arm]}
     groups: dict[str, list[str]] = {title: [] for title in PANELS}
     for arm in [arm for arm in config["arms"] if arm != config["baseline"]]:
         groups[_title(arm, config)].append(arm)
+    other = PANELS[1]
+    beside = [arm for arm in [main_arm(config)] if arm and arm not in groups[other]]
     shown = {}
     for title, arms in groups.items():
         for start in range(0, len(arms), CROWD):
             name = title if start == 0 else f"{title}, {start // CROWD + 1}"
-            shown[name] = [config["baseline"], *usual.get(title, []), *arms[start : start + CROWD]]
+            shown[name] = [config["baseline"], *(beside if title == other else []), *arms[start : start + CROWD]]
     return shown or {"trained end to end": [config["baseline"]]}
 
 
