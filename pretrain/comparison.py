@@ -22,7 +22,7 @@ from pretrain.data.splits import label_subset
 from pretrain.errors import UserError, require_between
 from pretrain.grid import Cell, Pretraining, Probing, Task, arm_of, stack_of, tasks, tuning_of
 from pretrain.pipeline import run_finetune, run_probe, run_stages
-from pretrain.runs import Config, RunFolder, first_few, flatten, write_text
+from pretrain.runs import Config, RunFolder, differing_settings, first_few, write_text
 from pretrain.stack import SAMPLE
 from pretrain.starting import open_run
 
@@ -236,17 +236,16 @@ def _check_data(config: Config, data: Dataset) -> None:
             own = _network(stack_of(name, config), data)
         except UserError as error:
             raise UserError(f"arms.{name}: {error}") from None
-        keys = [key for key in {**network, **own} if own.get(key) != network.get(key)]
-        if keys:
-            changed = first_few([f"{key} is {own.get(key)}, not {network.get(key)}" for key in keys])
+        if differing := differing_settings(network, own):
+            changed = first_few([f"{key} is {after}, not {before}" for key, (before, after) in differing.items()])
             raise UserError(f"arms.{name}.stack changes the network, which all arms share: {changed}.")
 
 
 def _network(stack: Config, data: Dataset) -> Config:
-    """Return what decides the network that a stack becomes, by the settings' dotted paths."""
+    """Return what decides the network that a stack becomes."""
     built = build_stack(stack, data.unlabelled[:SAMPLE], seed=0).stack
     layers = {name: stage.layer.settings for name, stage in zip(stack["stages"], built, strict=True)}
-    return flatten({key: stack[key] for key in ("preprocessing", "normalisation")} | layers)
+    return {key: stack[key] for key in ("preprocessing", "normalisation")} | layers
 
 
 def _percent(share: float | None) -> str:

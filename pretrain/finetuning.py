@@ -181,14 +181,13 @@ def finetune(
         images = random_crop(subset.images[positions].to(fabric.device), settings.crop, draw)
         images = random_flip(images, draw) if settings.flip else images
         target = subset.labels[positions].to(fabric.device)
-        partners, share = torch.arange(len(images)), 1.0
+        shares = target  # of the classes, where images are mixed
         if settings.mixup:
             images, partners, share = mixup(unit_range(images), settings.mixup, draw)
+            own = F.one_hot(target, len(network.classes)).float()
+            shares = torch.lerp(own[partners], own, share)
         logits = network(images.contiguous(memory_format=torch.channels_last))
-        own, other = (
-            F.cross_entropy(logits.float(), each, label_smoothing=smoothing) for each in (target, target[partners])
-        )
-        loss = share * own + (1 - share) * other
+        loss = F.cross_entropy(logits.float(), shares, label_smoothing=smoothing)
         loss.backward()
         accuracy = (logits.detach().argmax(dim=1) == target).float().mean()
         return {"loss": float(loss.detach()), "accuracy": float(accuracy)}

@@ -10,7 +10,7 @@ from pretrain.errors import UserError, require_between
 from pretrain.runs import Config, RunFolder
 from pretrain.tuning import Tuning, best_candidate
 
-SHARED = ("data", "device", "overwrite")  # settings that every task takes over from the comparison
+SHARED = ("data", "stack", "device", "overwrite")  # settings that every task takes over from the comparison
 
 
 @dataclass
@@ -45,7 +45,9 @@ class Arm:
         if self.init not in ("pretrained", "scratch"):
             raise UserError(f"arms.{name}.init={self.init} is not known; choose one of scratch, pretrained.")
         pretrained = self.init == "pretrained"
-        if not pretrained and (given := [key for key in ("upto", "pool", "stack") if getattr(self, key)]):
+        if not pretrained and (
+            given := [key for key in ("upto", "pool", "stack") if getattr(self, key) not in (None, {})]
+        ):
             raise UserError(f"arms.{name}.{given[0]} is of pretrained arms: give init: pretrained with it.")
         if pretrained and self.matched:
             raise UserError(f"arms.{name}.matched is of arms from scratch: a pretrained one has had its pretraining.")
@@ -82,7 +84,8 @@ def _merged(settings: Config, changes: Config) -> Config:
     if "_target_" in changes and changes["_target_"] != settings.get("_target_"):
         return changes
     nested = {key for key in settings.keys() & changes.keys() if isinstance(changes[key], dict)}
-    return {**settings, **changes, **{key: _merged(settings[key] or {}, changes[key]) for key in nested}}
+    nested = {key for key in nested if isinstance(settings[key], dict)}
+    return {**settings, **changes, **{key: _merged(settings[key], changes[key]) for key in nested}}
 
 
 @dataclass(frozen=True)
@@ -123,9 +126,9 @@ class Pretraining:
 
     def config(self, config: Config, out: Path) -> Config:
         """Return its settings, as of pretrain.stage."""
-        stack = stack_of(self.arm, config) if self.arm else config["stack"]
-        shared = {**{key: config[key] for key in SHARED}, "stack": stack}
-        return {**shared, "seed": self.seed, "pool": self.pool, "out": str(self.folder(out))}
+        shared = {key: config[key] for key in SHARED}
+        own = {"stack": stack_of(self.arm, config)} if self.arm else {}
+        return {**shared, **own, "seed": self.seed, "pool": self.pool, "out": str(self.folder(out))}
 
 
 @dataclass(frozen=True)
@@ -248,7 +251,7 @@ class Probing:
     def config(self, config: Config, out: Path) -> Config:
         """Return its settings, as of pretrain.probe."""
         stages = str(Pretraining(self.seed).folder(out)) if self.init == "pretrained" else None
-        own = {"stack": config["stack"], "init": self.init, "stages": stages, "labels": self.labels, "seed": self.seed}
+        own = {"init": self.init, "stages": stages, "labels": self.labels, "seed": self.seed}
         return {**{key: config[key] for key in SHARED}, **own, "out": str(self.folder(out))}
 
 

@@ -221,14 +221,19 @@ def write_text(file: Path, text: str) -> None:
 
 def differences(there: Config, wanted: Config, ignore: Iterable[str] = ()) -> list[str]:
     """Return one phrase for each setting that differs, named by its dotted path."""
-    before, after = flatten(there), flatten(wanted)
     ignored = tuple(f"{key}." for key in ignore)
-    keys = [key for key in {**before, **after} if not f"{key}.".startswith(ignored)]
     return [
-        f"{key} is {before.get(key, 'not set')} there and {after.get(key, 'not set')} here"
-        for key in keys
-        if before.get(key, "not set") != after.get(key, "not set")
+        f"{key} is {before} there and {after} here"
+        for key, (before, after) in differing_settings(there, wanted).items()
+        if not f"{key}.".startswith(ignored)
     ]
+
+
+def differing_settings(before: Config, after: Config) -> dict[str, tuple[Any, Any]]:
+    """Return the settings that differ, by their dotted paths, with both values; "not set" where there is none."""
+    one, other = flatten(before), flatten(after)
+    pairs = {key: (one.get(key, "not set"), other.get(key, "not set")) for key in {**one, **other}}
+    return {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}
 
 
 def first_few(differing: list[str]) -> str:

@@ -11,7 +11,7 @@ from pretrain.grid import stack_of, tuning_of
 from pretrain.reporting.canvas import INTERVAL_FROM
 from pretrain.reporting.results import Results
 from pretrain.reporting.verdicts import settings_of
-from pretrain.runs import Config, flatten
+from pretrain.runs import Config, differing_settings, flatten
 from pretrain.training import Optimisation
 
 KINDS = {
@@ -125,8 +125,7 @@ def _changed_stages(base: Config, own: Config) -> list[str]:
         if before["_target_"] != after["_target_"]:
             said.append(_stage(k, after))
         elif before != after:
-            was, now = flatten(before), flatten(after)
-            changed = [f"{key}={_value(now[key])}" for key in now if now[key] != was.get(key)]
+            changed = [f"{key}={_value(now)}" for key, (_, now) in differing_settings(before, after).items()]
             said.append(f"Stage {k} with {', '.join(changed)}.")
     return said or ["the same."]
 
@@ -198,7 +197,7 @@ def _augmentation(s: Finetuning) -> str:
     ways = [f"shifted at random by up to {_count(s.crop, 'pixel')}"] if s.crop else []
     ways += ["mirrored at random"] if s.flip else []
     ways += [f"mixed in pairs (mixup, alpha {s.mixup:g})"] if s.mixup else []
-    return f"Training images are {', '.join(ways)}." if ways else "Images are not augmented."
+    return f"Training images are {' and '.join(ways)}." if ways else "Images are not augmented."
 
 
 def _heads(config: Config) -> set[str]:
