@@ -134,11 +134,11 @@ def _pass_through(module: nn.Module, shape: Shape) -> tuple[str, Shape, int]:
             return kind, (module.out_channels, *sides), weights * sides[0] * sides[1]
         case nn.MaxPool2d() | nn.AvgPool2d():
             filter_size, stride = _square(module.kernel_size), _square(module.stride)
-            if _square(module.padding):
-                raise UserError(f"padding {_square(module.padding)}: only pools without padding are described.")
-            sides = [output_size(side, filter_size, stride) for side in shape[1:]]
+            border = _square(module.padding)
+            sides = [output_size(side, filter_size, stride, border) for side in shape[1:]]
             name = getattr(module, "of", "max" if isinstance(module, nn.MaxPool2d) else "mean")
-            return f"{name}-pool {filter_size}x{filter_size}, stride {stride}", (shape[0], *sides), 0
+            padded = f", pad {border}" if border else ""
+            return f"{name}-pool {filter_size}x{filter_size}, stride {stride}{padded}", (shape[0], *sides), 0
         case Whiten():
             side = module.kernel.shape[-1]
             return f"whiten {side}x{side}", shape, module.kernel.numel() * shape[1] * shape[2]

@@ -200,6 +200,30 @@ def test_average_pooling_is_torchs():
     torch.testing.assert_close(layer(x), F.avg_pool2d(layer.conv(x).relu(), 2))
 
 
+@pytest.mark.parametrize("pooling", ["max", "average"])
+def test_overlapping_windows_reach_equally_far_on_each_side_and_end_at_the_border(pooling):
+    layer = Layer(3, 4, kernel_size=3, pool=2, window=4, pooling=pooling)
+    x = torch.rand(2, 3, 8, 8)
+    hidden = layer.conv(x).relu()
+    spans = [slice(max(0, start), start + 4) for start in range(-1, 7, 2)]
+    pooled = {"max": torch.amax, "average": torch.mean}[pooling]
+    expected = torch.stack([torch.stack([pooled(hidden[:, :, i, j], (2, 3)) for j in spans], 2) for i in spans], 2)
+    torch.testing.assert_close(layer(x), expected)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"pool": 2, "window": 3}, "window=3 with pool=2: it must be pool, or wider by 2"),
+        ({"pool": 2, "window": 1}, "window=1 with pool=2"),
+        ({"pool": 2, "window": 4, "pooling": "probabilistic", "activation": "sigmoid"}, "do not overlap"),
+    ],
+)
+def test_windows_that_do_not_fit_are_refused(options, message):
+    with pytest.raises(UserError, match=message):
+        Layer(3, 4, kernel_size=3, **options)
+
+
 def test_a_dead_layer_is_refused():
     layer = Layer(3, 4, kernel_size=3)
     torch.nn.init.constant_(layer.conv.bias, -1e3)

@@ -35,7 +35,8 @@ NORMALISATION = {
     "standardise": "Each map of a layer's output is brought to zero mean and unit variance, from scratch as well.",
     "none": "The layers' outputs are not normalised.",
 }
-IN_WORDS = ("_target_", "training", "out_channels", "kernel_size", "pool")  # settings of a stage that have a sentence
+# Settings of a stage that have a sentence.
+IN_WORDS = ("_target_", "training", "out_channels", "kernel_size", "pool", "window")
 
 
 def methods(results: Results) -> dict[str, list[str]]:
@@ -137,8 +138,10 @@ def _stage(k: int, settings: Config) -> str:
         shape.append(f"{settings['out_channels']} maps")
     if "kernel_size" in settings:
         shape.append(f"filters of {settings['kernel_size']}x{settings['kernel_size']}")
-    if settings.get("pool", 1) > 1:
-        shape.append(f"pooled over {settings['pool']}x{settings['pool']}")
+    pool = settings.get("pool", 1)
+    window = settings.get("window") or pool
+    if window > 1:
+        shape.append(f"pooled over {window}x{window}" + (f", {pool} apart" if window > pool else ""))
     rest = ", ".join(f"{key}={_value(value)}" for key, value in settings.items() if key not in IN_WORDS)
     training = typed(Optimisation, settings.get("training", {}))
     described = f"Stage {k}: {KINDS.get(kind, kind)}, {', '.join(shape)}" + (f" ({rest})" if rest else "")

@@ -29,7 +29,7 @@ class Contrastive(AutogradStage):
         Channels of the input.
     out_channels : int
         Filters.
-    kernel_size, stride, padding, pool, pooling
+    kernel_size, stride, padding, pool, window, pooling
         Those of `Layer`, whose activation is "relu".
     loss : {"info_nce", "vicreg"}
         Find the other view of an image among those of the batch; or have both views agree while features vary and do
@@ -66,6 +66,7 @@ class Contrastive(AutogradStage):
         stride: int = 1,
         padding: int | None = None,
         pool: int = 2,
+        window: int | None = None,
         pooling: str = "max",
         loss: str = "info_nce",
         temperature: float = 0.2,
@@ -92,6 +93,7 @@ class Contrastive(AutogradStage):
             stride=stride,
             padding=padding,
             pool=pool,
+            window=window,
             pooling=pooling,
         )
         self.layer.reset_parameters()

@@ -34,7 +34,7 @@ class KMeans(Stage):
         Channels of the input.
     out_channels : int
         Number of centroids.
-    kernel_size, stride, padding, pool, pooling, power
+    kernel_size, stride, padding, pool, window, pooling, power
         Those of `Layer`.
     activation : {"relu", "triangle"}
         "relu": a soft threshold, which is set so that each map is active at a share `active` of the positions of the
@@ -78,6 +78,7 @@ class KMeans(Stage):
         power: float = 1.0,
         active: float = 0.25,
         pool: int = 2,
+        window: int | None = None,
         pooling: str = "max",
         whitening: float = 0.1,
         patches: int = 16,
@@ -97,6 +98,7 @@ class KMeans(Stage):
             padding=padding,
             activation=activation,
             pool=pool,
+            window=window,
             pooling=pooling,
             power=power,
         )

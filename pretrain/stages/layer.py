@@ -77,7 +77,10 @@ class Layer(nn.Module):
     activation : str
         One of `ACTIVATIONS`; "zero_bias_relu" is a ReLU after a convolution without bias.
     pool : int
-        Side and stride of the max-pooling window; 1 for none.
+        Stride of the pooling, and side of its window unless `window` says otherwise; 1 for none.
+    window : int, optional
+        Side of the pooling window; wider than `pool` by an even number of pixels, half of them on each side, so that
+        windows overlap and the output is as large as without.
     pooling : {"max", "average", "probabilistic"}
         The greatest activation of a window, or their mean; or, of sigmoid units of which one at most is on, the
         probability that any is (Lee et al. 2009).
@@ -103,6 +106,7 @@ class Layer(nn.Module):
         padding: int | None = None,
         activation: str = "relu",
         pool: int = 1,
+        window: int | None = None,
         pooling: str = "max",
         power: float = 1.0,
     ):
@@ -119,6 +123,11 @@ class Layer(nn.Module):
             "pool": pool,
         }.items():
             require_between(name, value, 1)
+        window = pool if window is None else window
+        if window < pool or (window - pool) % 2:
+            raise UserError(f"window={window} with pool={pool}: it must be pool, or wider by 2, 4, ...")
+        if window > pool and pooling == "probabilistic":
+            raise UserError(f"window={window}: windows of pooling=probabilistic do not overlap; give {pool}, as pool.")
         self.padding = padding = kernel_size // 2 if padding is None else padding
         require_between("padding", padding, 0)
         require_between("power", power, 0.1)
@@ -132,14 +141,19 @@ class Layer(nn.Module):
             "padding": padding,
             "activation": activation,
             "pool": pool,
+            "window": window,
             "pooling": pooling,
             "power": power,
         }
         bias = activation != "zero_bias_relu"
         self.conv = nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding, bias=bias)
         self.activation: nn.Module = ACTIVATIONS[activation](power)
-        kind = nn.AvgPool2d if pooling == "average" else nn.MaxPool2d
-        self.pool: nn.Module = kind(pool) if pool > 1 else nn.Identity()
+        border = (window - pool) // 2
+        self.pool: nn.Module = nn.Identity()
+        if pooling == "average" and window > 1:  # zeros outside the image are no part of a mean
+            self.pool = nn.AvgPool2d(window, pool, border, count_include_pad=False)
+        elif window > 1:
+            self.pool = nn.MaxPool2d(window, pool, border)
         if pooling == "probabilistic":  # which starts from the inputs of the units
             self.activation, self.pool = nn.Identity(), ProbabilisticMaxPool(pool)
         self.register_buffer("shift", torch.zeros(out_channels))
@@ -147,7 +161,7 @@ class Layer(nn.Module):
 
     @property
     def pool_size(self) -> int:
-        """Side of the pooling window, 1 where there is none."""
+        """Stride of the pooling, 1 where there is none."""
         return self.settings["pool"]
 
     def hidden(self, x: Tensor) -> Tensor:

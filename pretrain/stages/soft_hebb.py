@@ -23,7 +23,7 @@ class SoftHebb(Stage):
         Channels of the input.
     out_channels : int
         Maps.
-    kernel_size, stride, padding, pool, pooling, power
+    kernel_size, stride, padding, pool, window, pooling, power
         Those of `Layer`; the activation is "triangle".
     temperature : float
         Of the softmax: the greater, the softer the competition.
@@ -50,6 +50,7 @@ class SoftHebb(Stage):
         padding: int | None = None,
         power: float = 1.0,
         pool: int = 2,
+        window: int | None = None,
         pooling: str = "max",
         temperature: float = 1.0,
         radius: float = 25.0,
@@ -66,6 +67,7 @@ class SoftHebb(Stage):
             padding=padding,
             activation="triangle",
             pool=pool,
+            window=window,
             pooling=pooling,
             power=power,
         )
