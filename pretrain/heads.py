@@ -19,7 +19,7 @@ from pretrain.evaluation import INVERSE_STRENGTHS, top_features
 from pretrain.network import ConvNet
 
 HEADS = ("random", "ridge", "logistic")
-PENALTIES = (1e6, 1e5, 1e4, 1e3, 1e2, 1e1)  # of ridge regression, times the sum of the squared weights
+PENALTIES = tuple(10 ** (k / 2) for k in range(12, 1, -1))  # of ridge regression, times the sum of the squared weights
 
 Linear = tuple[np.ndarray, np.ndarray]  # weights, (classes, features), and biases, (classes,)
 
