@@ -73,7 +73,7 @@ def test_tied_decoding_is_the_adjoint_of_the_convolution(stride, padding, side):
 
 def test_untied_decoding_starts_with_the_encoders_filters_and_then_has_its_own():
     with seeded(0, "test"):
-        stage = ConvAutoencoder(2, 3, tied=False)
+        stage = ConvAutoencoder(2, 3, pool=1, tied=False)
     h = inputs(4, 3, 6, 6).float()
     expected = F.conv_transpose2d(h, stage.layer.conv.weight.clone(), padding=1)
     assert torch.equal(stage.decode(h, None), expected)
@@ -111,8 +111,22 @@ def test_with_switches_only_the_maxima_of_the_windows_are_decoded(tied):
     torch.testing.assert_close(stage.decode(*stage.encode(inputs())), decoded, rtol=1e-12, atol=1e-14)
 
 
-def test_without_switches_pooling_is_left_out_of_the_loss():
-    assert losses(build(pool=2, unpooling="none"), inputs()) == losses(build(pool=1), inputs())
+@pytest.mark.parametrize("options", [{}, {"pooling": "average"}, {"window": 4}])
+def test_without_switches_pooling_is_left_out_of_the_loss(options):
+    assert losses(build(pool=2, unpooling="none", **options), inputs()) == losses(build(pool=1), inputs())
+
+
+@pytest.mark.parametrize("pooling", ["max", "average"])
+def test_without_switches_what_a_window_puts_out_is_spread_over_it(pooling):
+    stage = with_filters(build(2, 2, kernel_size=1, unpooling="none", pooling=pooling), torch.eye(2)[:, :, None, None])
+    x = F.interpolate(inputs(4, 2, 3, 3), scale_factor=2)  # the same all over each window
+    torch.testing.assert_close(stage.decode(*stage.encode(x)), x)
+
+
+@pytest.mark.parametrize("options", [{"pooling": "average"}, {"window": 4}])
+def test_switches_are_of_the_maxima_of_windows_that_do_not_overlap(options):
+    with pytest.raises(UserError, match="give unpooling=none"):
+        build(**options)
 
 
 @pytest.mark.parametrize("sparsity", ["spatial_winner_take_all", "lifetime_winner_take_all"])
@@ -122,7 +136,8 @@ def test_only_the_winners_are_decoded(sparsity):
     if sparsity == "lifetime_winner_take_all":
         peaks = hidden.amax(dim=(2, 3))
         hidden = hidden * (peaks.argsort(0, descending=True).argsort(0) < 2)[:, :, None, None]
-    expected = (stage.decode(hidden, None) - inputs()).square().mean()
+    decoded = torch.nn.grad.conv2d_input(inputs().shape, stage.layer.conv.weight, hidden, padding=1)
+    expected = (decoded - inputs()).square().mean()
     torch.testing.assert_close(losses(stage, inputs())["loss"], expected, rtol=1e-12, atol=0)
 
 

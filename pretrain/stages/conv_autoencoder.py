@@ -59,7 +59,7 @@ class ConvAutoencoder(AutogradStage):
         Channels of the input.
     out_channels : int
         Number of filters.
-    kernel_size, stride, padding, pool
+    kernel_size, stride, padding, pool, window, pooling
         Those of `Layer`.
     activation : {"relu", "zero_bias_relu", "triangle", "scaled_tanh", "sigmoid"}
         The non-linearity of the layer. Without biases (Memisevic, Konda and Krueger 2015; Paine et al. 2014)
@@ -73,7 +73,8 @@ class ConvAutoencoder(AutogradStage):
         Noise on the input, which the reconstruction must undo (Vincent et al. 2010); see `Corruption`.
     unpooling : {"switches", "none"}
         "switches": the code is the pooled maps, put back where the maxima were; so only the greatest activation of
-        a window takes part (Masci et al. 2011). "none": pooling is left out while the stage learns.
+        a window takes part (Masci et al. 2011). "none": pooling is left out while the stage learns, and undone by
+        spreading what it puts out over its window.
     sparsity : {"none", "l1", "kl", "spatial_winner_take_all", "lifetime_winner_take_all"}
         A penalty on the activations, or a competition between them while the stage learns.
     sparsity_weight : float
@@ -101,6 +102,8 @@ class ConvAutoencoder(AutogradStage):
         padding: int | None = None,
         activation: str = "relu",
         pool: int = 2,
+        window: int | None = None,
+        pooling: str = "max",
         filters: str = "random",
         tied: bool = True,
         corruption: str = "none",
@@ -131,7 +134,13 @@ class ConvAutoencoder(AutogradStage):
             padding=padding,
             activation=activation,
             pool=pool,
+            window=window,
+            pooling=pooling,
         )
+        if unpooling == "switches" and pool > 1 and (pooling != "max" or self.layer.settings["window"] > pool):
+            raise UserError(
+                "unpooling=switches is of pooling=max over windows that do not overlap: give unpooling=none."
+            )
         # Glorot's variance counts both directions: the same filters encode and, transposed, decode.
         nn.init.xavier_normal_(self.layer.conv.weight)
         if self.layer.conv.bias is not None:
@@ -161,18 +170,19 @@ class ConvAutoencoder(AutogradStage):
         }
 
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Return the layer's output and the switches of its pooling (None without pooling)."""
-        hidden = self.layer.hidden(x)
-        if self.layer.pool_size == 1:
-            return self.layer.normalised(hidden), None
-        pooled, switches = functional.max_pool_with_switches(hidden, self.layer.pool_size)
+        """Return the layer's output and the switches of its pooling, None where there are none."""
+        if self.unpooling == "none" or self.layer.pool_size == 1:
+            return self.layer(x), None
+        pooled, switches = functional.max_pool_with_switches(self.layer.hidden(x), self.layer.pool_size)
         return self.layer.normalised(pooled), switches
 
     def decode(self, y: Tensor, context: Tensor | None) -> Tensor:
         """Return the reconstruction of the input from the layer's output and the switches of its pooling."""
-        hidden = self.layer.pooled(y)
+        hidden, size = self.layer.pooled(y), self.layer.pool_size
         if context is not None:
-            hidden = functional.unpool_with_switches(hidden, context, self.layer.pool_size)
+            hidden = functional.unpool_with_switches(hidden, context, size)
+        elif size > 1:
+            hidden = F.interpolate(hidden, scale_factor=size)
         x = self._decode_hidden(hidden)
         return x.sigmoid() if self.reconstruction == "cross_entropy" else x
 

@@ -32,7 +32,7 @@ class ConvRBM(Stage):
         Channels of the visible layer.
     out_channels : int
         Hidden maps.
-    kernel_size, padding, pool
+    kernel_size, padding, pool, window
         Those of `Layer`, but that no padding is the default.
     filters : {"random", "patches", "kmeans"}
         Where the filters start: random numbers of standard deviation 0.01; whitened patches of the inputs, as small,
@@ -44,8 +44,8 @@ class ConvRBM(Stage):
         Of Gaussian visible units: 1, or one for each channel (Cho, Ilin and Raiko 2011).
     hidden : {"bernoulli", "rectified"}
         0 or 1; or noisy rectified linear (Nair and Hinton 2010).
-    pooling : {"max", "probabilistic"}
-        Max-pooling after training, which training ignores; or probabilistic max-pooling (Lee et al. 2009) of
+    pooling : {"max", "average", "probabilistic"}
+        Pooling after training, which training ignores; or probabilistic max-pooling (Lee et al. 2009) of
         Bernoulli units, of which one at most in each window is on.
     sampler : {"cd", "pcd", "pt"}
         Contrastive divergence; persistent chains (Tieleman 2008); these at several temperatures (Cho et al. 2010).
@@ -95,6 +95,7 @@ class ConvRBM(Stage):
         kernel_size: int = 5,
         padding: int = 0,
         pool: int = 2,
+        window: int | None = None,
         filters: str = "random",
         visible: str = "gaussian",
         variance: str = "fixed",
@@ -141,6 +142,7 @@ class ConvRBM(Stage):
             padding=padding,
             activation=ACTIVATION_OF[hidden],
             pool=pool,
+            window=window,
             pooling=pooling,
         )
         nn.init.normal_(self.layer.conv.weight, std=0.01)  # Hinton (2010), section 8
