@@ -16,7 +16,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 from lightning_fabric import Fabric
 
-from pretrain.config import build_stack, device_settings, finetuning_settings, load_data
+from pretrain.config import build_stack, device_settings, finetuning_settings, load_data, stage_settings
 from pretrain.data import Dataset
 from pretrain.data.splits import label_subset
 from pretrain.errors import UserError, require_between
@@ -207,7 +207,7 @@ def _check(config: Config) -> None:
         raise UserError(f"tuning.seeds and seeds share {min(shared)}: runs must not be judged by the draws of trials.")
     for name in config["arms"]:
         arm = arm_of(name, config)
-        arm.check(name, len(config["stack"]["stages"]))
+        arm.check(name, len(stage_settings(config["stack"])))
         if unknown := arm.stack.keys() - config["stack"].keys():
             raise UserError(f"arms.{name}.stack.{min(unknown)}: a stack has only {', '.join(config['stack'])}.")
         for tuned in [{}, *(tuning.candidates() if tuning.trials != 0 else [])]:

@@ -213,7 +213,7 @@ def build_stack(config: Config, images: Tensor, seed: int) -> StackPlan:
     """
     stages: list[Stage] = []
     training = []
-    for name, settings in config["stages"].items():
+    for name, settings in stage_settings(config).items():
         where = f"stack.stages.{name}"
         kind = _stage_class(settings["_target_"])
         keywords = {key: value for key, value in settings.items() if key not in ("_target_", "training")}
@@ -221,10 +221,25 @@ def build_stack(config: Config, images: Tensor, seed: int) -> StackPlan:
         with seeded(seed, "initialise", name), _at(where):
             stages.append(kind(in_channels=in_channels, **typed_keywords(kind, keywords, where)))
         training.append(typed(Optimisation, settings.get("training", {}), f"{where}.training"))
-    if not stages:
-        raise UserError(f"stack.name={config['name']} has no stages.")
     options = typed_keywords(Stack, {key: config[key] for key in ("preprocessing", "normalisation")}, "stack")
     return StackPlan(Stack(stages, images, **options), training)
+
+
+def stage_settings(config: Config) -> dict[str, Config]:
+    """Return the settings of each stage that conf/stack/ describes, by name, from the input upwards.
+
+    Raises
+    ------
+    UserError
+        When there is none, or something else in its place.
+    """
+    stages = config["stages"]
+    if not isinstance(stages, dict) or not stages:
+        raise UserError(f"stack.stages={stages}: give the settings of each stage under its name.")
+    for name, settings in stages.items():
+        if not isinstance(settings, dict) or "_target_" not in settings:
+            raise UserError(f"stack.stages.{name}={settings}: give the settings of a stage, _target_ among them.")
+    return stages
 
 
 def _stage_class(target: str) -> Callable[..., Stage]:

@@ -118,6 +118,8 @@ def test_two_processes_make_one_line_of_a_mistake(folder):
             "stack.stages.stage1.depth: there is no such setting; choose among in_channels",
         ),
         ("stage", ["out=runs/y", "stack.stages.stage1.pool=two"], "stack.stages.stage1.pool=two: it must be a whole"),
+        ("stage", ["out=runs/y", "stack.stages=3"], "stack.stages=3: give the settings of each stage under its name"),
+        ("stage", ["out=runs/y", "stack.stages.stage1=3"], "stack.stages.stage1=3: give the settings of a stage"),
         ("stage", ["out=photos/train/light/0.png"], "is a file"),
         ("stage", ["out=runs/y", "upto=3"], "the stack has 2 stages"),
         ("stage", ["out=runs/y", "device.precision=64-true"], "choose one of auto, 32-true, bf16-mixed"),
