@@ -23,12 +23,12 @@ class Tuning:
     seeds : list of int
         Of the trials. The runs that count have others, so that no arm is judged by the draws it was chosen on.
     space : dict of str to list, or list of such
-        Values of fine-tuning settings, of which every combination can be tried.
+        Values of fine-tuning settings, of which every combination can be tried; of a list, those of each in turn.
     """
 
     trials: int | None = 0
     seeds: list[int] = field(default_factory=lambda: [1000])
-    space: Any = field(default_factory=dict)
+    space: Any = None
 
     def __post_init__(self) -> None:
         """Refuse values that cannot be meant."""
@@ -36,17 +36,24 @@ class Tuning:
             require_between("tuning.trials", self.trials, 0)
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
             raise UserError(f"tuning.seeds={self.seeds}: give a list without repeats.")
-        for part in self.space if isinstance(self.space, list) else [self.space]:
+        for part in self.spaces:
+            if not isinstance(part, dict):
+                raise UserError(f"tuning.space={self.space}: give the values to try of each setting, under its name.")
             for key, values in part.items():
                 if not isinstance(values, list) or not values:
                     raise UserError(f"tuning.space.{key}={values}: give a list of values to try.")
 
+    @property
+    def spaces(self) -> list[dict[str, list[Any]]]:
+        """The spaces that are searched one after the other, of which there is mostly one."""
+        return self.space if isinstance(self.space, list) else [self.space or {}]
+
     def candidates(self) -> list[Config]:
         """Return the settings to try, the same for every arm: all of the space, or a random part of it."""
-        grid = ParameterGrid(self.space)
+        grid = ParameterGrid(self.spaces)
         if self.trials is None or self.trials >= len(grid):
             return list(grid)
-        return list(ParameterSampler(self.space, self.trials, random_state=derive_seed(0, "tuning") % 2**32))
+        return list(ParameterSampler(self.spaces, self.trials, random_state=derive_seed(0, "tuning") % 2**32))
 
 
 def best_candidate(accuracies: Mapping[int, Sequence[float | None]]) -> int:

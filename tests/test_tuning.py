@@ -1,6 +1,7 @@
 import pytest
 from sklearn.model_selection import ParameterGrid
 
+from pretrain.config import typed
 from pretrain.errors import UserError
 from pretrain.tuning import Tuning, best_candidate
 
@@ -22,6 +23,8 @@ def test_a_part_of_a_space_has_no_repeats_and_is_the_same_each_time():
 def test_several_spaces_are_searched_one_after_the_other():
     spaces = [{"optimizer": ["sgd"], "learning_rate": [0.1]}, {"optimizer": ["adamw"], "learning_rate": [0.001, 0.01]}]
     assert len(Tuning(trials=None, space=spaces).candidates()) == 3
+    assert typed(Tuning, {"trials": None, "space": spaces}).spaces == spaces  # as a configuration gives them
+    assert typed(Tuning, {"space": SPACE}).spaces == [SPACE]
 
 
 def test_the_best_has_the_best_mean_and_of_equals_comes_first():
@@ -40,6 +43,7 @@ def test_a_candidate_that_failed_once_is_ruled_out():
     [
         ({"space": {"learning_rate": 0.1}}, r"tuning.space.learning_rate=0.1: give a list"),
         ({"space": {"learning_rate": []}}, "give a list of values"),
+        ({"space": [3]}, r"tuning.space=\[3\]: give the values to try of each setting"),
         ({"seeds": [1, 1]}, "without repeats"),
         ({"trials": -1}, "at least 0"),
     ],
