@@ -57,7 +57,7 @@ def project(stack: Stack, upto: int) -> Tensor:
     x = torch.eye(layers[-1].conv.out_channels)[:SHOWN, :, None, None]
     for layer in reversed(layers):
         if x.shape[-1] > 1:
-            x = F.interpolate(x, scale_factor=layer.pool_size)
+            x = layer.spread(x)
         x = F.conv_transpose2d(x, layer.conv.weight.float(), stride=layer.conv.stride)
     return x
 

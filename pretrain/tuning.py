@@ -46,7 +46,7 @@ class Tuning:
     @property
     def spaces(self) -> list[dict[str, list[Any]]]:
         """The spaces that are searched one after the other, of which there is mostly one."""
-        return self.space if isinstance(self.space, list) else [self.space or {}]
+        return self.space if isinstance(self.space, list) else [{} if self.space is None else self.space]
 
     def candidates(self) -> list[Config]:
         """Return the settings to try, the same for every arm: all of the space, or a random part of it."""

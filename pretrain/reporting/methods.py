@@ -243,12 +243,13 @@ def _tuning(config: Config) -> str:
     if not tried:
         return "No setting was tuned: every arm ran with the recipe above, which somebody chose."
     spaces = ["; ".join(f"{key} in {_value(values)}" for key, values in each.items()) for each in tuning.spaces]
-    drawn = f"{'every combination' if tuning.trials is None else f'{len(tried)} combinations'} of {' or '.join(spaces)}"
+    space = " or ".join(spaces)
+    drawn = "every combination" if tuning.trials is None else f"{len(tried)} combinations"
     listed = "; ".join(settings_in_words(candidate) for candidate in tried)
     which = "" if tuning.trials is None else f" They are: {listed}."
     seeds = f"{'seed' if len(tuning.seeds) == 1 else 'each of the seeds'} {_value(tuning.seeds)}"
     return (
-        f"Each arm tried the same settings at each label budget, {drawn}, {len(tried)} in all, once for "
+        f"Each arm tried the same settings at each label budget, {drawn} of {space}, {len(tried)} in all, once for "
         f"{seeds}, which no run has.{which} The runs use the settings with the best mean accuracy on validation "
         "images. No trial opened the test split. What an arm sets itself is left alone."
     )

@@ -178,11 +178,11 @@ class ConvAutoencoder(AutogradStage):
 
     def decode(self, y: Tensor, context: Tensor | None) -> Tensor:
         """Return the reconstruction of the input from the layer's output and the switches of its pooling."""
-        hidden, size = self.layer.pooled(y), self.layer.pool_size
-        if context is not None:
-            hidden = functional.unpool_with_switches(hidden, context, size)
-        elif size > 1:
-            hidden = F.interpolate(hidden, scale_factor=size)
+        pooled = self.layer.pooled(y)
+        if context is None:
+            hidden = self.layer.spread(pooled)
+        else:
+            hidden = functional.unpool_with_switches(pooled, context, self.layer.pool_size)
         x = self._decode_hidden(hidden)
         return x.sigmoid() if self.reconstruction == "cross_entropy" else x
 

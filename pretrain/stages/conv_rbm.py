@@ -318,11 +318,9 @@ class ConvRBM(Stage):
 
     def decode(self, y: Tensor, context: object) -> Tensor:
         """Return the visible units' mean given the layer's output, each pooled unit spread over its window."""
-        size = self.layer.pool_size
-        h = self.layer.pooled(y)
-        h = F.interpolate(h, scale_factor=size) if size > 1 else h
+        h = self.layer.spread(self.layer.pooled(y))
         if self.pooling == "probabilistic":  # one unit of a window at most is on: each has its share
-            h = h / size**2
+            h = h / self.layer.pool_size**2
         return self.rbm.visible_mean(h)
 
     @torch.no_grad()

@@ -1,4 +1,4 @@
-"""One layer of the ConvNet: convolution, activation, max-pooling, and a common scale."""
+"""One layer of the ConvNet: convolution, activation, pooling, and a common scale."""
 
 import math
 from collections.abc import Callable
@@ -62,7 +62,7 @@ LEAST_SPREAD = 0.1  # of the greatest: a map that hardly moves is not blown up
 
 
 class Layer(nn.Module):
-    """One layer of the ConvNet: convolution, activation, max-pooling, and what brings its output to a common scale.
+    """One layer of the ConvNet: convolution, activation, pooling, and what brings its output to a common scale.
 
     Parameters
     ----------
@@ -179,6 +179,10 @@ class Layer(nn.Module):
     def pooled(self, y: Tensor) -> Tensor:
         """Undo `normalised`: return what the pool had put out, of the same shape (N, C', H'', W'')."""
         return y / self.scale[:, None, None] + self.shift[:, None, None]
+
+    def spread(self, pooled: Tensor) -> Tensor:
+        """Give every place under a pooled value, (N, C, H, W), that value: (N, C, H pool, W pool)."""
+        return F.interpolate(pooled, scale_factor=self.pool_size) if self.pool_size > 1 else pooled
 
     @property
     def bounds(self) -> Bounds:
