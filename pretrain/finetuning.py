@@ -1,6 +1,7 @@
 """Training an assembled ConvNet end to end on the labels there are."""
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,6 +41,9 @@ class Finetuning(Optimisation):
     mixup : float
         Learn from mixtures of two images, their shares drawn from Beta(mixup, mixup); 0 for none. See
         `pretrain.data.augmentation.mixup`.
+    l2_sp : float
+        Hold the layers to the weights that they start from, in place of `weight_decay`, which the head keeps: each
+        update moves them back by the share ``learning rate x l2_sp`` of the way. See `towards_start`.
     head : {"random", "ridge", "logistic"}
         Where the head starts: at random; or fitted to the outputs of the layers as they are, see `pretrain.heads`.
         With `freeze`, `steps` may be 0 then.
@@ -67,6 +71,7 @@ class Finetuning(Optimisation):
     crop: int = 4
     flip: bool = True
     mixup: float = 0.0
+    l2_sp: float = 0.0
     head: str = "random"
     freeze: bool = False
     head_steps: int = 0
@@ -89,6 +94,7 @@ class Finetuning(Optimisation):
         require_between("dropout", self.dropout, 0, 1)
         require_between("crop", self.crop, 0)
         require_between("mixup", self.mixup, 0)
+        require_between("l2_sp", self.l2_sp, 0)
         require_between("evaluate_every", self.evaluate_every, 1)
         require_between("patience", self.patience, 1)
 
@@ -199,15 +205,17 @@ def finetune(
     checks = len(data.validation) > 0
     if settings.early_stopping and not checks:
         raise UserError("finetuning.early_stopping needs validation images: give data.validation more than 0.")
+    optimizer = build_optimizer(_parameter_groups(network, settings), settings)
     loop = Loop(
         "finetune",
         network,
-        build_optimizer(_parameter_groups(network, settings), settings),
+        optimizer,
         settings,
         compute_gradients,
         seed,
         fabric,
         folder,
+        constrain=towards_start(optimizer) if settings.l2_sp else None,
         evaluate=validate if checks else None,
         evaluate_every=settings.evaluate_every,
         best="val_accuracy" if settings.early_stopping else None,
@@ -231,10 +239,42 @@ def _parameter_groups(network: ConvNet, settings: Finetuning) -> list[dict[str, 
     numbers = isinstance(multipliers, list) and all(isinstance(m, int | float) and m >= 0 for m in multipliers)
     if not numbers or len(multipliers) != count:
         raise UserError(f"layer_rates={given}: there are {count} layers; give a number for each, or one for all.")
+    if (share := settings.learning_rate * settings.l2_sp * max(multipliers)) > 1:
+        raise UserError(
+            f"l2_sp={settings.l2_sp:g} with learning_rate={settings.learning_rate:g} moves layers by {share:.0%} of "
+            "the way back to their start in one update: give a smaller one."
+        )
+    layers = {"l2_sp": settings.l2_sp, **({"weight_decay": 0.0} if settings.l2_sp else {})}
     groups = []
-    for module, multiplier in zip([*network.layers, network.head], [*multipliers, 1.0], strict=True):
-        groups.append({"params": list(module.parameters()), "rate": _Rate(settings, multiplier)})
-    return groups
+    for module, multiplier in zip(network.layers, multipliers, strict=True):
+        groups.append({"params": list(module.parameters()), "rate": _Rate(settings, multiplier), **layers})
+    return [*groups, {"params": list(network.head.parameters()), "rate": _Rate(settings, 1.0), "l2_sp": 0.0}]
+
+
+def towards_start(optimizer: torch.optim.Optimizer) -> Callable[[], None]:
+    """Return what pulls parameters towards where they are now, after an update: ``w <- w - lr l2_sp (w - start)``.
+
+    This is L2-SP, the penalty ``l2_sp / 2 ||w - start||^2``, decoupled from the gradient as AdamW's weight decay is.
+
+    Parameters
+    ----------
+    optimizer : torch.optim.Optimizer
+        Each of its groups has a strength, "l2_sp", and a learning rate, "lr".
+
+    References
+    ----------
+    Li, Grandvalet and Davoine (2018), Explicit inductive bias for transfer learning with convolutional networks.
+    ICML.
+    """
+    starts = [[parameter.detach().clone() for parameter in group["params"]] for group in optimizer.param_groups]
+
+    @torch.no_grad()
+    def pull() -> None:
+        for group, start in zip(optimizer.param_groups, starts, strict=True):
+            for parameter, began in zip(group["params"], start, strict=True):
+                parameter.lerp_(began, group["lr"] * group["l2_sp"])
+
+    return pull
 
 
 @dataclass

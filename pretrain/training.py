@@ -191,7 +191,7 @@ class Loop:
     folder : RunFolder, optional
         Where to log and keep checkpoints.
     constrain : callable, optional
-        Puts parameters back where they may be, after each update.
+        Puts parameters back where they may be, or pulls them there, after each update.
     diagnose : callable
         Takes the metrics and the learning rate, and says what is wrong, or None while training goes well; asked
         whenever metrics are logged.

@@ -28,11 +28,14 @@ def bits(network):
     return torch.cat([parameter.detach().flatten() for parameter in network.parameters()])
 
 
-@pytest.mark.parametrize("alpha", [0.0, 0.5])
-def test_the_plain_case_is_torchs_own_training_on_mixtures_too(alpha, network, digits, fabric):
-    plain = {"crop": 0, "dropout": 0.0, "label_smoothing": 0.0, "warmup": 0.0, "weight_decay": 0.0, "mixup": alpha}
-    settings = replace(SETTINGS, schedule="constant", **plain)
+@pytest.mark.parametrize(("alpha", "l2_sp"), [(0.0, 0.0), (0.5, 0.0), (0.0, 10.0)])
+def test_the_plain_case_is_torchs_own_training_on_mixtures_and_held_to_the_start_too(
+    alpha, l2_sp, network, digits, fabric
+):
+    plain = {"crop": 0, "dropout": 0.0, "label_smoothing": 0.0, "warmup": 0.0, "weight_decay": 0.0}
+    settings = replace(SETTINGS, schedule="constant", mixup=alpha, l2_sp=l2_sp, **plain)
     theirs = copy.deepcopy(network).eval()
+    start = [parameter.detach().clone() for parameter in theirs.layers.parameters()]
     finetune(network, digits, labels=50, seed=3, settings=settings, fabric=fabric)
     subset = digits.train.subset(label_subset(digits.train.labels, 50, 3))
     order = BatchOrder(50, 16, 3, "finetune")
@@ -45,6 +48,8 @@ def test_the_plain_case_is_torchs_own_training_on_mixtures_too(alpha, network, d
         optimizer.zero_grad()
         F.cross_entropy(theirs(images), target).backward()
         optimizer.step()
+        for parameter, began in zip(theirs.layers.parameters(), start, strict=True):
+            parameter.data -= settings.learning_rate * l2_sp * (parameter.data - began)
     torch.testing.assert_close(bits(network), bits(theirs), rtol=1e-4, atol=1e-5)
 
 
@@ -80,6 +85,16 @@ def test_a_layer_with_rate_zero_stays_and_the_rates_are_as_many_as_the_layers(ne
         finetune(network, digits, labels=50, settings=replace(SETTINGS, layer_rates=[1.0]), fabric=fabric)
 
 
+def test_l2_sp_at_its_strongest_freezes_the_layers_and_decays_the_head_alone(network, digits, fabric):
+    still = replace(SETTINGS, warmup=0.0, schedule="constant", learning_rate=0.1, weight_decay=0.01)
+    frozen, held = copy.deepcopy(network), copy.deepcopy(network)
+    finetune(frozen, digits, labels=50, settings=replace(still, freeze=True), fabric=fabric)
+    finetune(held, digits, labels=50, settings=replace(still, l2_sp=10.0), fabric=fabric)
+    torch.testing.assert_close(bits(held), bits(frozen))
+    with pytest.raises(UserError, match="moves layers by 200% of the way back"):
+        finetune(network, digits, labels=50, settings=replace(still, l2_sp=20.0), fabric=fabric)
+
+
 def test_the_same_seed_gives_the_same_bits(network, digits, fabric):
     copies = [copy.deepcopy(network) for _ in range(3)]
     for each, seed in zip(copies, (0, 0, 1), strict=True):
@@ -89,7 +104,7 @@ def test_the_same_seed_gives_the_same_bits(network, digits, fabric):
 
 
 def test_an_interrupted_run_goes_on_to_the_same_bits(network, digits, fabric, tmp_path, monkeypatch):
-    settings = replace(SETTINGS, head_steps=4, early_stopping=True)
+    settings = replace(SETTINGS, head_steps=4, early_stopping=True, l2_sp=5.0)
     whole, first, second = (copy.deepcopy(network) for _ in range(3))
     expected = finetune(whole, digits, labels=50, settings=settings, fabric=fabric)
     monkeypatch.setattr("pretrain.training.CHECKPOINT_EVERY", 0.0)
