@@ -141,6 +141,12 @@ def test_the_verdict_comes_first_with_what_to_bear_in_mind(out):
     assert "each tried the same 4 settings at each label budget" in page
 
 
+def test_where_tuning_froze_the_layers_the_page_says_so(tmp_path, make):
+    options = ("labels=[20,50]", "tuning=sgd", "+tuning.space.freeze=[true,false]")
+    page = page_of(write_report(make(tmp_path / "run", *options)).path.parent)  # the first is the best by construction
+    assert "Tuning left the layers as they were for scratch (20, 50 labels), pretrained (20, 50 labels)." in page
+
+
 def test_without_tuning_and_seeds_the_page_says_so(tmp_path, make):
     page = page_of(write_report(make(tmp_path / "run", "labels=[20]", "seeds=[0,1]")).path.parent)
     assert "all arms ran with the same settings, which somebody chose" in page
@@ -172,7 +178,7 @@ def test_the_report_is_a_function_of_the_folder(out):
 
 
 def test_every_figure_is_a_file_of_its_own_and_those_of_a_former_report_go(out):
-    panel = ("trained-end-to-end", "fewer-layers-kept", "fewer-unlabelled-images", "frozen-layers")
+    panel = ("main-arms", "fewer-layers-kept", "fewer-unlabelled-images", "frozen-layers")
     names = {f"{kind}-{title}" for kind in ("accuracy", "differences") for title in panel}
     names |= {f"{kind}-{labels}-labels" for kind in ("time", "probes") for labels in BUDGETS}
     names |= {"labels-saved", "layers-kept", "unlabelled-images"}
@@ -223,7 +229,7 @@ def test_frozen_arms_and_crowds_have_panels_of_their_own(configure):
     assert shown["frozen layers"] == ["scratch", *FROZEN]
     assert shown["fewer layers kept"] == ["scratch", "pretrained-1"]
     assert shown["fewer unlabelled images"] == ["scratch", "pool-100"]
-    assert shown["trained end to end, 2"] == ["scratch", "more-2", "more-3"]
+    assert shown["main arms, 2"] == ["scratch", "more-2", "more-3"]
 
 
 def test_names_at_the_ends_of_lines_do_not_collide():

@@ -17,7 +17,7 @@ from pretrain.runs import Config
 from pretrain.statistics import Comparison, arm_estimates
 
 PANELS = (  # in their order
-    "trained end to end",
+    "main arms",
     "other pretraining",
     "fewer layers kept",
     "fewer unlabelled images",
@@ -52,17 +52,17 @@ def panels(config: Config) -> dict[str, list[str]]:
         for start in range(0, len(arms), CROWD):
             name = title if start == 0 else f"{title}, {start // CROWD + 1}"
             shown[name] = [config["baseline"], *(beside if title == other else []), *arms[start : start + CROWD]]
-    return shown or {"trained end to end": [config["baseline"]]}
+    return shown or {PANELS[0]: [config["baseline"]]}
 
 
 def _title(arm: str, config: Config) -> str:
     """Return which of `PANELS` an arm belongs to."""
-    whole, other, layers, images, frozen = PANELS
+    main, other, layers, images, frozen = PANELS
     if is_frozen(arm, config):
         return frozen
     settings = settings_of(arm, config)
     return next(
-        (title for key, title in (("upto", layers), ("pool", images), ("stack", other)) if key in settings), whole
+        (title for key, title in (("upto", layers), ("pool", images), ("stack", other)) if key in settings), main
     )
 
 

@@ -33,7 +33,7 @@ def is_variant(arm: str, config: Config) -> bool:
 
 
 def main_arm(config: Config) -> str | None:
-    """Return the arm that the verdict is of: the first of the comparison's own pretraining, trained end to end."""
+    """Return the arm of the verdict: the first of the comparison's own pretraining that may train all layers."""
     others = [arm for arm in config["arms"] if arm != config["baseline"]]
     pretrained = [arm for arm in others if settings_of(arm, config).get("init") == "pretrained"]
     whole = [arm for arm in pretrained if not is_variant(arm, config) and not is_frozen(arm, config)]
@@ -82,7 +82,7 @@ def caveats(results: Results, comparisons: list[Comparison], matched: list[Compa
         lines.append(f"The verdict rests on as few as {paired}; a claim needs {ENOUGH} or more.")
     elif fewest < len(config["seeds"]):
         lines.append(f"Some comparisons rest on {fewest} of {len(config['seeds'])} seeds: the other runs are missing.")
-    return [*lines, _tuned_equally(config), *_matched(results.config, of_main, matched)]
+    return [*lines, _tuned_equally(config), *_frozen_by_tuning(results), *_matched(config, of_main, matched)]
 
 
 def _tuned_equally(config: Config) -> str:
@@ -101,6 +101,21 @@ def _tuned_equally(config: Config) -> str:
         f"images and on other seeds ({seeds}) than those of the runs"
         + (f"; but {'; '.join(exempt)}." if exempt else ".")
     )
+
+
+def _frozen_by_tuning(results: Results) -> list[str]:
+    """Say where tuning chose to leave the layers of an arm as they are."""
+    tried = results.trials
+    if "freeze" not in tried:
+        return []
+    chosen = tried[(tried["chosen"] == "yes") & (tried["freeze"] == True)]  # noqa: E712
+    budgets = chosen.drop_duplicates(["arm", "labels"]).groupby("arm", sort=False)["labels"]
+    arms = [
+        f"{arm} ({', '.join(f'{labels:,}' for labels in where)} labels)"
+        for arm, where in budgets
+        if not is_frozen(str(arm), results.config)
+    ]
+    return [f"Tuning left the layers as they were for {', '.join(arms)}."] if arms else []
 
 
 def _matched(config: Config, of_main: list[Comparison], matched: list[Comparison]) -> list[str]:
