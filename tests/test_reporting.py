@@ -147,6 +147,12 @@ def test_where_tuning_froze_the_layers_the_page_says_so(tmp_path, make):
     assert "Tuning left the layers as they were for scratch (20, 50 labels), pretrained (20, 50 labels)." in page
 
 
+def test_a_trial_without_a_setting_that_others_try_has_a_gap_in_its_place(tmp_path, make):
+    page = text_of(write_report(make(tmp_path / "run", "labels=[20]", "tuning=transfer")).path.parent)
+    assert "| 20 | 3 | 1000 | 0.004 | adamw | - | - | - | - | - |" in page
+    assert "| 20 | 6 | 1000 | - | - | - | - | ridge | True | 0 |" in page
+
+
 def test_without_tuning_and_seeds_the_page_says_so(tmp_path, make):
     page = page_of(write_report(make(tmp_path / "run", "labels=[20]", "seeds=[0,1]")).path.parent)
     assert "all arms ran with the same settings, which somebody chose" in page
@@ -311,7 +317,8 @@ def test_there_is_no_report_of_what_is_not_there(tmp_path):
             "Nothing is trained after that. Tuning replaces",
         ),
         ("tuning=none", "Tuning", "No setting was tuned"),
-        ("tuning.trials=2", "Tuning", "2 combinations of optimizer in sgd; learning_rate in 0.005, 0.02"),
+        ("tuning.trials=2", "Tuning", "2 combinations of (optimizer=sgd; learning_rate in 0.005, 0.02"),
+        ("tuning=transfer", "Tuning", "0.004) or (optimizer=adamw; learning_rate=0.001; l2_sp=10; mixup=1) or"),
         ("tuning.seeds=[8,9]", "Tuning", "each of the seeds 8, 9"),
         ("seeds=[4,5]", "Seeds and pairing", "Seeds: 4, 5."),
         ("labels=[30]", "Statistics", "two-sided paired t test. A verdict"),

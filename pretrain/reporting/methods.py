@@ -244,8 +244,7 @@ def _tuning(config: Config) -> str:
     tuning, tried = tuning_of(config), _tried(config)
     if not tried:
         return "No setting was tuned: every arm ran with the recipe above, which somebody chose."
-    spaces = ["; ".join(f"{key} in {_value(values)}" for key, values in each.items()) for each in tuning.spaces]
-    space = " or ".join(spaces)
+    space = " or ".join(_space(each) for each in tuning.spaces)
     drawn = "every combination" if tuning.trials is None else f"{len(tried)} combinations"
     listed = "; ".join(settings_in_words(candidate) for candidate in tried)
     which = "" if tuning.trials is None else f" They are: {listed}."
@@ -255,6 +254,12 @@ def _tuning(config: Config) -> str:
         f"{seeds}, which no run has.{which} The runs use the settings with the best mean accuracy on validation "
         "images. No trial opened the test split. What an arm sets itself is left alone."
     )
+
+
+def _space(space: dict[str, list[Any]]) -> str:
+    """Return the values that tuning combines, in brackets."""
+    settings = [f"{key}{'=' if len(values) == 1 else ' in '}{_value(values)}" for key, values in space.items()]
+    return f"({'; '.join(settings)})"
 
 
 def _pairing(config: Config) -> str:

@@ -143,5 +143,7 @@ def _outcome(row: Any) -> list[str]:
 
 
 def _plain(value: object) -> str:
-    """Return a setting as one would type it; pandas makes floats of a column of numbers that has gaps."""
+    """Return a setting as one would type it; pandas makes floats of a column of numbers that has gaps, which stay."""
+    if value is None or value != value:
+        return NONE
     return f"{value:g}" if isinstance(value, float) else str(value)
