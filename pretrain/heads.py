@@ -19,6 +19,7 @@ from pretrain.evaluation import INVERSE_STRENGTHS, top_features
 from pretrain.network import ConvNet
 
 HEADS = ("random", "ridge", "logistic")
+CHUNK = 4096  # images whose features are at a time in double precision
 PENALTIES = tuple(10 ** (k / 2) for k in range(12, 1, -1))  # of ridge regression, times the sum of the squared weights
 
 Linear = tuple[np.ndarray, np.ndarray]  # weights, (classes, features), and biases, (classes,)
@@ -114,14 +115,30 @@ def _ridge(x: np.ndarray, targets: np.ndarray) -> Iterator[tuple[float, np.ndarr
 
     x, (N, D), and targets, (N, classes), have zero mean. One eigendecomposition serves all the penalties: of x'x, or
     of xx', which has the same eigenvalues but for zeros, whichever is smaller. scikit-learn has a search over penalties
-    in this way for cross-validation alone, and copies x.
+    in this way for cross-validation alone, and copies x. The eigenvalues may span more than single precision can tell
+    apart, so all is done in double.
     """
     wide = x.shape[0] < x.shape[1]
-    values, vectors = eigh(x @ x.T if wide else x.T @ x, overwrite_a=True, check_finite=False)
-    rotated = vectors.T @ (targets if wide else x.T @ targets)
+    if wide:
+        double = x.astype(np.float64)
+        gram, right = double @ double.T, targets
+    else:
+        gram, right = _products(x, targets)
+    values, vectors = eigh(gram, overwrite_a=True, check_finite=False)
+    rotated = vectors.T @ right
     for penalty in PENALTIES:
         solved = vectors @ (rotated / (values + penalty)[:, None])
         yield penalty, (x.T @ solved if wide else solved).T
+
+
+def _products(x: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return x'x, (D, D), and x'targets, (D, classes), a chunk of images after the other, to copy no more."""
+    squares, moments = np.zeros((x.shape[1], x.shape[1])), np.zeros((x.shape[1], targets.shape[1]))
+    for start in range(0, len(x), CHUNK):
+        part = x[start : start + CHUNK].astype(np.float64)
+        squares += part.T @ part
+        moments += part.T @ targets[start : start + CHUNK]
+    return squares, moments
 
 
 def _calibration(logits: np.ndarray, labels: np.ndarray) -> float:

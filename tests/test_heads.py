@@ -1,10 +1,11 @@
 import copy
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from sklearn.linear_model import LogisticRegression, RidgeClassifier
+from sklearn.linear_model import LogisticRegression, Ridge, RidgeClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
@@ -12,7 +13,7 @@ import pretrain
 from pretrain.data import Labelled
 from pretrain.errors import UserError
 from pretrain.evaluation import INVERSE_STRENGTHS
-from pretrain.heads import PENALTIES, fit_head
+from pretrain.heads import PENALTIES, _ridge, fit_head
 
 SETTINGS = pretrain.Finetuning(steps=0, batch_size=16, crop=1, flip=False, freeze=True, head="ridge")
 
@@ -54,6 +55,16 @@ def test_a_ridge_head_gives_the_classes_of_scikit_learns_best(network, digits, c
     fit_head(network, train, validation, "ridge", flip=False)
     predicted = network.predict_proba(validation.images).argmax(dim=1)
     assert (predicted.numpy() == expected.predict(features(network, validation))).mean() > 0.995  # but for ties
+
+
+def test_ridge_regression_is_scikit_learns_where_one_direction_has_nearly_all_the_variance():
+    draw = np.random.default_rng(0)
+    x = draw.normal(size=(6000, 1)) + 0.02 * draw.normal(size=(6000, 100))
+    x = (x - x.mean(axis=0)).astype(np.float32)
+    targets = (x @ draw.normal(size=(100, 3))).astype(np.float32)
+    for penalty, weights in _ridge(x, targets):
+        expected = Ridge(alpha=penalty, fit_intercept=False, solver="svd").fit(x.astype(float), targets.astype(float))
+        np.testing.assert_allclose(weights, expected.coef_, rtol=1e-5, atol=1e-7)
 
 
 @pytest.mark.parametrize("how", ["ridge", "logistic"])
