@@ -120,8 +120,8 @@ def _ridge(x: np.ndarray, targets: np.ndarray) -> Iterator[tuple[float, np.ndarr
     """
     wide = x.shape[0] < x.shape[1]
     if wide:
-        double = x.astype(np.float64)
-        gram, right = double @ double.T, targets
+        x = x.astype(np.float64)  # once, and not for each penalty
+        gram, right = x @ x.T, targets
     else:
         gram, right = _products(x, targets)
     values, vectors = eigh(gram, overwrite_a=True, check_finite=False)
