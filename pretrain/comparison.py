@@ -208,6 +208,8 @@ def _check(config: Config) -> None:
     for name in config["arms"]:
         arm = arm_of(name, config)
         arm.check(name, len(stage_settings(config["stack"])))
+        if arm.matched and not any(_usual(other, config) for other in config["arms"]):
+            raise UserError(f"arms.{name}.matched: no arm is pretrained in the usual way (init: pretrained alone).")
         if unknown := arm.stack.keys() - config["stack"].keys():
             raise UserError(f"arms.{name}.stack.{min(unknown)}: a stack has only {', '.join(config['stack'])}.")
         for tuned in [{}, *(tuning.candidates() if tuning.trials != 0 else [])]:
@@ -239,6 +241,12 @@ def _check_data(config: Config, data: Dataset) -> None:
         if differing := differing_settings(network, own):
             changed = first_few([f"{key} is {after}, not {before}" for key, (before, after) in differing.items()])
             raise UserError(f"arms.{name}.stack changes the network, which all arms share: {changed}.")
+
+
+def _usual(name: str, config: Config) -> bool:
+    """Say whether an arm keeps all of everybody's pretraining."""
+    arm = arm_of(name, config)
+    return arm.init == "pretrained" and (arm.upto, arm.pool, arm.stack) == (None, None, {})
 
 
 def _network(stack: Config, data: Dataset) -> Config:

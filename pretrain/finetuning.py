@@ -1,8 +1,10 @@
 """Training an assembled ConvNet end to end on the labels there are."""
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -21,7 +23,7 @@ from pretrain.preprocessing import unit_range
 from pretrain.runs import RunFolder
 from pretrain.seeding import generator
 from pretrain.stages import Metrics
-from pretrain.training import BatchOrder, Loop, Optimisation, build_optimizer, schedule_factor, share_out
+from pretrain.training import BatchOrder, Loop, Optimisation, Schedule, build_optimizer, share_out
 
 
 @dataclass
@@ -50,13 +52,14 @@ class Finetuning(Optimisation):
     freeze : bool
         Train the head only: the layers stay as they are.
     head_steps : int
-        First so many of the steps train the head only; then all learn, with a new warm-up.
+        First so many of the steps train the head only; then all learn, with a new warm-up. Nothing with `freeze`.
     layer_rates : list of float or float
         Learning-rate multiplier of each layer, from the input upwards, or one for all. The head's is 1.
     evaluate_every : int
         Steps from one validation to the next.
     early_stopping : bool
-        Stop when validation accuracy has not risen for `patience` validations, and go back to the best.
+        Stop when validation accuracy has not risen for `patience` validations, of those in which all learn that is
+        to, and go back to the best.
     patience : int
         See `early_stopping`.
     """
@@ -85,11 +88,16 @@ class Finetuning(Optimisation):
         """A head that is fitted, on layers that are frozen, needs no training."""
         return 0 if self.freeze and self.head != "random" else 1
 
+    @property
+    def alone(self) -> int:
+        """Steps in which the head learns alone before the layers join it: none where they never do."""
+        return 0 if self.freeze else self.head_steps
+
     def __post_init__(self) -> None:
         """Refuse values that cannot be meant."""
         super().__post_init__()
         choose("head", self.head, HEADS)
-        require_between("head_steps", self.head_steps, 0, max(self.steps - 1, 0))
+        require_between("head_steps", self.head_steps, 0, math.inf if self.freeze else self.steps - 1)
         require_between("label_smoothing", self.label_smoothing, 0, 1)
         require_between("dropout", self.dropout, 0, 1)
         require_between("crop", self.crop, 0)
@@ -181,7 +189,7 @@ def finetune(
     smoothing = settings.label_smoothing
 
     def compute_gradients(step: int) -> Metrics:
-        set_trainable(network.layers, not settings.freeze and step >= settings.head_steps)
+        set_trainable(network.layers, not settings.freeze and step >= settings.alone)
         positions = share_out(order(step), fabric)
         draw = generator(seed, "finetune", "augment", step, fabric.global_rank)
         images = random_crop(subset.images[positions].to(fabric.device), settings.crop, draw)
@@ -220,6 +228,7 @@ def finetune(
         evaluate_every=settings.evaluate_every,
         best="val_accuracy" if settings.early_stopping else None,
         patience=settings.patience,
+        impatient_from=settings.alone,
         seconds=time.monotonic() - started,
     )
     loop.run()
@@ -244,11 +253,12 @@ def _parameter_groups(network: ConvNet, settings: Finetuning) -> list[dict[str, 
             f"l2_sp={settings.l2_sp:g} with learning_rate={settings.learning_rate:g} moves layers by {share:.0%} of "
             "the way back to their start in one update: give a smaller one."
         )
+    schedule = partial(Schedule, settings, first=settings.alone)
     layers = {"l2_sp": settings.l2_sp, **({"weight_decay": 0.0} if settings.l2_sp else {})}
     groups = []
     for module, multiplier in zip(network.layers, multipliers, strict=True):
-        groups.append({"params": list(module.parameters()), "rate": _Rate(settings, multiplier), **layers})
-    return [*groups, {"params": list(network.head.parameters()), "rate": _Rate(settings, 1.0), "l2_sp": 0.0}]
+        groups.append({"params": list(module.parameters()), "schedule": schedule(multiplier), **layers})
+    return [*groups, {"params": list(network.head.parameters()), "schedule": schedule(1.0), "l2_sp": 0.0}]
 
 
 def towards_start(optimizer: torch.optim.Optimizer) -> Callable[[], None]:
@@ -275,17 +285,3 @@ def towards_start(optimizer: torch.optim.Optimizer) -> Callable[[], None]:
                 parameter.lerp_(began, group["lr"] * group["l2_sp"])
 
     return pull
-
-
-@dataclass
-class _Rate:
-    """Learning rate of a group: one schedule while the head learns alone, and one for the rest."""
-
-    settings: Finetuning
-    multiplier: float
-
-    def __call__(self, step: int) -> float:
-        first = self.settings.head_steps
-        steps = first if step < first else self.settings.steps - first
-        factor = schedule_factor(step if step < first else step - first, self.settings, steps)
-        return self.settings.learning_rate * self.multiplier * factor

@@ -15,7 +15,7 @@ from pretrain.seeding import generator
 from pretrain.stack import SAMPLE, Stack, bounds_of
 from pretrain.stages import Metrics, Stage
 from pretrain.stages.layer import Bounds
-from pretrain.training import BatchOrder, Loop, Optimisation, build_optimizer, schedule_factor, share_out
+from pretrain.training import BatchOrder, Loop, Optimisation, Schedule, build_optimizer, share_out
 
 HEALTH_CHECKS = 20  # of a stage in training
 HEALTH_SAMPLE = 200  # images of each
@@ -160,9 +160,6 @@ def fit_stage(
         both = inputs.views(positions, stage.views, generator(seed, name, "views", step, fabric.global_rank))
         return stage.accumulate_grad(both, draw)
 
-    def rate(step: int) -> float:
-        return settings.learning_rate * schedule_factor(step, settings, settings.steps)
-
     unseen = _sample(held_out, seed)[:HEALTH_SAMPLE] if held_out else None
 
     def health() -> Metrics:
@@ -179,7 +176,7 @@ def fit_stage(
     loop = Loop(
         name,
         stage,
-        build_optimizer([{"params": parameters, "rate": rate}], settings),
+        build_optimizer([{"params": parameters, "schedule": Schedule(settings)}], settings),
         settings,
         compute_gradients,
         seed,

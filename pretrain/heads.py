@@ -53,7 +53,8 @@ def fit_head(network: ConvNet, train: Labelled, validation: Labelled, how: str, 
         Images that it learns from, and those that choose.
     how : {"ridge", "logistic"}
         Least squares on the classes' indicators (Hoerl and Kennard 1970), then scaled so that the cross-entropy of the
-        validation images is least (Guo et al. 2017); or multinomial logistic regression. Both with an L2 penalty.
+        validation images is least (Guo et al. 2017; with the prior of Platt 1999); or multinomial logistic regression.
+        Both with an L2 penalty.
     flip : bool
         Learn from the images and their mirror images.
 
@@ -66,6 +67,7 @@ def fit_head(network: ConvNet, train: Labelled, validation: Labelled, how: str, 
     ----------
     Hoerl and Kennard (1970), Ridge regression: biased estimation for nonorthogonal problems. Technometrics 12.
     Guo, Pleiss, Sun and Weinberger (2017), On calibration of modern neural networks. ICML, section 4.2.
+    Platt (1999), Probabilistic outputs for support vector machines. Advances in Large Margin Classifiers, section 2.2.
     """
     if not len(validation):
         raise UserError(f"finetuning.head={how} needs validation images: give data.validation more than 0.")
@@ -142,9 +144,16 @@ def _products(x: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarra
 
 
 def _calibration(logits: np.ndarray, labels: np.ndarray) -> float:
-    """Return the factor of the logits, (N, classes), that makes the cross-entropy least."""
+    """Return the factor of the logits, (N, classes), that makes the cross-entropy least.
+
+    As if there were one label more of each class, spread evenly over the images: Platt's prior, without which the
+    factor would have no bound where every image is classified correctly.
+    """
+    count, classes = logits.shape
+    prior = classes / (count + classes)
 
     def loss(log_factor: float) -> float:
-        return float(-log_softmax(np.exp(log_factor) * logits, axis=1)[np.arange(len(labels)), labels].mean())
+        logp = log_softmax(np.exp(log_factor) * logits, axis=1)
+        return -float((1 - prior) * logp[np.arange(count), labels].mean() + prior * logp.mean())
 
     return float(np.exp(minimize_scalar(loss, bounds=(-5, 15), method="bounded").x))

@@ -84,15 +84,53 @@ class Optimisation:
         """Momentum of the warm-up."""
         return self.momentum if self.initial_momentum is None else self.initial_momentum
 
+    def warm_steps(self, steps: int) -> int:
+        """Return how many of the steps are the warm-up."""
+        return math.ceil(self.warmup * steps)
+
 
 def schedule_factor(step: int, settings: Optimisation, steps: int) -> float:
     """Return what the learning rate is multiplied by at `step` of `steps`, counted from 0: in (0, 1]."""
-    warm = math.ceil(settings.warmup * steps)
+    warm = settings.warm_steps(steps)
     if step < warm:
         return (step + 1) / (warm + 1)
     if settings.schedule == "constant":
         return 1.0
     return 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Learning rate and momentum of a group of parameters at each step.
+
+    Attributes
+    ----------
+    settings : Optimisation
+        Of the run.
+    multiplier : float
+        Of the learning rate.
+    first : int
+        So many steps are a phase of their own, from warm-up to the end of the schedule, and the rest are another.
+    """
+
+    settings: Optimisation
+    multiplier: float = 1.0
+    first: int = 0
+
+    def rate(self, step: int) -> float:
+        """Return the learning rate."""
+        return self.settings.learning_rate * self.multiplier * schedule_factor(*self._place(step))
+
+    def momentum(self, step: int) -> float:
+        """Return SGD's momentum."""
+        place, settings, steps = self._place(step)
+        return settings.first_momentum if place < settings.warm_steps(steps) else settings.momentum
+
+    def _place(self, step: int) -> tuple[int, Optimisation, int]:
+        """Return where in its phase a step is, and of how many."""
+        if step < self.first:
+            return step, self.settings, self.first
+        return step - self.first, self.settings, self.settings.steps - self.first
 
 
 def build_optimizer(groups: list[dict[str, Any]], settings: Optimisation) -> torch.optim.Optimizer:
@@ -179,7 +217,7 @@ class Loop:
     module : nn.Module
         What learns; its state goes into the checkpoints.
     optimizer : torch.optim.Optimizer
-        Over its parameters. A group's "rate" is called with the step and gives its learning rate.
+        Over its parameters. Each group has a "schedule", a `Schedule`.
     settings : Optimisation
         Steps and batch size.
     compute_gradients : callable
@@ -203,6 +241,8 @@ class Loop:
         A metric of `evaluate`: stop once it has not risen for `patience` evaluations, and go back to its best.
     patience : int
         See `best`.
+    impatient_from : int
+        The step from which on a rise is waited for.
     """
 
     name: str
@@ -219,6 +259,7 @@ class Loop:
     evaluate_every: int = 100
     best: str | None = None
     patience: int = 5
+    impatient_from: int = 0
     step: int = 0
     seconds: float = 0.0
     best_value: float = -math.inf
@@ -259,11 +300,10 @@ class Loop:
         started = time.monotonic()
         # Dropout and the like take no generator: each step seeds the global one by its name.
         torch.manual_seed(derive_seed(self.seed, self.name, "step", self.step, self.fabric.global_rank))
-        warming_up = self.step < math.ceil(self.settings.warmup * self.settings.steps)
         for group in self.optimizer.param_groups:
-            group["lr"] = group["rate"](self.step)
+            group["lr"] = group["schedule"].rate(self.step)
             if "momentum" in group:
-                group["momentum"] = self.settings.first_momentum if warming_up else self.settings.momentum
+                group["momentum"] = group["schedule"].momentum(self.step)
         self.optimizer.zero_grad(set_to_none=True)
         with self.fabric.autocast():
             metrics = self.compute_gradients(self.step)
@@ -307,7 +347,8 @@ class Loop:
         return metrics
 
     def _stale(self) -> bool:
-        return self.best is not None and self.step - self.best_step >= self.patience * self.evaluate_every
+        waited = self.step - max(self.best_step, self.impatient_from)
+        return self.best is not None and waited >= self.patience * self.evaluate_every
 
     def _save(self) -> None:
         if self.folder:

@@ -36,9 +36,9 @@ class Tuning:
             require_between("tuning.trials", self.trials, 0)
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
             raise UserError(f"tuning.seeds={self.seeds}: give a list without repeats.")
+        if not self.spaces or not all(isinstance(part, dict) for part in self.spaces):
+            raise UserError(f"tuning.space={self.space}: give the values to try of each setting, under its name.")
         for part in self.spaces:
-            if not isinstance(part, dict):
-                raise UserError(f"tuning.space={self.space}: give the values to try of each setting, under its name.")
             for key, values in part.items():
                 if not isinstance(values, list) or not values:
                     raise UserError(f"tuning.space.{key}={values}: give a list of values to try.")

@@ -136,6 +136,7 @@ def test_an_arm_may_be_added_but_not_changed(out, configure):
         ("+arms.pretrained.stack={normalisation:none}", "normalisation is none, not scale"),
         ("+arms.pretrained.stack={stages:{stage2:{loss:x}}}", "arms.pretrained: stack.stages.stage2.loss: there is no"),
         ("+arms.pretrained.matched=true", "arms.pretrained.matched is of arms from scratch"),
+        ("~arms.pretrained ~arms.pretrained-frozen +arms.scratch.matched=true", "arms.scratch.matched: no arm is pre"),
         ("+arms.pretrained.finetuning.drop_out=0", "arms.pretrained.finetuning.drop_out: .*did you mean dropout?"),
         ("finetuning.head=ridge data.validation=0", "finetuning.head needs validation images"),
         ("+arms.pretrained.finetuning.head_steps=1000", "arms.pretrained.finetuning: head_steps=1000"),

@@ -23,6 +23,12 @@ def test_bytes_and_floats_have_the_same_views():
     torch.testing.assert_close(Views()(pixels, generator(1)), Views()(pixels.float() / 255, generator(1)))
 
 
+def test_views_do_not_depend_on_the_precision_of_the_run():
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        views = Views()(images(), generator(1))
+    assert torch.equal(views, Views()(images(), generator(1)))
+
+
 def test_half_of_the_views_are_mirrored():
     x = images(400)
     views = Views(**{**NONE, "flip": True})(x, generator(1))

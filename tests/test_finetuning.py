@@ -75,6 +75,18 @@ def test_the_head_goes_first_and_then_all_learn(network, digits, fabric, monkeyp
     assert learning == [False] * 5 + [True] * 7
 
 
+def test_early_stopping_waits_for_the_layers_to_learn(network, digits, fabric):
+    settings = replace(SETTINGS, learning_rate=0.0, head_steps=8, early_stopping=True, evaluate_every=1, patience=2)
+    assert finetune(network, digits, labels=50, settings=settings, fabric=fabric).steps == 10
+
+
+def test_where_layers_are_frozen_the_head_needs_no_phase_of_its_own(network, digits, fabric):
+    frozen, other = replace(SETTINGS, freeze=True), copy.deepcopy(network)
+    finetune(network, digits, labels=50, settings=frozen, fabric=fabric)
+    finetune(other, digits, labels=50, settings=replace(frozen, head_steps=100), fabric=fabric)
+    assert torch.equal(bits(network), bits(other))
+
+
 def test_a_layer_with_rate_zero_stays_and_the_rates_are_as_many_as_the_layers(network, digits, fabric):
     before = copy.deepcopy(network)
     settings = replace(SETTINGS, layer_rates=[0.0, 1.0], weight_decay=0.0)

@@ -83,8 +83,19 @@ def test_a_ridge_heads_logits_have_the_scale_of_the_least_cross_entropy(network,
     fit_head(network, digits.train.subset(torch.arange(80)), digits.validation, "ridge", flip=False)
     with torch.no_grad():
         logits = network(digits.validation.images)
-    fitted, *others = (F.cross_entropy(factor * logits, digits.validation.labels) for factor in (1, 0.9, 1.1))
+    labels = digits.validation.labels
+    prior = 10 / (len(labels) + 10)  # Platt's
+    fitted, *others = (F.cross_entropy(f * logits, labels, label_smoothing=prior) for f in (1, 0.98, 1.02))
     assert fitted < min(others)
+
+
+def test_images_that_are_all_classified_correctly_do_not_scale_the_logits_without_bound(network, digits):
+    one = two_classes(digits.train).subset(torch.zeros(15, dtype=torch.long))
+    network = pretrain.ConvNet(network.preprocessing, network.layers, network.image_shape, ["0", "1"]).eval()
+    fitted = fit_head(network, two_classes(digits.train), one, "ridge", flip=False)
+    assert fitted.penalties[fitted.penalty] == 1
+    probabilities = network.predict_proba(one.images)[torch.arange(15), one.labels]
+    assert probabilities.numpy() == pytest.approx(16 / 17, abs=1e-4)  # (n + 1) / (n + 2), Platt's target
 
 
 def test_with_flip_the_mirror_images_are_learnt_too(network, digits):

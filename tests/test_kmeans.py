@@ -134,12 +134,23 @@ def distance_of(filters):
     return stage.accumulate_grad(inputs().double(), generator(0, "distance"))["distance"]
 
 
-@pytest.mark.parametrize("kind", [pretrain.ConvAutoencoder, pretrain.ConvRBM])
-def test_other_stages_start_from_whitened_patches(kind):
+@pytest.mark.parametrize(("kind", "padding"), [(pretrain.ConvAutoencoder, 1), (pretrain.ConvRBM, 0)])
+def test_other_stages_start_from_whitened_patches(kind, padding):
     filters = start(kind, "patches")
     torch.testing.assert_close(filters.norm(), start(kind, "random").norm())
-    same_draw = centroids(prepared()).float()
+    same_draw = centroids(prepared(padding=padding)).float()
     torch.testing.assert_close(F.cosine_similarity(filters, same_draw), torch.ones(6))
+
+
+def test_a_filter_as_large_as_the_image_starts_as_a_whitened_image():
+    images = inputs(40, channels=1, side=8)
+    machine = pretrain.ConvRBM(1, 6, kernel_size=8, pool=1, filters="patches")
+    machine.prepare(images, BOUNDS, generator(0, "prepare"))
+    other = pretrain.KMeans(1, 6, kernel_size=8, padding=0, pool=1)
+    other.prepare(images, BOUNDS, generator(0, "prepare"))
+    whitened = other._whitened(contrast_normalised(images.flatten(1), other.flat))
+    nearest = F.normalize(machine.layer.conv.weight.detach().flatten(1)) @ whitened.T
+    assert nearest.max(dim=1).values.numpy() == pytest.approx(1, abs=1e-5)
 
 
 @pytest.mark.parametrize("kind", [pretrain.ConvAutoencoder, pretrain.ConvRBM])

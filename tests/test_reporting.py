@@ -141,6 +141,19 @@ def test_the_verdict_comes_first_with_what_to_bear_in_mind(out):
     assert "each tried the same 4 settings at each label budget" in page
 
 
+def test_settings_that_arms_keep_to_themselves_are_named(tmp_path, make):
+    ridge = "finetuning: {freeze: true, head: ridge, steps: 0}"
+    options = (
+        *("labels=[20]", "tuning.trials=2", "+tuning.space.learning_rate=[0.01,0.1]"),
+        *(f"++arms.pretrained-frozen={{init: pretrained, {ridge}}}", f"++arms.random-frozen={{{ridge}}}"),
+        "++arms.pretrained={init: pretrained, finetuning: {mixup: 1.0}}",
+    )
+    out = make(tmp_path / "run", *options)
+    write_report(out)
+    own = "pretrained has its own mixup; pretrained-frozen, random-frozen have their own head, steps"
+    assert f"those of the runs; but {own}." in text_of(out)
+
+
 def test_where_tuning_froze_the_layers_the_page_says_so(tmp_path, make):
     options = ("labels=[20,50]", "tuning=sgd", "+tuning.space.freeze=[true,false]")
     page = page_of(write_report(make(tmp_path / "run", *options)).path.parent)  # the first is the best by construction
@@ -307,6 +320,7 @@ def test_there_is_no_report_of_what_is_not_there(tmp_path):
         ("finetuning.crop=0", "Fine-tuning", "Images are not augmented"),
         ("finetuning.schedule=constant", "Fine-tuning", "then constant"),
         ("finetuning.early_stopping=true", "Fine-tuning", "Training stops after 5 validations without a rise"),
+        ("finetuning.l2_sp=10", "Fine-tuning", "(L2-SP, strength 10), in place of weight decay, which the head keeps."),
         ("finetuning.head=ridge", "Fine-tuning", "The head is fitted by ridge regression on the standardised outputs"),
         ("finetuning.head=ridge", "Seeds and pairing", "The arms of one seed see the same labels, so each is compared"),
         ("+arms.scratch.finetuning.head=ridge", "Seeds and pairing", "see the same labels, so each is compared"),

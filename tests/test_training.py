@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from pretrain.errors import UserError
-from pretrain.training import BatchOrder, Loop, Optimisation, build_optimizer, schedule_factor
+from pretrain.training import BatchOrder, Loop, Optimisation, Schedule, build_optimizer, schedule_factor
 
 
 def test_cosine_schedule_is_torchs_after_the_warm_up():
@@ -23,6 +23,15 @@ def test_warm_up_rises_linearly_to_the_full_rate():
     settings = Optimisation(warmup=0.1, schedule="constant")
     factors = [schedule_factor(step, settings, 40) for step in range(6)]
     assert factors == pytest.approx([1 / 5, 2 / 5, 3 / 5, 4 / 5, 1, 1])
+
+
+def test_each_phase_of_a_schedule_warms_up_its_rate_and_its_momentum():
+    settings = Optimisation(steps=12, learning_rate=0.5, warmup=0.5, schedule="constant", initial_momentum=0.1)
+    schedule = Schedule(settings, multiplier=2.0, first=4)
+    assert [schedule.rate(step) for step in range(12)] == pytest.approx(
+        [1 / 3, 2 / 3, 1, 1, 1 / 5, 2 / 5, 3 / 5, 4 / 5, 1, 1, 1, 1]
+    )
+    assert [schedule.momentum(step) for step in range(12)] == [0.1, 0.1, 0.9, 0.9, *[0.1] * 4, *[0.9] * 4]
 
 
 def test_a_pass_shows_each_image_once_and_the_next_in_another_order():
@@ -51,8 +60,9 @@ def test_biases_are_not_decayed():
 
 
 def loop(fabric, module, compute_gradients, **options):
-    settings = Optimisation(steps=options.pop("steps", 10), optimizer="sgd", learning_rate=0.1, warmup=0.0)
-    groups = [{"params": list(module.parameters()), "rate": lambda step: 0.1}]
+    plain = {"optimizer": "sgd", "learning_rate": 0.1, "warmup": 0.0, "schedule": "constant"}
+    settings = Optimisation(steps=options.pop("steps", 10), **plain)
+    groups = [{"params": list(module.parameters()), "schedule": Schedule(settings)}]
     return Loop("x", module, build_optimizer(groups, settings), settings, compute_gradients, 0, fabric, **options)
 
 
@@ -82,9 +92,14 @@ def test_a_loss_that_is_no_number_stops_the_run_and_names_the_learning_rate(fabr
 
 
 @pytest.mark.parametrize(
-    ("values", "steps", "best"), [([0.1, 0.5, 0.7, 0.6, 0.6, 0.9], 8, 2), ([0.8, 0.5, 0.7, 0.9], 4, 0)]
+    ("values", "start", "steps", "best"),
+    [
+        ([0.1, 0.5, 0.7, 0.6, 0.6, 0.9], 0, 8, 2),
+        ([0.8, 0.5, 0.7, 0.9], 0, 4, 0),
+        ([0.8, 0.5, 0.7, 0.7, 0.9, 0.6, 0.6], 4, 12, 4),
+    ],
 )
-def test_early_stopping_goes_back_to_the_best_or_to_the_start(fabric, values, steps, best):
+def test_early_stopping_goes_back_to_the_best_or_to_the_start(fabric, values, start, steps, best):
     module = nn.Linear(1, 1, bias=False)
     accuracies = iter(values)
     seen = []
@@ -97,7 +112,8 @@ def test_early_stopping_goes_back_to_the_best_or_to_the_start(fabric, values, st
         seen.append(module.weight.detach().clone())
         return {"val_accuracy": next(accuracies)}
 
-    run = loop(fabric, module, compute, steps=50, evaluate=evaluate, evaluate_every=2, best="val_accuracy", patience=2)
+    checks = {"evaluate": evaluate, "evaluate_every": 2, "best": "val_accuracy", "patience": 2}
+    run = loop(fabric, module, compute, steps=50, **checks, impatient_from=start)
     run.run()
     assert run.step == steps
     assert torch.equal(module.weight, seen[best])

@@ -43,6 +43,7 @@ def test_a_candidate_that_failed_once_is_ruled_out():
     [
         ({"space": {"learning_rate": 0.1}}, r"tuning.space.learning_rate=0.1: give a list"),
         ({"space": {"learning_rate": []}}, "give a list of values"),
+        ({"space": []}, r"tuning.space=\[\]: give the values to try of each setting"),
         ({"space": [3]}, r"tuning.space=\[3\]: give the values to try of each setting"),
         ({"seeds": [1, 1]}, "without repeats"),
         ({"trials": -1}, "at least 0"),

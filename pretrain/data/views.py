@@ -72,7 +72,8 @@ class Views:
         generator : torch.Generator
             On the CPU.
         """
-        return self._recolour(self._resized_crop(unit_range(images), generator), generator)
+        with torch.autocast(images.device.type, enabled=False):  # or crops are some tenths of a pixel off
+            return self._recolour(self._resized_crop(unit_range(images), generator), generator)
 
     def _resized_crop(self, x: Tensor, generator: torch.Generator) -> Tensor:
         """Cut a rectangle out of each image, mirrored or not, and bring it to the view's size (bilinear)."""

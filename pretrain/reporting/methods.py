@@ -179,7 +179,8 @@ def _training(s: Finetuning) -> str:
     elif s.head_steps:
         text += f" Only the head learns in the first {_count(s.head_steps, 'step')}."
     if s.l2_sp:
-        text += f" The layers are held to the weights that they start from (L2-SP, strength {s.l2_sp:g})."
+        text += f" The layers are held to the weights that they start from (L2-SP, strength {s.l2_sp:g}), in "
+        text += "place of weight decay, which the head keeps."
     if s.layer_rates != 1.0:
         text += f" The layers' learning rates are multiplied by {_value(s.layer_rates)}."
     if s.early_stopping:

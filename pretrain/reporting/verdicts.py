@@ -87,10 +87,7 @@ def caveats(results: Results, comparisons: list[Comparison], matched: list[Compa
 
 def _tuned_equally(config: Config) -> str:
     tuning = tuning_of(config)
-    own = {arm: sorted(settings_of(arm, config).get("finetuning") or {}) for arm in config["arms"]}
-    exempt = [
-        f"{arm} has its own {', '.join(keys)}" for arm, keys in own.items() if keys and not is_frozen(arm, config)
-    ]
+    exempt = _own_settings(config)
     if tuning.trials == 0:
         chosen = "Nothing was tuned: all arms ran with the same settings, which somebody chose"
         return f"{chosen}{'; but ' + '; '.join(exempt) if exempt else ''}. They may suit one better."
@@ -101,6 +98,18 @@ def _tuned_equally(config: Config) -> str:
         f"images and on other seeds ({seeds}) than those of the runs"
         + (f"; but {'; '.join(exempt)}." if exempt else ".")
     )
+
+
+def _own_settings(config: Config) -> list[str]:
+    """Name the settings that arms keep to themselves, but for that of frozen layers, which says what such an arm is."""
+    owners = defaultdict(list)
+    for arm in config["arms"]:
+        owners[", ".join(sorted({*(settings_of(arm, config).get("finetuning") or {})} - {"freeze"}))].append(arm)
+    return [
+        f"{', '.join(arms)} {'has its' if len(arms) == 1 else 'have their'} own {settings}"
+        for settings, arms in owners.items()
+        if settings
+    ]
 
 
 def _frozen_by_tuning(results: Results) -> list[str]:

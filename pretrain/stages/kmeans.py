@@ -215,8 +215,9 @@ def start_from_patches(conv: nn.Conv2d, images: Tensor, how: str, generator: tor
     choose("filters", how, FILTERS)
     if how == "random":
         return
+    channels, side, padding = (conv.in_channels, conv.out_channels), conv.kernel_size[0], int(conv.padding[0])
     with seeded(0, "start from patches"):  # what is drawn here is overwritten, but no stream of the caller's moves
-        stage = KMeans(conv.in_channels, conv.out_channels, conv.kernel_size[0], patches=FEW).to(images.device)
+        stage = KMeans(*channels, kernel_size=side, padding=padding, patches=FEW).to(images.device)
     stage.prepare(images, (images.new_empty(0), images.new_empty(0)), generator)
     for _ in range(PASSES if how == "kmeans" else 0):
         stage.accumulate_grad(images, generator)
