@@ -22,8 +22,9 @@ class Tuning:
         Settings tried for each arm and budget; 0 for none, None for all that the space has.
     seeds : list of int
         Of the trials. The runs that count have others, so that no arm is judged by the draws it was chosen on.
-    space : dict of str to list, or list of such
-        Values of fine-tuning settings, of which every combination can be tried; of a list, those of each in turn.
+    space : dict of str to list, or dict of str to such
+        Values of fine-tuning settings, of which every combination can be tried; of several spaces, each under a name of
+        its own, those of each in turn.
     """
 
     trials: int | None = 0
@@ -36,8 +37,12 @@ class Tuning:
             require_between("tuning.trials", self.trials, 0)
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
             raise UserError(f"tuning.seeds={self.seeds}: give a list without repeats.")
-        if not self.spaces or not all(isinstance(part, dict) for part in self.spaces):
+        if not isinstance(self.space, dict | None):
             raise UserError(f"tuning.space={self.space}: give the values to try of each setting, under its name.")
+        named = [name for name, part in (self.space or {}).items() if isinstance(part, dict)]
+        loose = [name for name in self.space or {} if name not in named]
+        if named and loose:
+            raise UserError(f"tuning.space.{loose[0]} belongs in a space: give tuning.space.{named[0]}.{loose[0]}.")
         for part in self.spaces:
             for key, values in part.items():
                 if not isinstance(values, list) or not values:
@@ -46,7 +51,9 @@ class Tuning:
     @property
     def spaces(self) -> list[dict[str, list[Any]]]:
         """The spaces that are searched one after the other, of which there is mostly one."""
-        return self.space if isinstance(self.space, list) else [{} if self.space is None else self.space]
+        space = self.space or {}
+        parts = [part for part in space.values() if isinstance(part, dict)]
+        return parts or [space]
 
     def candidates(self) -> list[Config]:
         """Return the settings to try, the same for every arm: all of the space, or a random part of it."""

@@ -42,7 +42,7 @@ def folder(tmp_path_factory):
     return root
 
 
-DATA = ["data=folder", "data.root=photos", "data.image_size=16", "data.validation=8"]
+DATA = ["data=folder", "stack=cae_small", "data.root=photos", "data.image_size=16", "data.validation=8"]
 
 
 def test_from_images_to_predictions(folder):
@@ -73,7 +73,7 @@ def test_from_images_to_predictions(folder):
 def test_paths_with_accents_brackets_and_a_home_folder_are_taken_as_they_are(folder):
     odd = folder / "été (2)"
     odd.symlink_to(folder / "photos")
-    options = ["data=folder", "data.image_size=16", "data.validation=8", *SMALL]
+    options = ["data=folder", "stack=cae_small", "data.image_size=16", "data.validation=8", *SMALL]
     stage = run(folder, "stage", *options, "data.root=~/été (2)", "out=~/runs/ô", "upto=1")
     assert stage.returncode == 0, stage.stderr
     assert (folder / "runs/ô/stack.pt").exists()

@@ -91,6 +91,7 @@ def test_a_comparison_on_other_images_is_refused_and_keeps_its_runs(tmp_path, co
         value = 40 * k + 20 * (name == "light") + 5 * (split == "test")
         Image.new("L", (8, 8), value).save(root / split / name / f"{k}.png")
     data = ["data=folder", f"data.root={root}", "data.image_size=8", "data.channels=1", "data.cache=null"]
+    data.append("stack=cae_small")
     options = [f"out={tmp_path / 'run'}", *data, *GRID, "labels=[4]", "seeds=[0]", "finetuning.crop=1"]
     assert compare(configure("compare", *options)) == []
     before = summaries(tmp_path / "run")

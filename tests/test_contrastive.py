@@ -80,7 +80,7 @@ def test_settings_that_cannot_be_meant_are_refused(options):
 
 def test_views_that_are_too_small_for_the_layers_are_refused_before_anything_is_trained():
     images = torch.zeros(4, 3, 16, 16)
-    layers = [Contrastive(3, 4), Contrastive(4, 4, size=8)]
+    layers = [Contrastive(3, 4), Contrastive(4, 4, size=0.5)]
     assert len(Stack(layers, images)) == 2  # 8 pixels are pooled to 4 and to 2
-    with pytest.raises(UserError, match=r"stage 2, size=2: views do not go through the layers: stage 2\.pool"):
-        Stack([Contrastive(3, 4), Contrastive(4, 4, size=2)], images)
+    with pytest.raises(UserError, match=r"stage 2, size=0.1: views do not go through the layers: stage 2\.pool"):
+        Stack([Contrastive(3, 4), Contrastive(4, 4, size=0.1)], images)

@@ -21,9 +21,10 @@ def test_a_part_of_a_space_has_no_repeats_and_is_the_same_each_time():
 
 
 def test_several_spaces_are_searched_one_after_the_other():
-    spaces = [{"optimizer": ["sgd"], "learning_rate": [0.1]}, {"optimizer": ["adamw"], "learning_rate": [0.001, 0.01]}]
-    assert len(Tuning(trials=None, space=spaces).candidates()) == 3
-    assert typed(Tuning, {"trials": None, "space": spaces}).spaces == spaces  # as a configuration gives them
+    sgd, adamw = {"optimizer": ["sgd"]}, {"optimizer": ["adamw"], "learning_rate": [0.001, 0.01]}
+    spaces = {"a": sgd, "b": adamw}
+    assert Tuning(trials=None, space=spaces).candidates() == [*ParameterGrid(sgd), *ParameterGrid(adamw)]
+    assert typed(Tuning, {"trials": None, "space": spaces}).spaces == [sgd, adamw]  # as a configuration gives them
     assert typed(Tuning, {"space": SPACE}).spaces == [SPACE]
 
 
@@ -43,6 +44,7 @@ def test_a_candidate_that_failed_once_is_ruled_out():
     [
         ({"space": {"learning_rate": 0.1}}, r"tuning.space.learning_rate=0.1: give a list"),
         ({"space": {"learning_rate": []}}, "give a list of values"),
+        ({"space": {"a": SPACE, "dropout": [0.1]}}, r"dropout belongs in a space: give tuning.space.a.dropout"),
         ({"space": []}, r"tuning.space=\[\]: give the values to try of each setting"),
         ({"space": [3]}, r"tuning.space=\[3\]: give the values to try of each setting"),
         ({"seeds": [1, 1]}, "without repeats"),

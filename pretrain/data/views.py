@@ -23,10 +23,10 @@ class Views:
     ----------
     crop : float
         Least share of the image's area that a crop has, above 0; 1 for no crops.
-    size : int or None
-        Shorter side of a view in pixels; None for that of the image. Crops that are enlarged to the image's size show
-        everything larger than the network will see it later, which a smaller size makes up for (Touvron et al. 2019),
-        at less cost.
+    size : float
+        Sides of a view, as a share of those of the image. Crops that are enlarged to the image's size show everything
+        larger than the network will see it later, which a smaller size makes up for (Touvron et al. 2019), at less
+        cost.
     flip : bool
         Mirror half of the views left to right; wrong for digits and text.
     jitter : float
@@ -43,7 +43,7 @@ class Views:
     """
 
     crop: float = 0.25
-    size: int | None = None
+    size: float = 1.0
     flip: bool = True
     jitter: float = 0.4
     grey: float = 0.2
@@ -51,15 +51,14 @@ class Views:
     def __post_init__(self) -> None:
         """Refuse values that cannot be meant."""
         require_between("crop", self.crop, 0.01, 1)
-        if self.size is not None:
-            require_between("size", self.size, 1)
+        require_between("size", self.size, 0.01, 4)
         require_between("jitter", self.jitter, 0, 1)
         require_between("grey", self.grey, 0, 1)
 
     def shape(self, image_shape: Sequence[int]) -> tuple[int, int, int]:
         """Return the volume (C, H', W') of a view of an image of volume (C, H, W)."""
         channels, *sides = image_shape
-        height, width = (round(side * self.size / min(sides)) if self.size else side for side in sides)
+        height, width = (max(1, round(side * self.size)) for side in sides)
         return channels, height, width
 
     def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:

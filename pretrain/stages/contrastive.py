@@ -74,7 +74,7 @@ class Contrastive(AutogradStage):
         hidden: int = 256,
         projection: int = 64,
         crop: float = 0.25,
-        size: int | None = None,
+        size: float = 1.0,
         flip: bool = True,
         jitter: float = 0.4,
         grey: float = 0.2,
