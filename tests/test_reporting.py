@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from dataclasses import replace
 from xml.etree import ElementTree
 
 import numpy as np
@@ -20,6 +21,7 @@ from pretrain.reporting.figures import panels
 from pretrain.reporting.methods import methods
 from pretrain.reporting.results import COLUMNS, read_results
 from pretrain.reporting.side_by_side import unique_names, welch, write_side_by_side
+from pretrain.reporting.verdicts import caveats
 from pretrain.runs import RunFolder
 from pretrain.statistics import compare_arms
 
@@ -139,6 +141,14 @@ def test_the_verdict_comes_first_with_what_to_bear_in_mind(out):
         "With 20, 50, 200 labels pretraining helps against scratch, but no gain shows against scratch-matched" in page
     )
     assert "each tried the same 4 settings at each label budget" in page
+    assert "The test split has 50 images: one of them is 2 points." in page
+
+
+def test_with_all_labels_the_seeds_share_them_and_that_is_said(out):
+    results = read_results(out)
+    assert not any("every seed learns from the same" in line for line in caveats(results, [], []))
+    results = replace(results, config={**results.config, "labels": [20, "all"]})
+    assert any("every seed learns from the same" in line for line in caveats(results, [], []))
 
 
 def test_settings_that_arms_keep_to_themselves_are_named(tmp_path, make):

@@ -82,5 +82,8 @@ def label_subset(labels: Tensor, budget: int | None, seed: int) -> Tensor:
         return torch.arange(len(labels))
     classes = len(labels.unique())
     if not classes <= budget <= len(labels):
-        raise UserError(f"labels={budget}: give a number from {classes} (one a class) to {len(labels)}, or labels=all.")
+        raise UserError(
+            f"labels={budget}: give a number from {classes} (one a class) to {len(labels)} (the images that validation "
+            "leaves for training), or labels=all."
+        )
     return stratified_order(labels, seed, "labels")[:budget].sort().values

@@ -9,6 +9,7 @@ from pretrain.reporting.results import Results
 from pretrain.runs import Config
 from pretrain.statistics import Comparison, compare_arms
 
+FEW = 1000  # test images, with less of which their number is told
 SAID = {
     "helps": "helped with {}",
     "hurts": "hurt with {}",
@@ -82,7 +83,8 @@ def caveats(results: Results, comparisons: list[Comparison], matched: list[Compa
         lines.append(f"The verdict rests on as few as {paired}; a claim needs {ENOUGH} or more.")
     elif fewest < len(config["seeds"]):
         lines.append(f"Some comparisons rest on {fewest} of {len(config['seeds'])} seeds: the other runs are missing.")
-    return [*lines, _tuned_equally(config), *_frozen_by_tuning(results), *_matched(config, of_main, matched)]
+    chosen = [_tuned_equally(config), *_frozen_by_tuning(results)]
+    return [*lines, *chosen, *_matched(config, of_main, matched), *_few_images(results)]
 
 
 def _tuned_equally(config: Config) -> str:
@@ -98,6 +100,20 @@ def _tuned_equally(config: Config) -> str:
         f"images and on other seeds ({seeds}) than those of the runs"
         + (f"; but {'; '.join(exempt)}." if exempt else ".")
     )
+
+
+def _few_images(results: Results) -> list[str]:
+    """Say where seeds share their labels, and where there are few test images."""
+    lines = []
+    if "all" in results.config["labels"]:
+        lines.append(
+            "With all labels every seed learns from the same ones: intervals say what another training would give, not "
+            "what other labels would."
+        )
+    if results.test_images and results.test_images < FEW:
+        share = 100 / results.test_images
+        lines.append(f"The test split has {results.test_images:,} images: one of them is {share:.2g} points.")
+    return lines
 
 
 def _own_settings(config: Config) -> list[str]:
