@@ -91,7 +91,7 @@ def test_smaller_views_cost_less_in_the_layers_below_and_in_the_update():
         stack = pretrain.Stack(layers, images()[:, :, :side, :side])
         return stage_flops(stack, 1, pretrain.Optimisation(steps=10, batch_size=8), 20)
 
-    assert cost(size=4, side=8) == cost(size=None, side=4) < cost(size=None, side=8)
+    assert cost(size=0.5, side=8) == cost(size=1, side=4) < cost(size=1, side=8)
 
 
 def test_the_search_for_centroids_before_training_is_counted():
