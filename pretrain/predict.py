@@ -31,6 +31,8 @@ def main(config: Config) -> None:
         for path, row in zip(decoded.paths, probabilities.tolist(), strict=True):
             best = network.classes[row.index(max(row))]
             writer.writerow([path, best, *(f"{p:.4f}" for p in row)])
+    if config["out"]:
+        print(f"{len(decoded.images)} images classified: {config['out']}")
     for skip in decoded.skipped:
         print(f"skipped {skip.path}: {skip.reason}", file=sys.stderr)
 

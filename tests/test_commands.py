@@ -67,6 +67,9 @@ def test_from_images_to_predictions(folder):
     for row in rows:
         assert row["class"] == row["file"].split("/")[-2]
         assert float(row["dark"]) + float(row["light"]) == pytest.approx(1, abs=1e-3)
+    written = run(folder, "predict", "run=runs/ft", "images=photos/test", "out=runs/classes.csv")
+    assert written.stdout == "12 images classified: runs/classes.csv\n"
+    assert (folder / "runs/classes.csv").read_text() == predict.stdout
     assert {path.name for path in folder.iterdir()} <= {"photos", "runs", ".cache", ".config"}
 
 
