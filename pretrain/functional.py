@@ -123,11 +123,14 @@ def keep_maxima(h: Tensor, size: int) -> Tensor:
 def spatial_winner_take_all(h: Tensor) -> Tensor:
     """Keep the greatest activation of each map of each image, (N, C, H, W), and set the others to zero.
 
+    Of equals, which are common in half precision, the first.
+
     References
     ----------
     Makhzani and Frey (2015), Winner-take-all autoencoders, section 3.
     """
-    return h * (h == h.amax(dim=(2, 3), keepdim=True))
+    size = h.shape[2:]
+    return F.max_unpool2d(*F.max_pool2d(h, size, return_indices=True), size)
 
 
 def lifetime_winner_take_all(h: Tensor, share: float) -> Tensor:
@@ -141,8 +144,8 @@ def lifetime_winner_take_all(h: Tensor, share: float) -> Tensor:
     """
     peaks = h.amax(dim=(2, 3))  # (N, C)
     winners = max(1, round(share * len(h)))
-    threshold = peaks.topk(winners, dim=0).values[-1]  # (C,)
-    return h * (peaks >= threshold)[:, :, None, None]
+    won = torch.zeros_like(peaks).scatter(0, peaks.topk(winners, dim=0).indices, 1)
+    return h * won[:, :, None, None]
 
 
 def l1_penalty(h: Tensor) -> Tensor:

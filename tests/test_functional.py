@@ -130,6 +130,13 @@ def test_spatial_winner_take_all_keeps_the_one_greatest_activation_of_each_map()
             assert kept[n, c].flatten().tolist() == [value if k == winner else 0 for k, value in enumerate(flat)]
 
 
+def test_of_equal_activations_one_wins():
+    h = torch.ones(8, 3, 4, 4, dtype=torch.bfloat16)
+    kept = functional.spatial_winner_take_all(h)
+    assert (kept.sum(dim=(2, 3)) == 1).all()
+    assert (functional.lifetime_winner_take_all(kept, 0.25).sum(dim=(0, 2, 3)) == 2).all()
+
+
 @pytest.mark.parametrize(("share", "winners"), [(0.05, 1), (0.25, 2), (0.5, 4), (1.0, 8)])
 def test_lifetime_winner_take_all_keeps_the_images_with_the_strongest_peaks_of_each_map(share, winners):
     h = functional.spatial_winner_take_all(uniform(8, 3, 4, 4))

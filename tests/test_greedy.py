@@ -139,7 +139,16 @@ def test_a_rule_takes_its_own_steps(digits, fabric):
         fit_stages(stack, digits.unlabelled, settings, fabric=fabric)
 
 
-@pytest.mark.parametrize("stage", [pretrain.KMeans(1, 4, 3), pretrain.SoftHebb(1, 4, 3), pretrain.Contrastive(1, 4)])
+@pytest.mark.parametrize(
+    "stage",
+    [
+        pretrain.KMeans(1, 4, 3),
+        pretrain.SoftHebb(1, 4, 3),
+        pretrain.Contrastive(1, 4),
+        pretrain.ConvAutoencoder(1, 4, sparsity="lifetime_winner_take_all"),
+        pretrain.ConvAutoencoder(1, 4, activation="sigmoid", sparsity="kl"),
+    ],
+)
 def test_what_learns_from_whole_batches_is_refused_to_several_processes(stage, digits):
     inputs = Inputs(digits.unlabelled, nn.Sequential(pretrain.Standardise.identity(1)), pretrain.Device().launch(), 0)
     several = SimpleNamespace(world_size=2)

@@ -126,6 +126,7 @@ class ConvAutoencoder(AutogradStage):
         self.out_channels, self.filters = out_channels, filters
         self.unpooling, self.reconstruction = unpooling, reconstruction
         self.sparsity, self.sparsity_weight, self.sparsity_target = sparsity, sparsity_weight, sparsity_target
+        self.divisible = sparsity not in ("kl", "lifetime_winner_take_all")  # which look at the batch as a whole
         self.layer = Layer(
             in_channels,
             out_channels,
