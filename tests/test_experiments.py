@@ -5,9 +5,8 @@ import pytest
 from hydra import compose, initialize_config_dir
 from PIL import Image
 
-from pretrain.comparison import Worker, compare
+from pretrain.comparison import Worker
 from pretrain.config import CONF, plain
-from pretrain.errors import UserError
 from pretrain.grid import Cell
 
 EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
@@ -15,6 +14,7 @@ EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory):
+    """Return the settings of a folder of a few images."""
     folder, rng = tmp_path_factory.mktemp("photos"), np.random.default_rng(0)
     for split in ("train", "test"):
         for name in ("a", "b"):
@@ -22,7 +22,7 @@ def photos(tmp_path_factory):
             for k in range(10):
                 pixels = rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)
                 Image.fromarray(pixels).save(folder / split / name / f"{k}.png")
-    return folder
+    return ["data=folder", f"data.root={folder}", "data.cache=null", "data.validation=4"]
 
 
 def experiment(name, *overrides):
@@ -41,17 +41,9 @@ def test_its_file_opens_with_what_it_is_for(name):
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_its_arms_share_one_network_and_their_settings_are_known(name, photos, tmp_path):
-    data = ["data=folder", f"data.root={photos}", "data.cache=null", "data.validation=4"]
-    config = experiment(name, *([] if name == "digits" else data), "labels=[10]", f"out={tmp_path / 'run'}")
+    config = experiment(name, *([] if name == "digits" else photos), "labels=[10]", f"out={tmp_path / 'run'}")
     for arm in config["arms"].values():
         if "pool" in arm:
             arm["pool"] = 4  # of the few images here
     arms = {task.arm for task in Worker(config, started=0.0).tasks if isinstance(task, Cell)}
     assert arms == {*config["arms"]}
-
-
-def test_an_arm_of_another_network_is_found(photos, tmp_path):
-    data = ["data=folder", f"data.root={photos}", "data.cache=null", "data.validation=4", "labels=[4]"]
-    wider = "+arms.wider={init: pretrained, stack: {stages: {stage2: {out_channels: 64}}}}"
-    with pytest.raises(UserError, match=r"arms\.wider\.stack changes the network"):
-        compare(experiment("kinds", *data, wider, f"out={tmp_path / 'run'}"))
