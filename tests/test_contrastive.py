@@ -51,6 +51,16 @@ def test_the_order_of_the_images_does_not_matter_but_the_pairs_do():
     assert not torch.isclose(stage.losses(torch.cat([first[order], second]), generator(0))["loss"], loss)
 
 
+@pytest.mark.parametrize(("loss_per", "alone"), [("place", True), ("image", False)])
+def test_a_place_is_compared_with_itself_alone_if_asked_to(loss_per, alone):
+    stage, x = build(kernel_size=1, pool=1, grid=8, loss_per=loss_per), views()
+    before = stage.losses(x, generator(0))["loss"]
+    for view in x.chunk(2):  # another image there, in both of its views
+        view[:, :, 3, 5] = view[:, :, 3, 5].roll(1, 0)
+    after = stage.losses(x, generator(0))["loss"]
+    assert torch.isclose(after, before, rtol=1e-9) == alone
+
+
 def test_a_grid_finer_than_the_maps_is_the_maps():
     x = views()
     assert build(grid=4).losses(x, generator(0)) == build(grid=99).losses(x, generator(0))
@@ -72,7 +82,9 @@ def test_health_is_that_of_the_normalised_maps():
     assert figures["hidden_mean"] == pytest.approx(float(hidden.detach().mean()), rel=1e-4)
 
 
-@pytest.mark.parametrize("options", [{"loss": "hinge"}, {"temperature": 0}, {"crop": 0}, {"grid": 0}])
+@pytest.mark.parametrize(
+    "options", [{"loss": "hinge"}, {"loss_per": "pixel"}, {"temperature": 0}, {"crop": 0}, {"grid": 0}]
+)
 def test_settings_that_cannot_be_meant_are_refused(options):
     with pytest.raises(UserError, match=next(iter(options))):
         build(**options)

@@ -21,7 +21,8 @@ class Contrastive(AutogradStage):
     The layer's maps are normalised over the batch before its activation (Ioffe and Szegedy 2015); that becomes a part
     of its filters and biases at the end. Its output is averaged over a grid of places; at each of them the same small
     network, a projection head that is thrown away afterwards, looks at it; the mean of what it finds is compared
-    between views. No gradient reaches the layers below (Lowe, O'Connor and Veeling 2019).
+    between views, or what it finds at a place with what it finds there in the other view. No gradient reaches the
+    layers below (Lowe, O'Connor and Veeling 2019).
 
     Parameters
     ----------
@@ -34,6 +35,8 @@ class Contrastive(AutogradStage):
     loss : {"info_nce", "vicreg"}
         Find the other view of an image among those of the batch; or have both views agree while features vary and do
         not repeat each other. See `pretrain.functional`.
+    loss_per : {"image", "place"}
+        One loss of the mean over places, or the mean of a loss at each place.
     temperature : float
         Of "info_nce".
     grid : int
@@ -69,6 +72,7 @@ class Contrastive(AutogradStage):
         window: int | None = None,
         pooling: str = "max",
         loss: str = "info_nce",
+        loss_per: str = "image",
         temperature: float = 0.2,
         grid: int = 4,
         hidden: int = 256,
@@ -81,11 +85,13 @@ class Contrastive(AutogradStage):
     ):
         super().__init__()
         choose("loss", loss, ("info_nce", "vicreg"))
+        choose("loss_per", loss_per, ("image", "place"))
         require_between("temperature", temperature, 1e-3)
         for name, value in {"grid": grid, "hidden": hidden, "projection": projection}.items():
             require_between(name, value, 1)
         self.views = Views(crop, size, flip, jitter, grey)
-        self.out_channels, self.loss, self.temperature, self.grid = out_channels, loss, temperature, grid
+        self.out_channels, self.grid = out_channels, grid
+        self.loss, self.loss_per, self.temperature = loss, loss_per, temperature
         self.layer = Layer(
             in_channels,
             out_channels,
@@ -110,11 +116,18 @@ class Contrastive(AutogradStage):
             raise UserError("batch_size=1: views are compared with those of other images; give at least 2.")
         y = self.layer.pool(self._hidden(x))
         places = F.adaptive_avg_pool2d(y, (min(self.grid, y.shape[2]), min(self.grid, y.shape[3])))
-        z = self.head(places).mean(dim=(2, 3))
+        z = self.head(places)
+        if self.loss_per == "image":
+            z = z.mean(dim=(2, 3), keepdim=True)
         with torch.autocast(z.device.type, enabled=False):
-            first, second = z.to(torch.promote_types(z.dtype, torch.float32)).chunk(2)
-            loss = info_nce(first, second, self.temperature) if self.loss == "info_nce" else vicreg(first, second)
+            first, second = z.to(torch.promote_types(z.dtype, torch.float32)).flatten(2).chunk(2)
+            pairs = zip(first.unbind(2), second.unbind(2), strict=True)
+            loss = torch.stack([self._loss(*pair) for pair in pairs]).mean()
         return {"loss": loss, "similarity": F.cosine_similarity(first.detach(), second.detach()).mean()}
+
+    def _loss(self, first: Tensor, second: Tensor) -> Tensor:
+        """Return the loss of projections, (N, D), of two views of each image."""
+        return info_nce(first, second, self.temperature) if self.loss == "info_nce" else vicreg(first, second)
 
     def _hidden(self, x: Tensor) -> Tensor:
         """Return the activations before pooling of inputs, (N, C, H, W), normalised over them."""
