@@ -16,7 +16,7 @@ from pretrain.data.leakage import Count, Leakage
 from pretrain.errors import UserError
 from pretrain.grid import Cell, Pretraining, tasks
 from pretrain.reporting import write_report
-from pretrain.reporting.canvas import LINE, _apart
+from pretrain.reporting.canvas import LINE, Row, _apart, rows, styles
 from pretrain.reporting.figures import panels
 from pretrain.reporting.methods import methods
 from pretrain.reporting.results import COLUMNS, read_results
@@ -259,6 +259,16 @@ def test_frozen_arms_and_crowds_have_panels_of_their_own(configure):
     assert shown["fewer layers kept"] == ["scratch", "pretrained-1"]
     assert shown["fewer unlabelled images"] == ["scratch", "pool-100"]
     assert shown["main arms, 2"] == ["scratch", "more-2", "more-3"]
+
+
+def test_arms_of_one_budget_share_a_panel_and_each_has_one_row(configure):
+    more = [f"+arms.more-{k}={{init: pretrained}}" for k in range(9)]
+    shown = panels(configure("compare", "out=x", *more, "labels=[20]"))
+    assert shown["main arms"] == ["scratch", "pretrained", *(f"more-{k}" for k in range(9))]
+    groups = {arm: [Row("", 50.0, 49.0, 51.0, [50.0])] for arm in ("scratch", "pretrained")}
+    _, axes = rows(groups, styles(groups, "scratch"))
+    assert [tick.get_text() for tick in axes.get_yticklabels()] == ["scratch", "pretrained"]
+    assert [text.get_text() for text in axes.texts] == []
 
 
 def test_names_at_the_ends_of_lines_do_not_collide():

@@ -28,7 +28,7 @@ Style = dict[str, Any]
 
 @dataclass(frozen=True)
 class Row:
-    """A line of a figure of rows: what it is called, an estimate in percent, and the seeds it is of.
+    """A line of a figure of rows: what it is called within its group, an estimate in percent, and the seeds it is of.
 
     `low` and `high` are NaN where there is no interval to draw; `beside` is a value to compare with; `marker` stands in
     for the usual one.
@@ -104,18 +104,23 @@ def _apart(heights: Sequence[float]) -> list[float]:
 
 
 def rows(groups: Mapping[str, Sequence[Row]], looks: Mapping[str, Style]) -> tuple[Figure, Any]:
-    """Draw rows of intervals, those of a group below its name, each seed as a dot above its row."""
-    count = sum(1 + len(group) for group in groups.values())
+    """Draw rows of intervals, those of a group below its name, each seed as a dot above its row.
+
+    Where rows have no names, each is beside that of its group.
+    """
+    named = any(row.name for group in groups.values() for row in group)
+    count = sum(named + len(group) for group in groups.values())
     figure, axes = panel(0.75 + ROW * count)
     axes.grid(visible=False, axis="y")
     axes.grid(axis="x", color=GRID, linewidth=0.7)
     at, ticks = 0, {}
     for name, group in groups.items():
-        axes.text(0.01, at, name, transform=axes.get_yaxis_transform(), va="center", weight="bold")
-        for k, row in enumerate(group, at + 1):
+        if named:
+            axes.text(0.01, at, name, transform=axes.get_yaxis_transform(), va="center", weight="bold")
+        for k, row in enumerate(group, at + named):
             _row(axes, k, row, looks[name])
-            ticks[k] = row.name
-        at += 1 + len(group)
+            ticks[k] = row.name if named else name
+        at += named + len(group)
     axes.set_yticks(list(ticks), list(ticks.values()))
     axes.tick_params(axis="y", length=0)
     axes.set_ylim(count - 0.4, -0.6)

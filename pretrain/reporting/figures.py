@@ -23,7 +23,7 @@ PANELS = (  # in their order
     "fewer unlabelled images",
     "frozen layers",
 )
-CROWD = 4  # arms beside the baseline in one panel
+CROWD = 4  # lines beside the baseline's in one panel
 
 
 @dataclass(frozen=True)
@@ -37,11 +37,12 @@ class Drawing:
 
 
 def panels(config: Config) -> dict[str, list[str]]:
-    """Return which arms share a panel, by what they have in common: no more than a handful, the baseline in each.
+    """Return which arms share a panel, by what they have in common, the baseline in each.
 
     Frozen arms have their own, since they are often far below the others. Arms of another pretraining stand beside the
-    comparison's own.
+    comparison's own. No more than a handful are in one, but for those of one label budget, which have a row each.
     """
+    crowd = CROWD if len(config["labels"]) > 1 else len(config["arms"])
     groups: dict[str, list[str]] = {title: [] for title in PANELS}
     for arm in [arm for arm in config["arms"] if arm != config["baseline"]]:
         groups[_title(arm, config)].append(arm)
@@ -49,9 +50,9 @@ def panels(config: Config) -> dict[str, list[str]]:
     beside = [arm for arm in [main_arm(config)] if arm and arm not in groups[other]]
     shown = {}
     for title, arms in groups.items():
-        for start in range(0, len(arms), CROWD):
-            name = title if start == 0 else f"{title}, {start // CROWD + 1}"
-            shown[name] = [config["baseline"], *(beside if title == other else []), *arms[start : start + CROWD]]
+        for start in range(0, len(arms), crowd):
+            name = title if start == 0 else f"{title}, {start // crowd + 1}"
+            shown[name] = [config["baseline"], *(beside if title == other else []), *arms[start : start + crowd]]
     return shown or {PANELS[0]: [config["baseline"]]}
 
 
@@ -128,15 +129,17 @@ def differences(
     if not shown:
         return None
     table = seed_table(runs)
+    budgets = {c.labels for c in shown}
     groups: dict[str, list[Row]] = {}
     for c in shown:
         dots = 100 * (table[c.arm] - table[c.baseline]).dropna().loc[c.labels]
         low, high = spread([c.difference])[0]
-        row = Row(f"{c.labels:,} labels", 100 * c.difference.mean, low, high, list(dots))
+        row = Row(f"{c.labels:,} labels" if len(budgets) > 1 else "", 100 * c.difference.mean, low, high, list(dots))
         groups.setdefault(c.arm, []).append(row)
     figure, axes = rows(groups, looks)
     axes.axvline(0, color="black", linewidth=0.9, zorder=0.5)
-    axes.set_xlabel(f"points above {comparisons[0].baseline}, same seed")
+    only = f", {shown[0].labels:,} labels" if len(budgets) == 1 else ""
+    axes.set_xlabel(f"points above {shown[0].baseline}\nwith the same seed{only}")
     return figure
 
 
