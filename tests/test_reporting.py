@@ -183,6 +183,9 @@ def test_without_tuning_and_seeds_the_page_says_so(tmp_path, make):
     assert "too few seeds for a claim" in page
     assert "No arm from scratch was given the compute of pretraining" in page
     assert "tuned equally" not in page
+    frozen = ("labels=[20]", "seeds=[0,1]", "baseline=random-frozen")
+    page = page_of(write_report(make(tmp_path / "frozen", *frozen)).path.parent)  # no training changes its layers
+    assert "the compute of pretraining" not in page
 
 
 def test_the_page_stands_alone(out):

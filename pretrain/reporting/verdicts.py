@@ -148,6 +148,8 @@ def _matched(config: Config, of_main: list[Comparison], matched: list[Comparison
     arm = matched_arm(config)
     if settings_of(config["baseline"], config).get("matched"):
         return [f"{config['baseline']} was given the compute of pretraining."]
+    if is_frozen(config["baseline"], config):  # whose layers no training changes
+        return []
     if arm is None:
         return ["No arm from scratch was given the compute of pretraining: a gain may be had by training longer."]
     equal = {c.labels: c.verdict for c in matched}
