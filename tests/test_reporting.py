@@ -188,6 +188,14 @@ def test_without_tuning_and_seeds_the_page_says_so(tmp_path, make):
     assert "the compute of pretraining" not in page
 
 
+def test_that_many_arms_are_compared_is_said(tmp_path, make):
+    few = page_of(write_report(make(tmp_path / "few", "labels=[20]")).path.parent)
+    assert "nothing is corrected for their number" not in few
+    more = [f"+arms.more-{k}={{init: pretrained}}" for k in range(3)]
+    many = page_of(write_report(make(tmp_path / "many", "labels=[20]", *more)).path.parent)
+    assert "6 arms are compared, and nothing is corrected for their number" in many
+
+
 def test_the_page_stands_alone(out):
     page = page_of(out)
     loads = re.findall(r"(?:src|href)\s*=\s*[\"']([^\"'#][^\"']{0,40})", page) + re.findall(r"url\(([^)#]{1,40})", page)

@@ -10,6 +10,7 @@ from pretrain.runs import Config
 from pretrain.statistics import Comparison, compare_arms
 
 FEW = 1000  # test images, with less of which their number is told
+MANY = 5  # arms compared, with more of which their number is told
 SAID = {
     "helps": "helped with {}",
     "hurts": "hurt with {}",
@@ -84,7 +85,7 @@ def caveats(results: Results, comparisons: list[Comparison], matched: list[Compa
     elif fewest < len(config["seeds"]):
         lines.append(f"Some comparisons rest on {fewest} of {len(config['seeds'])} seeds: the other runs are missing.")
     chosen = [_tuned_equally(config), *_frozen_by_tuning(results)]
-    return [*lines, *chosen, *_matched(config, of_main, matched), *_few_images(results)]
+    return [*lines, *chosen, *_matched(config, of_main, matched), *_few_images(results), *_many_arms(comparisons)]
 
 
 def _tuned_equally(config: Config) -> str:
@@ -114,6 +115,17 @@ def _few_images(results: Results) -> list[str]:
         share = 100 / results.test_images
         lines.append(f"The test split has {results.test_images:,} images: one of them is {share:.2g} points.")
     return lines
+
+
+def _many_arms(comparisons: list[Comparison]) -> list[str]:
+    """Say how many arms are compared where a chance finding among them would be no surprise."""
+    arms = len({c.arm for c in comparisons})
+    if arms <= MANY:
+        return []
+    return [
+        f"{arms} arms are compared, and nothing is corrected for their number: of 20 that change nothing, about one "
+        "would be said to help or hurt."
+    ]
 
 
 def _own_settings(config: Config) -> list[str]:
