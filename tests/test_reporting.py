@@ -188,6 +188,28 @@ def test_without_tuning_and_seeds_the_page_says_so(tmp_path, make):
     assert "the compute of pretraining" not in page
 
 
+def points_in(text):
+    return [float(points) for points in re.findall(r"\(([-+.0-9]+) points\)", text)]
+
+
+def test_frozen_layers_are_judged_by_frozen_ones(tmp_path, make):
+    report = write_report(make(tmp_path / "frozen", "labels=[20]", "baseline=random-frozen"))
+    assert abs(points_in(report.headline)[0] - 10) < 1  # and not the 34 of layers that learn
+    report = write_report(make(tmp_path / "alone", "labels=[20]", "baseline=random-frozen", "~arms.pretrained-frozen"))
+    assert report.headline == "No pretrained arm has been compared with random-frozen yet."
+
+
+def test_where_the_baseline_is_pretrained_each_arm_is_judged(tmp_path, make):
+    report = write_report(make(tmp_path / "run", "labels=[20]", "baseline=pretrained"))
+    assert "pretrained, which is pretrained itself: hurts, scratch with 20 labels" in report.headline
+    assert points_in(report.headline) == pytest.approx([-4, -24, -34], abs=1)
+
+
+def test_layers_that_the_whole_comparison_freezes_are_frozen(configure):
+    frozen = ("finetuning.freeze=true", "finetuning.head=ridge", "finetuning.steps=0")
+    assert list(panels(configure("compare", "out=x", *frozen))) == ["frozen layers"]
+
+
 def test_that_many_arms_are_compared_is_said(tmp_path, make):
     few = page_of(write_report(make(tmp_path / "few", "labels=[20]")).path.parent)
     assert "nothing is corrected for their number" not in few

@@ -26,7 +26,12 @@ def settings_of(arm: str, config: Config) -> Config:
 
 def is_frozen(arm: str, config: Config) -> bool:
     """Say whether an arm trains its head only."""
-    return bool((settings_of(arm, config).get("finetuning") or {}).get("freeze"))
+    return bool({**config["finetuning"], **(settings_of(arm, config).get("finetuning") or {})}["freeze"])
+
+
+def is_pretrained(arm: str, config: Config) -> bool:
+    """Say whether the layers of an arm are pretrained."""
+    return settings_of(arm, config).get("init") == "pretrained"
 
 
 def is_variant(arm: str, config: Config) -> bool:
@@ -35,10 +40,17 @@ def is_variant(arm: str, config: Config) -> bool:
 
 
 def main_arm(config: Config) -> str | None:
-    """Return the arm of the verdict: the first of the comparison's own pretraining that may train all layers."""
-    others = [arm for arm in config["arms"] if arm != config["baseline"]]
-    pretrained = [arm for arm in others if settings_of(arm, config).get("init") == "pretrained"]
-    whole = [arm for arm in pretrained if not is_variant(arm, config) and not is_frozen(arm, config)]
+    """Return the arm of the verdict: the first of the own pretraining whose layers learn if the baseline's do.
+
+    There is none where the baseline is pretrained itself; and layers that learn are not judged by frozen ones, since
+    that would show more than pretraining.
+    """
+    baseline = config["baseline"]
+    if is_pretrained(baseline, config):
+        return None
+    fixed = is_frozen(baseline, config)
+    pretrained = [arm for arm in config["arms"] if is_pretrained(arm, config) and (is_frozen(arm, config) or not fixed)]
+    whole = [arm for arm in pretrained if not is_variant(arm, config) and is_frozen(arm, config) == fixed]
     return next(iter([*whole, *pretrained]), None)
 
 
@@ -57,7 +69,9 @@ def against_matched(results: Results) -> list[Comparison]:
 
 
 def headline(comparisons: list[Comparison], config: Config) -> str:
-    """Return the verdict on the main arm, over all budgets."""
+    """Return the verdict on the main arm, over all budgets; on every arm, where the baseline is pretrained itself."""
+    if comparisons and is_pretrained(config["baseline"], config):
+        return f"Compared with {config['baseline']}, which is pretrained itself: {_by_verdict(comparisons)}."
     chosen = [c for c in comparisons if c.arm == main_arm(config)]
     if not chosen:
         return f"No pretrained arm has been compared with {config['baseline']} yet."
@@ -68,6 +82,14 @@ def headline(comparisons: list[Comparison], config: Config) -> str:
     return f"Compared with {config['baseline']}, pretraining {'; it '.join(phrases)}."
 
 
+def _by_verdict(comparisons: list[Comparison]) -> str:
+    """Return which arms have which verdict, and their differences."""
+    arms: dict[str, list[str]] = defaultdict(list)
+    for c in comparisons:
+        arms[c.verdict].append(f"{c.arm} with {c.labels:,} labels ({100 * c.difference.mean:+.1f} points)")
+    return "; ".join(f"{said}, {', '.join(which)}" for said, which in arms.items())
+
+
 def worth(needed: list[LabelsNeeded], config: Config) -> list[str]:
     """Return what the main arm is worth in labels, a sentence a budget."""
     return [n.sentence() for n in needed if n.arm == main_arm(config)]
@@ -76,7 +98,7 @@ def worth(needed: list[LabelsNeeded], config: Config) -> list[str]:
 def caveats(results: Results, comparisons: list[Comparison], matched: list[Comparison]) -> list[str]:
     """Return what a reader must know before believing the verdict; `matched` is as of `against_matched`."""
     config = results.config
-    of_main = [c for c in comparisons if c.arm == main_arm(config)]
+    of_main = [c for c in comparisons if main_arm(config) in (c.arm, None)]
     fewest = min((c.difference.n for c in of_main), default=len(config["seeds"]))
     lines = []
     if fewest < ENOUGH:
@@ -160,7 +182,7 @@ def _matched(config: Config, of_main: list[Comparison], matched: list[Comparison
     arm = matched_arm(config)
     if settings_of(config["baseline"], config).get("matched"):
         return [f"{config['baseline']} was given the compute of pretraining."]
-    if is_frozen(config["baseline"], config):  # whose layers no training changes
+    if main_arm(config) is None or is_frozen(config["baseline"], config):  # whose layers no training changes
         return []
     if arm is None:
         return ["No arm from scratch was given the compute of pretraining: a gain may be had by training longer."]
