@@ -34,7 +34,7 @@ def experiment(name, *overrides):
 def test_its_file_opens_with_what_it_is_for(name):
     lines = (CONF / "experiment" / f"{name}.yaml").read_text().splitlines()
     heads = [line.split()[1] for line in lines if line.startswith("# ") and not line.startswith("#  ")]
-    assert heads[:4] == ["@package", "Purpose", "Command", "Expected"]
+    assert heads[:5] == ["@package", "Purpose", "Command", "Expected", "Time"]
     command = next(line for line in lines if line.startswith("# Command"))
     assert f"python -m pretrain.compare experiment={name} " in command
 
