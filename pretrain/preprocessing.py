@@ -97,7 +97,8 @@ class Whiten(Standardise):
     Of all matrices W that whiten patches p, W cov(p) W' = 1, the symmetric one, cov(p)^(-1/2), changes them least
     (zero-phase components). The rows that belong to a patch's central pixel are filters with which the whole image
     is convolved, its edges reflected. Computed in float32, whatever the precision of the layers above: a whitened
-    pixel is a small difference of large numbers.
+    pixel is a small difference of large numbers. It stays a fixed layer of assembled networks: as a part of the first
+    convolution, whose 5x5 filters would be 13x13 then, it would be trained away, and could not reflect the edges.
 
     References
     ----------

@@ -16,8 +16,8 @@ from pretrain.data.leakage import Count, Leakage
 from pretrain.errors import UserError
 from pretrain.grid import Cell, Pretraining, tasks
 from pretrain.reporting import write_report
-from pretrain.reporting.canvas import LINE, Row, _apart, rows, styles
-from pretrain.reporting.figures import panels
+from pretrain.reporting.canvas import LINE, Row, _apart, panel, rows, styles
+from pretrain.reporting.figures import over_labels, panels
 from pretrain.reporting.methods import methods
 from pretrain.reporting.results import COLUMNS, read_results
 from pretrain.reporting.side_by_side import unique_names, welch, write_side_by_side
@@ -292,6 +292,12 @@ def test_frozen_arms_and_crowds_have_panels_of_their_own(configure):
     assert shown["fewer layers kept"] == ["scratch", "pretrained-1"]
     assert shown["fewer unlabelled images"] == ["scratch", "pool-100"]
     assert shown["main arms, 2"] == ["scratch", "more-2", "more-3"]
+
+
+def test_budgets_are_marked_as_far_as_there_is_room():
+    _, axes = panel()
+    over_labels(axes, [100, 120, 144, 173, 208, 1000])
+    assert list(axes.get_xticks()) == [100, 144, 208, 1000]
 
 
 def test_arms_of_one_budget_share_a_panel_and_each_has_one_row(configure):

@@ -75,7 +75,10 @@ def file_name(*words: object) -> str:
 def over_labels(axes: Any, budgets: Sequence[int]) -> None:
     """Give a panel a logarithmic axis of labels that marks the budgets, as far as their numbers have room."""
     axes.set_xscale("log")
-    few = [n for k, n in enumerate(budgets) if k == 0 or n > 1.25 * budgets[k - 1]]
+    few: list[int] = []
+    for n in budgets:
+        if not few or n > 1.25 * few[-1]:
+            few.append(n)
     axes.set_xticks(few, [f"{n:,}" for n in few])
     axes.minorticks_off()
     axes.set_xlabel("labels")

@@ -21,8 +21,8 @@ class Contrastive(AutogradStage):
     The layer's maps are normalised over the batch before its activation (Ioffe and Szegedy 2015); that becomes a part
     of its filters and biases at the end. Its output is averaged over a grid of places; at each of them the same small
     network, a projection head that is thrown away afterwards, looks at it; the mean of what it finds is compared
-    between views, or what it finds at a place with what it finds there in the other view. No gradient reaches the
-    layers below (Lowe, O'Connor and Veeling 2019).
+    between views; or what it finds at each place of the grid, with what it finds at the same place of the other view,
+    which shows another part of the image. No gradient reaches the layers below (Lowe, O'Connor and Veeling 2019).
 
     Parameters
     ----------
@@ -113,7 +113,7 @@ class Contrastive(AutogradStage):
     def losses(self, x: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
         """Return the loss of inputs, (2 N, C, H, W), of two views, and how similar the views are: their mean cosine."""
         if len(x) < 4:
-            raise UserError("batch_size=1: views are compared with those of other images; give at least 2.")
+            raise UserError("batch_size=1: a batch is looked at as a whole; give at least 2.")
         y = self.layer.pool(self._hidden(x))
         places = F.adaptive_avg_pool2d(y, (min(self.grid, y.shape[2]), min(self.grid, y.shape[3])))
         z = self.head(places)
