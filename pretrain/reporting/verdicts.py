@@ -17,6 +17,12 @@ SAID = {
     "no detectable difference": "made no detectable difference with {}",
     "too few seeds": "was run with too few seeds for a claim with {}",
 }
+OF_ARMS = {
+    "helps": "these help:",
+    "hurts": "these hurt:",
+    "no detectable difference": "no difference is detectable for",
+    "too few seeds": "there are too few seeds for a claim on",
+}
 
 
 def settings_of(arm: str, config: Config) -> Config:
@@ -71,7 +77,8 @@ def against_matched(results: Results) -> list[Comparison]:
 def headline(comparisons: list[Comparison], config: Config) -> str:
     """Return the verdict on the main arm, over all budgets; on every arm, where the baseline is pretrained itself."""
     if comparisons and is_pretrained(config["baseline"], config):
-        return f"Compared with {config['baseline']}, which is pretrained itself: {_by_verdict(comparisons)}."
+        said = _by_verdict(comparisons)
+        return f"Compared with {config['baseline']}, which is pretrained itself, {said} (in points)."
     chosen = [c for c in comparisons if c.arm == main_arm(config)]
     if not chosen:
         return f"No pretrained arm has been compared with {config['baseline']} yet."
@@ -83,11 +90,12 @@ def headline(comparisons: list[Comparison], config: Config) -> str:
 
 
 def _by_verdict(comparisons: list[Comparison]) -> str:
-    """Return which arms have which verdict, and their differences."""
-    arms: dict[str, list[str]] = defaultdict(list)
+    """Return which arms have which verdict at each budget, and their differences in points."""
+    arms: dict[int, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     for c in comparisons:
-        arms[c.verdict].append(f"{c.arm} with {c.labels:,} labels ({100 * c.difference.mean:+.1f} points)")
-    return "; ".join(f"{said}, {', '.join(which)}" for said, which in arms.items())
+        arms[c.labels][c.verdict].append(f"{c.arm} ({100 * c.difference.mean:+.1f})")
+    said = {n: "; ".join(f"{OF_ARMS[v]} {', '.join(which)}" for v, which in of_n.items()) for n, of_n in arms.items()}
+    return "; ".join(f"with {labels:,} labels {verdicts}" for labels, verdicts in sorted(said.items()))
 
 
 def worth(needed: list[LabelsNeeded], config: Config) -> list[str]:
