@@ -105,8 +105,8 @@ def worth(needed: list[LabelsNeeded], config: Config) -> list[str]:
 
 def caveats(results: Results, comparisons: list[Comparison], matched: list[Comparison]) -> list[str]:
     """Return what a reader must know before believing the verdict; `matched` is as of `against_matched`."""
-    config = results.config
-    of_main = [c for c in comparisons if main_arm(config) in (c.arm, None)]
+    config, main = results.config, main_arm(results.config)
+    of_main = [c for c in comparisons if main in (c.arm, None)]
     fewest = min((c.difference.n for c in of_main), default=len(config["seeds"]))
     lines = []
     if fewest < ENOUGH:
