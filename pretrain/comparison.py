@@ -4,6 +4,7 @@ import os
 import sys
 import time
 from collections import defaultdict
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -19,7 +20,9 @@ from lightning_fabric import Fabric
 from pretrain.config import build_stack, device_settings, finetuning_settings, load_data, stage_settings
 from pretrain.data import Dataset
 from pretrain.data.splits import label_subset
+from pretrain.device import keep_freed_memory
 from pretrain.errors import UserError, require_between
+from pretrain.finetuning import Finetuning
 from pretrain.grid import Cell, Pretraining, Probing, Task, arm_of, stack_of, tasks, tuning_of
 from pretrain.pipeline import run_finetune, run_probe, run_stages
 from pretrain.runs import Config, RunFolder, differing_settings, first_few, write_text
@@ -70,6 +73,7 @@ def exclusively(out: str | Path) -> FileLock:
 
 
 def _work(config: Config, started: float) -> list[str]:
+    keep_freed_memory()
     return Worker(config, started).run()
 
 
@@ -203,7 +207,7 @@ def _check(config: Config) -> None:
     if config["jobs"] > 1 and config["device"]["devices"] > 1:
         raise UserError("jobs and device.devices cannot both be more than 1: give one of them.")
     tuning = tuning_of(config)
-    if shared := {*tuning.seeds} & {*config["seeds"]}:
+    if tuning.trials != 0 and (shared := {*tuning.seeds} & {*config["seeds"]}):
         raise UserError(f"tuning.seeds and seeds share {min(shared)}: runs must not be judged by the draws of trials.")
     for name in config["arms"]:
         arm = arm_of(name, config)
@@ -212,12 +216,19 @@ def _check(config: Config) -> None:
             raise UserError(f"arms.{name}.matched: no arm is pretrained in the usual way (init: pretrained alone).")
         if unknown := arm.stack.keys() - config["stack"].keys():
             raise UserError(f"arms.{name}.stack.{min(unknown)}: a stack has only {', '.join(config['stack'])}.")
-        for tuned in [{}, *(tuning.candidates() if tuning.trials != 0 else [])]:
-            where = f"arms.{name}.finetuning" if arm.finetuning else "tuning.space" if tuned else "finetuning"
-            settings = finetuning_settings({**config["finetuning"], **tuned, **arm.finetuning}, where)
-            for key, asked in (("early_stopping", settings.early_stopping), ("head", settings.head != "random")):
-                if asked and not config["data"]["validation"]:
-                    raise UserError(f"finetuning.{key} needs validation images: give data.validation more than 0.")
+    for _, settings in _recipes(config):
+        for key, asked in (("early_stopping", settings.early_stopping), ("head", settings.head != "random")):
+            if asked and not config["data"]["validation"]:
+                raise UserError(f"finetuning.{key} needs validation images: give data.validation more than 0.")
+
+
+def _recipes(config: Config) -> Iterator[tuple[str, Finetuning]]:
+    """Go through what each arm may be fine-tuned with, and where that comes from in the configuration."""
+    for name in config["arms"]:
+        own = arm_of(name, config).finetuning
+        for tuned in [{}, *tuning_of(config).candidates()]:
+            where = f"arms.{name}.finetuning" if own else "tuning.space" if tuned else "finetuning"
+            yield where, finetuning_settings({**config["finetuning"], **tuned, **own}, where)
 
 
 def _check_data(config: Config, data: Dataset) -> None:
@@ -227,6 +238,11 @@ def _check_data(config: Config, data: Dataset) -> None:
         raise UserError(f"labels={config['labels']}: {len(data.train)} are all; name them once.")
     if not len(data.validation) and (tuning_of(config).trials != 0 or config["probe"]):
         raise UserError("tuning and probes need validation images: give data.validation more than 0.")
+    for where, settings in _recipes(config):
+        try:
+            settings.check_network(len(config["stack"]["stages"]), data.unlabelled.shape[1:])
+        except UserError as error:
+            raise UserError(f"{where}.{error}") from None
     network = _network(config["stack"], data)
     for name in config["arms"]:
         arm = arm_of(name, config)

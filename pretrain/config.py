@@ -54,6 +54,7 @@ class Common:
     upto: int | None = None
     pool: int | None = None
     test: bool = True
+    probe: bool = False
     jobs: int = 1
 
 

@@ -9,6 +9,7 @@ from typing import TypeVar
 
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.utilities.exceptions import MisconfigurationException
 
 from pretrain.errors import UserError, require_between
 
@@ -67,7 +68,7 @@ class Device:
                 precision=precision,  # type: ignore[arg-type]  # Fabric checks the name
             )
             fabric.launch()
-        except (ValueError, RuntimeError) as error:
+        except (ValueError, RuntimeError, MisconfigurationException) as error:
             raise UserError(
                 f"device.accelerator={self.accelerator} devices={self.devices} precision={self.precision} "
                 f"cannot be had here: {error}".splitlines()[0]
@@ -94,13 +95,13 @@ def first_then_others(fabric: Fabric, function: Callable[[], T]) -> T:
     Raises
     ------
     UserError
-        In every process, when the first one raises it.
+        In every process, when the first one raises it, or an OSError.
     """
     mistake, result = None, None
     if fabric.global_rank == 0:
         try:
             result = function()
-        except UserError as error:
+        except (UserError, OSError) as error:  # such as a full disk
             mistake = str(error)
     if mistake := fabric.broadcast(mistake):
         raise UserError(mistake)

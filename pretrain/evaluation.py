@@ -10,6 +10,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import accuracy_score, confusion_matrix
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
+from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from pretrain.data import Dataset, Labelled
@@ -156,7 +157,8 @@ def _pool(x: Tensor) -> Tensor:
 def _fit_probe(x: Tensor, labels: Tensor, held_out: Tensor, held_out_labels: Tensor) -> tuple[Pipeline, float, float]:
     """Return a classifier of features, its C, and its accuracy on those held out: of all C, the best there."""
     fitted = []
-    for C in INVERSE_STRENGTHS:
-        classifier = make_pipeline(StandardScaler(), LogisticRegression(C=C, max_iter=1000)).fit(x, labels)
-        fitted.append((classifier, C, float(classifier.score(held_out, held_out_labels))))
+    with threadpool_limits(torch.get_num_threads()):  # scikit-learn's own number of threads is that of the machine
+        for C in INVERSE_STRENGTHS:
+            classifier = make_pipeline(StandardScaler(), LogisticRegression(C=C, max_iter=1000)).fit(x, labels)
+            fitted.append((classifier, C, float(classifier.score(held_out, held_out_labels))))
     return max(fitted, key=lambda fit: fit[2])

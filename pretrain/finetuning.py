@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -106,6 +106,31 @@ class Finetuning(Optimisation):
         require_between("evaluate_every", self.evaluate_every, 1)
         require_between("patience", self.patience, 1)
 
+    def check_network(self, layers: int, image_shape: Sequence[int]) -> None:
+        """Raise a `UserError` when the settings do not fit a network of so many layers, for images (C, H, W)."""
+        require_between("crop", self.crop, 0, min(image_shape[1:]) - 1)
+        self.multipliers(layers)
+
+    def multipliers(self, layers: int) -> list[float]:
+        """Return the learning-rate multiplier of each of so many layers.
+
+        Raises
+        ------
+        UserError
+            When there is not one for each, or layers would be moved beyond where they start.
+        """
+        given = self.layer_rates
+        multipliers = [given] * layers if isinstance(given, int | float) else given
+        numbers = isinstance(multipliers, list) and all(isinstance(m, int | float) and m >= 0 for m in multipliers)
+        if not numbers or len(multipliers) != layers:
+            raise UserError(f"layer_rates={given}: there are {layers} layers; give a number for each, or one for all.")
+        if (share := self.learning_rate * self.l2_sp * max(multipliers)) > 1:
+            raise UserError(
+                f"l2_sp={self.l2_sp:g} with learning_rate={self.learning_rate:g} moves layers by {share:.0%} of "
+                "the way back to their start in one update: give a smaller one."
+            )
+        return multipliers
+
 
 @dataclass
 class Result:
@@ -173,7 +198,7 @@ def finetune(
         When there are not so many labels, or the settings do not fit the network.
     """
     settings = settings or Finetuning()
-    require_between("crop", settings.crop, 0, min(network.image_shape[1:]) - 1)
+    settings.check_network(len(network.layers), network.image_shape)
     fabric = fabric or Device().launch()
     subset = data.train.subset(label_subset(data.train.labels, labels, seed))
     started = time.monotonic()
@@ -242,17 +267,7 @@ def finetune(
 
 def _parameter_groups(network: ConvNet, settings: Finetuning) -> list[dict[str, Any]]:
     """Return a group for each layer and one for the head, each with its learning rate as a function of the step."""
-    count = len(network.layers)
-    given = settings.layer_rates
-    multipliers = [given] * count if isinstance(given, int | float) else given
-    numbers = isinstance(multipliers, list) and all(isinstance(m, int | float) and m >= 0 for m in multipliers)
-    if not numbers or len(multipliers) != count:
-        raise UserError(f"layer_rates={given}: there are {count} layers; give a number for each, or one for all.")
-    if (share := settings.learning_rate * settings.l2_sp * max(multipliers)) > 1:
-        raise UserError(
-            f"l2_sp={settings.l2_sp:g} with learning_rate={settings.learning_rate:g} moves layers by {share:.0%} of "
-            "the way back to their start in one update: give a smaller one."
-        )
+    multipliers = settings.multipliers(len(network.layers))
     schedule = partial(Schedule, settings, first=settings.alone)
     layers = {"l2_sp": settings.l2_sp, **({"weight_decay": 0.0} if settings.l2_sp else {})}
     groups = []

@@ -250,6 +250,8 @@ def fit_stages(
     each = list(settings) if isinstance(settings, Sequence) else [settings or Optimisation()] * len(stack)
     if not (1 <= upto <= len(stack) == len(each)):
         raise UserError(f"upto={upto}, {len(each)} settings: the stack has {len(stack)} stages.")
+    for position in range(upto):  # all of them before the first is trained
+        _check(stack[position], each[position], f"stage {position + 1}", fabric)
     stack.to(fabric.device).to(memory_format=torch.channels_last)
     finished = load_stack(stack, folder) if folder else 0
     loops = []

@@ -175,8 +175,8 @@ class Cell:
     def trials(self, config: Config) -> list["Task"]:
         """Return the trials by which the settings of a run are chosen."""
         tuning = tuning_of(config)
-        count = range(len(tuning.candidates()) if tuning.trials != 0 else 0)
-        return [Cell(self.arm, self.labels, seed, trial) for trial in count for seed in tuning.seeds]
+        trials = range(len(tuning.candidates()))
+        return [Cell(self.arm, self.labels, seed, trial) for trial in trials for seed in tuning.seeds]
 
     def config(self, config: Config, out: Path) -> Config:
         """Return its settings, as of pretrain.finetune: what all arms share, what was tuned, what this arm changes.
@@ -212,7 +212,8 @@ class Cell:
         for trial in self.trials(config):
             assert isinstance(trial, Cell)
             assert trial.trial is not None
-            summary = RunFolder(trial.folder(out)).summary()
+            folder = RunFolder(trial.folder(out))
+            summary = folder.summary() if folder.failure() is None else None
             accuracies.setdefault(trial.trial, []).append(summary["val_accuracy"] if summary else None)
         return best_candidate(accuracies) if accuracies else None
 

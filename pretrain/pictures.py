@@ -56,7 +56,7 @@ def project(stack: Stack, upto: int) -> Tensor:
     layers = [stage.layer for stage in stack][:upto]
     x = torch.eye(layers[-1].conv.out_channels)[:SHOWN, :, None, None]
     for layer in reversed(layers):
-        if x.shape[-1] > 1:
+        if layer is not layers[-1]:
             x = layer.spread(x)
         x = F.conv_transpose2d(x, layer.conv.weight.float(), stride=layer.conv.stride)
     return x

@@ -129,7 +129,7 @@ def run_finetune(config: Config, data: Dataset, fabric: Fabric) -> dict[str, Any
         The run's summary, as in summary.json.
     """
     settings = finetuning_settings(config["finetuning"])
-    stages = stages_to_start_from(config)
+    stages = stages_to_start_from(config, data)
     folder = open_run({**config, "stages_digest": stages["digest"]}, data, fabric)
     if summary := folder.summary():
         return summary
@@ -187,7 +187,7 @@ def run_probe(config: Config, data: Dataset, fabric: Fabric) -> dict[str, Any]:
     dict
         The run's summary, as in summary.json.
     """
-    stages = stages_to_start_from(config)
+    stages = stages_to_start_from(config, data)
     folder = open_run({**config, "stages_digest": stages["digest"]}, data, fabric)
     if summary := folder.summary():
         return summary

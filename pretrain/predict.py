@@ -1,15 +1,15 @@
 """Classify a folder of images: ``python -m pretrain.predict run=runs/ft images=DIR``."""
 
 import csv
+import io
 import sys
-from contextlib import nullcontext
 from pathlib import Path
 
 from pretrain.config import command, device_settings
 from pretrain.data import load_unlabelled
 from pretrain.errors import UserError
 from pretrain.network import ConvNet
-from pretrain.runs import Config
+from pretrain.runs import Config, write_text
 
 
 @command("predict")
@@ -25,14 +25,17 @@ def main(config: Config) -> None:
     channels, size, _ = network.image_shape
     decoded = load_unlabelled(config["images"], size, channels, cache=None)
     probabilities = network.predict_proba(decoded.images)
-    with Path(config["out"]).open("w", newline="") if config["out"] else nullcontext(sys.stdout) as stream:
-        writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow(["file", "class", *network.classes])
-        for path, row in zip(decoded.paths, probabilities.tolist(), strict=True):
-            best = network.classes[row.index(max(row))]
-            writer.writerow([path, best, *(f"{p:.4f}" for p in row)])
+    table = io.StringIO()
+    writer = csv.writer(table, lineterminator="\n")
+    writer.writerow(["file", "class", *network.classes])
+    for path, row in zip(decoded.paths, probabilities.tolist(), strict=True):
+        best = network.classes[row.index(max(row))]
+        writer.writerow([path, best, *(f"{p:.4f}" for p in row)])
     if config["out"]:
+        write_text(Path(config["out"]), table.getvalue())
         print(f"{len(decoded.images)} images classified: {config['out']}")
+    else:
+        sys.stdout.buffer.write(table.getvalue().encode(errors="surrogateescape"))  # names may be in an old encoding
     for skip in decoded.skipped:
         print(f"skipped {skip.path}: {skip.reason}", file=sys.stderr)
 

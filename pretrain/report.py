@@ -6,7 +6,7 @@ from pretrain.comparison import exclusively
 from pretrain.config import command
 from pretrain.errors import UserError
 from pretrain.reporting import write_report, write_side_by_side
-from pretrain.runs import Config
+from pretrain.runs import Config, RunFolder
 
 
 @command("report")
@@ -17,6 +17,7 @@ def main(config: Config) -> None:
     if not paths:
         raise UserError("run=[] names no comparison: give one folder or more.")
     if len(paths) == 1:
+        RunFolder(paths[0]).config()  # or a lock would be written beside what is not there
         with exclusively(config["out"] or paths[0]):
             report = write_report(paths[0], config["out"])
     elif config["out"] is None:

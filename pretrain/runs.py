@@ -146,6 +146,11 @@ class RunFolder:
         file = self.path / "summary.json"
         return json.loads(file.read_text()) if file.exists() else None
 
+    def failure(self) -> str | None:
+        """Return why the run failed, or was refused though it is complete: it has other settings; None if neither."""
+        note = self.path / "failure.txt"
+        return note.read_text().strip() if note.exists() else None
+
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """Mark the run as complete; the checkpoint to go on from is not needed any more."""
         if self.writes:
@@ -284,5 +289,8 @@ def _commit() -> str | None:
     if not (root / ".git").exists():
         return None
     command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12"]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    try:
+        result = subprocess.run(command, capture_output=True, text=True, check=False)
+    except OSError:  # a clone, but no git
+        return None
     return result.stdout.strip() or None

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -70,6 +71,12 @@ def test_from_images_to_predictions(folder):
     written = run(folder, "predict", "run=runs/ft", "images=photos/test", "out=runs/classes.csv")
     assert written.stdout == "12 images classified: runs/classes.csv\n"
     assert (folder / "runs/classes.csv").read_text() == predict.stdout
+    if sys.platform == "linux":  # other systems have no names in an old encoding
+        (folder / "runs/odd").mkdir()
+        shutil.copy(folder / "photos/test/dark/0.png", os.fsencode(folder) + b"/runs/odd/caf\xe9.png")
+        odd = run(folder, "predict", "run=runs/ft", "images=runs/odd", "out=runs/odd.csv")
+        assert odd.returncode == 0, odd.stderr
+        assert b"\nruns/odd/caf\xe9.png,dark," in (folder / "runs/odd.csv").read_bytes()
     assert {path.name for path in folder.iterdir()} <= {"photos", "runs", ".cache", ".config"}
 
 

@@ -10,7 +10,7 @@ from PIL import Image
 from pretrain import comparison
 from pretrain.comparison import Worker, compare
 from pretrain.errors import UserError
-from pretrain.grid import Pretraining, cells, tasks, tuning_of
+from pretrain.grid import Cell, Pretraining, cells, tasks, tuning_of
 from pretrain.reporting import COLUMNS, write_report
 from pretrain.runs import RunFolder
 
@@ -141,13 +141,22 @@ def test_an_arm_may_be_added_but_not_changed(out, configure):
         ("+arms.pretrained.finetuning.drop_out=0", "arms.pretrained.finetuning.drop_out: .*did you mean dropout?"),
         ("finetuning.head=ridge data.validation=0", "finetuning.head needs validation images"),
         ("+arms.pretrained.finetuning.head_steps=1000", "arms.pretrained.finetuning: head_steps=1000"),
-        ("tuning.seeds=[0]", "tuning.seeds and seeds share 0"),
+        ("finetuning.layer_rates=[0.1]", r"finetuning\.layer_rates=\[0\.1\]: there are 2 layers"),
+        ("+arms.pretrained.finetuning.crop=8", r"arms\.pretrained\.finetuning\.crop=8"),
+        ("tuning.seeds=[0] tuning.trials=1", "tuning.seeds and seeds share 0"),
         ("jobs=0", "jobs=0: it must be at least 1"),
     ],
 )
 def test_a_mistake_is_named(tmp_path, configure, override, message):
     with pytest.raises(UserError, match=message):
         compare(configure("compare", f"out={tmp_path / 'run'}", *override.split()))
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_seeds_of_trials_may_be_those_of_runs_where_there_are_no_trials(tmp_path, configure):
+    config = configure("compare", f"out={tmp_path / 'run'}", "seeds=[1000]")
+    assert config["tuning"]["seeds"] == config["seeds"]
+    assert {task.seed for task in Worker(config, started=0.0).tasks} == {1000}
 
 
 def test_a_setting_that_cannot_be_tuned_is_named(tmp_path, configure):
@@ -192,6 +201,17 @@ def tuned(tmp_path_factory, configure):
         assert compare(configure("compare", f"out={folder}", *TUNED)) == []
     write_report(folder)
     return folder, sealed.opened
+
+
+def test_a_trial_that_was_refused_chooses_nothing(tmp_path, configure):
+    config = configure("compare", f"out={tmp_path}", *TUNED)
+    cell = Cell("scratch", 20, 0)
+    for accuracy, trial in zip((0.9, 0.5, 0.4), cell.trials(config), strict=True):
+        trial.folder(tmp_path).mkdir(parents=True)
+        RunFolder(trial.folder(tmp_path)).write_summary({"val_accuracy": accuracy})
+    assert cell.winner(config, tmp_path) == 0
+    (cell.trials(config)[0].folder(tmp_path) / "failure.txt").write_text("it has other settings\n")
+    assert cell.winner(config, tmp_path) == 1
 
 
 def run_of(out, arm, seed=0):

@@ -187,6 +187,13 @@ def test_links_to_folders_are_followed_but_not_in_circles(tmp_path):
     assert list_files(tmp_path / "pool") == [tmp_path / "pool/linked/x.png"]
 
 
+def test_links_that_lead_to_each_other_are_followed_once(tmp_path):
+    for one, other in ("ab", "ba"):
+        save_flat(tmp_path / one / "x.png", 0)
+        (tmp_path / one / "to").symlink_to(tmp_path / other)
+    assert list_files(tmp_path) == [tmp_path / name for name in ("a/to/x.png", "a/x.png", "b/to/x.png", "b/x.png")]
+
+
 @pytest.fixture
 def messy(tmp_path):
     """Two good images among what folders of photographs gather, in the order of their paths."""

@@ -101,7 +101,9 @@ def test_the_validation_split_is_the_same_whatever_the_state_of_torch():
     assert splits[0] == splits[1]
 
 
-@pytest.mark.parametrize("size", [-1, 10, 11])
+@pytest.mark.parametrize("size", [-1, -0.5, 1.5, float("nan"), 10, 11])
 def test_a_validation_split_that_leaves_nothing_to_train_on_is_refused(size):
-    with pytest.raises(UserError, match=rf"data\.validation={size}: there are 10 training images"):
+    with pytest.raises(
+        UserError, match=rf"data\.validation={size}: give a share below 1, or a whole number of the 10 "
+    ):
         split_validation(shuffled_labels(5, 5), size)

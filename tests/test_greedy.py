@@ -59,13 +59,22 @@ def test_what_learns_from_views_keeps_no_inputs(digits, fabric, monkeypatch):
     assert draws == [12 * 16, 0, 12 * 16]
 
 
-def test_training_a_stage_leaves_those_below_alone(stack, digits, fabric):
-    fit_stages(stack, digits.unlabelled, SETTINGS, fabric=fabric, upto=1)
+def test_training_a_stage_leaves_those_below_alone(stack, digits, fabric, tmp_path):
+    folder = RunFolder.open(tmp_path / "run", {})
+    fit_stages(stack, digits.unlabelled, SETTINGS, fabric=fabric, folder=folder, upto=1)
     before = bits(stack[0])
     untrained = bits(stack[1])
-    fit_stages(stack, digits.unlabelled, SETTINGS, fabric=fabric)
+    fit_stages(stack, digits.unlabelled, SETTINGS, fabric=fabric, folder=folder)
     assert not same(bits(stack[1]), untrained)
-    assert len(before) == len(bits(stack[0]))
+    assert same(bits(stack[0]), before)
+
+
+def test_what_a_stage_cannot_do_is_said_before_any_is_trained(digits, fabric):
+    stack = other_kinds(digits.unlabelled)
+    before = bits(stack)
+    with pytest.raises(UserError, match="stage 3, SoftHebb: it learns by a rule"):
+        fit_stages(stack, digits.unlabelled, [RULE, SETTINGS, SETTINGS], fabric=fabric)
+    assert same(bits(stack), before)
 
 
 def test_each_trained_layer_has_unit_variance(stack, digits, fabric):
@@ -147,6 +156,8 @@ def test_a_rule_takes_its_own_steps(digits, fabric):
         pretrain.Contrastive(1, 4),
         pretrain.ConvAutoencoder(1, 4, sparsity="lifetime_winner_take_all"),
         pretrain.ConvAutoencoder(1, 4, activation="sigmoid", sparsity="kl"),
+        pretrain.ConvRBM(1, 4, sparsity="hinton"),
+        pretrain.ConvRBM(1, 4, centred=True),
     ],
 )
 def test_what_learns_from_whole_batches_is_refused_to_several_processes(stage, digits):

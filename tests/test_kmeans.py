@@ -110,6 +110,12 @@ def test_maps_that_compete_have_zero_mean_before_they_do():
     torch.testing.assert_close(means, torch.zeros_like(means), rtol=0, atol=1e-12)
 
 
+def test_images_of_one_grey_give_filters_that_are_finite():
+    stage = build()
+    stage.prepare(torch.full((20, 2, 10, 10), 0.5), BOUNDS, generator(0, "prepare"))
+    assert stage.layer.conv.weight.isfinite().all()
+
+
 def test_a_centroid_without_patches_stays_where_it_is():
     stage = prepared(patches=1)
     metrics = stage.accumulate_grad(inputs(2).double(), generator(0, "noise"))

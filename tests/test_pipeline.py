@@ -86,6 +86,13 @@ def test_a_run_is_bound_to_the_very_stages_it_began_with(trained, configure, dig
         run_finetune(config, digits, fabric)
 
 
+def test_layers_that_saw_other_images_are_used_but_it_is_said(trained, configure, digits, fabric, tmp_path, capsys):
+    options = ["init=pretrained", f"stages={trained}", *FINETUNE]
+    for name, data in {"same": digits, "fewer": replace(digits, unlabelled=digits.unlabelled[1:])}.items():
+        run_finetune(configure("finetune", f"out={tmp_path / name}", *options), data, fabric)
+        assert ("the images have changed since" in capsys.readouterr().err) == (name == "fewer")
+
+
 def test_pretrained_layers_reach_the_network(trained, configure, digits, fabric, tmp_path):
     options = ["init=pretrained", f"stages={trained}", "finetuning.freeze=true", *FINETUNE]
     summary = run_finetune(configure("finetune", f"out={tmp_path / 'ft'}", *options), digits, fabric)

@@ -21,7 +21,7 @@ from pretrain.reporting.figures import over_labels, panels
 from pretrain.reporting.methods import methods
 from pretrain.reporting.results import COLUMNS, read_results
 from pretrain.reporting.side_by_side import unique_names, welch, write_side_by_side
-from pretrain.reporting.verdicts import caveats
+from pretrain.reporting.verdicts import caveats, is_frozen
 from pretrain.runs import RunFolder
 from pretrain.statistics import compare_arms
 
@@ -495,3 +495,13 @@ def test_the_methods_say_what_the_pool_shared_with_what_it_is_judged_by(tmp_path
     RunFolder(out).write_leakage(found)
     assert said in methods(read_results(out))["Data"][1]
     assert ("keep their labels" in methods(read_results(out))["Data"][1]) == bool(shared)
+
+
+@pytest.mark.parametrize(("freeze", "frozen"), [(True, True), ("yes", True), ("no", False), (False, False)])
+def test_an_arm_is_frozen_where_its_run_is(freeze, frozen):
+    """OmegaConf takes "no" for false."""
+    assert (
+        is_frozen("own", {"finetuning": {"freeze": False}, "arms": {"own": {"finetuning": {"freeze": freeze}}}})
+        == frozen
+    )
+    assert is_frozen("shared", {"finetuning": {"freeze": freeze}, "arms": {"shared": None}}) == frozen

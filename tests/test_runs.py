@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from pretrain.errors import UserError
-from pretrain.runs import RunFolder, differences, load_data
+from pretrain.runs import RunFolder, differences, environment, load_data
 
 CONFIG = {"stack": {"name": "cae", "stages": {"stage1": {"pool": 2}}}, "seed": 0, "out": "a"}
 
@@ -124,7 +124,12 @@ def test_a_checkpoint_from_elsewhere_is_never_executed(tmp_path, write):
 
 def test_the_environment_says_what_a_result_may_depend_on(tmp_path):
     RunFolder.open(tmp_path / "run", CONFIG)
-    environment = json.loads((tmp_path / "run" / "env.json").read_text())
-    assert torch.__version__.startswith(environment["torch"])
-    assert environment["threads"] == torch.get_num_threads()
-    assert environment["command"].startswith("python ")
+    written = json.loads((tmp_path / "run" / "env.json").read_text())
+    assert torch.__version__.startswith(written["torch"])
+    assert written["threads"] == torch.get_num_threads()
+    assert written["command"].startswith("python ")
+
+
+def test_where_there_is_no_git_the_commit_is_not_known(monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    assert environment()["commit"] is None

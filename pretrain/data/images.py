@@ -90,12 +90,14 @@ def _to_eight_bits(image: Image.Image) -> Image.Image:
 def list_files(folder: Path) -> list[Path]:
     """Return every file below `folder`, sorted by path, whatever its depth; hidden ones are left out.
 
-    Links to folders are followed, but into none of those that they lie in.
+    Links to folders are followed, but into none of those that they lie in, nor in circles.
     """
     found = []
+    passed = {os.fspath(folder): {folder.resolve()}}  # to each folder that is still to be looked at, itself among them
     for root, folders, names in os.walk(folder, followlinks=True):
-        above = {Path(root).resolve(), *Path(root).resolve().parents}
+        above = passed.pop(root) | {*Path(root).resolve().parents}
         folders[:] = [name for name in folders if name[0] != "." and Path(root, name).resolve() not in above]
+        passed |= {os.path.join(root, name): above | {Path(root, name).resolve()} for name in folders}
         found += [Path(root, name) for name in names if name[0] != "."]
     return sorted(found)
 

@@ -48,9 +48,11 @@ def split_validation(labels: Tensor, size: int | float) -> tuple[Tensor, Tensor]
     UserError
         When `size` leaves no image of some class to train on.
     """
-    count = round(size * len(labels)) if 0 < size < 1 else int(size)
-    if not 0 <= count < len(labels):
-        raise UserError(f"data.validation={size}: there are {len(labels)} training images to take them from.")
+    if not 0 <= size < len(labels) or (size >= 1 and size != int(size)):
+        raise UserError(
+            f"data.validation={size}: give a share below 1, or a whole number of the {len(labels)} training images."
+        )
+    count = round(size * len(labels)) if size < 1 else int(size)
     order = stratified_order(labels, 0, "validation")
     training, validation = order[count:].sort().values, order[:count].sort().values
     if missing := {*labels.tolist()} - {*labels[training].tolist()}:

@@ -91,11 +91,9 @@ def read_results(out: str | Path) -> Results:
     if "arms" not in config:
         raise UserError(f"{out} holds a run, but not a comparison.")
     everything = tasks(config)
-    # A run that is complete but was refused, since it has other settings than these, has a note that says so.
+    folders = {task: RunFolder(task.folder(out)) for task in everything}
     done = {
-        task: summary
-        for task in everything
-        if (summary := RunFolder(task.folder(out)).summary()) and _failure(task, out) is None
+        task: summary for task, folder in folders.items() if (summary := folder.summary()) and folder.failure() is None
     }
     runs = {task: summary for task, summary in done.items() if isinstance(task, Cell) and task.trial is None}
     first = next(iter(runs.values()), {})
@@ -132,16 +130,11 @@ def _progress(everything: list[Task], done: Mapping[Task, Any]) -> dict[str, tup
     return {kind: (complete, total) for kind, (complete, total) in counts.items() if total}
 
 
-def _failure(task: Task, out: Path) -> str | None:
-    note = task.folder(out) / "failure.txt"
-    return note.read_text().strip() if note.exists() else None
-
-
 def _failures(everything: list[Task], done: Mapping[Task, Any], out: Path) -> list[str]:
     """Return a line for each reason: one that hits a pretraining hits all that need it."""
     reasons: dict[str, list[str]] = defaultdict(list)
     for task in everything:
-        if task not in done and (reason := _failure(task, out)):
+        if task not in done and (reason := RunFolder(task.folder(out)).failure()):
             reasons[reason].append(str(task))
     return [f"{'; '.join(failed)}: {reason}" for reason, failed in reasons.items()]
 
@@ -156,7 +149,7 @@ def _trials(everything: list[Task], done: Mapping[Task, Any], config: Config, ou
         if isinstance(task, Cell) and task.trial is not None:
             groups[task.arm, task.labels].append(task)
     for cells in groups.values():
-        ended = {cell: done.get(cell) or {"failure": _failure(cell, out)} for cell in cells}
+        ended = {cell: done.get(cell) or {"failure": RunFolder(cell.folder(out)).failure()} for cell in cells}
         ended = {cell: summary for cell, summary in ended.items() if summary.get("failure", "none") is not None}
         whole = len(ended) == len(cells) and any("val_accuracy" in summary for summary in ended.values())
         chosen = _winner(cells[0], config, out) if whole else None

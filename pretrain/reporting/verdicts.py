@@ -3,6 +3,7 @@
 from collections import defaultdict
 
 from pretrain.budgets import LabelsNeeded
+from pretrain.config import finetuning_settings
 from pretrain.differences import ENOUGH
 from pretrain.grid import tuning_of
 from pretrain.reporting.results import Results
@@ -32,7 +33,8 @@ def settings_of(arm: str, config: Config) -> Config:
 
 def is_frozen(arm: str, config: Config) -> bool:
     """Say whether an arm trains its head only."""
-    return bool({**config["finetuning"], **(settings_of(arm, config).get("finetuning") or {})}["freeze"])
+    settings = {**config["finetuning"], **(settings_of(arm, config).get("finetuning") or {})}
+    return finetuning_settings({"freeze": settings["freeze"]}).freeze  # "no" is false
 
 
 def is_pretrained(arm: str, config: Config) -> bool:

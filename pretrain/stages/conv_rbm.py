@@ -135,6 +135,7 @@ class ConvRBM(Stage):
         self.out_channels, self.visible, self.hidden, self.pooling = out_channels, visible, hidden, pooling
         self.sparsity, self.sparsity_target, self.sparsity_weight = sparsity, sparsity_target, sparsity_weight
         self.centred, self.max_norm, self.filters = centred, max_norm, filters
+        self.divisible = not centred and sparsity != "hinton"  # which multiply means over the batch
         self.layer = Layer(
             in_channels,
             out_channels,

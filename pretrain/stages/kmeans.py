@@ -113,7 +113,7 @@ class KMeans(Stage):
     @torch.no_grad()
     def prepare(self, images: Tensor, bounds: Bounds, generator: torch.Generator) -> None:
         """Fit the whitening to patches of a sample of the inputs, and start from some of them."""
-        self.flat.copy_(CONTRAST * images.var())
+        self.flat.copy_((CONTRAST * images.var()).clamp(min=1e-6))  # images may all be of one grey
         p = self._patches(images, PATCHES, generator).cpu().double()
         self.mean.copy_(p.mean(dim=0))
         covariance = torch.cov(p.T)
