@@ -19,13 +19,7 @@ from pretrain.training import BatchOrder, Loop, Optimisation, Schedule, build_op
 
 HEALTH_CHECKS = 20  # of a stage in training
 HEALTH_SAMPLE = 200  # images of each
-GENERALISING = (
-    "loss",
-    "reconstruction",
-    "distance",
-    "free_energy",
-    "pseudo_likelihood",
-)  # figures worth measuring on held-out images too
+GENERALISING = ("reconstruction", "distance", "free_energy", "pseudo_likelihood")  # on held-out images as well
 KEPT_BYTES = 4 * 2**30  # what the inputs of a stage may take when they are kept
 
 

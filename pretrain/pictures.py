@@ -21,6 +21,8 @@ SHOWN = 64  # filters in a picture
 STEPS = (1, 10, 100, 1000)  # of the chains in a picture of samples
 # Of a stage's health: for each panel, figures of the log with a label and the number of a colour.
 PANELS = {
+    "loss": {"loss": ("", 0)},
+    "similarity of two views": {"similarity": ("", 2)},
     "reconstruction error": {"reconstruction": ("training", 0), "held_out_reconstruction": ("held out", 1)},
     "distance of a patch to its centroid": {"distance": ("training", 0), "held_out_distance": ("held out", 1)},
     "distance of the filters' norms from 1": {"norm_gap": ("", 0)},
@@ -35,7 +37,13 @@ PANELS = {
     "size of an update, of the weights'": {"update_ratio": ("", 0)},
     "chains": {"mixing": ("mixing", 0), "swaps": ("swaps", 1)},
 }
-TRAINING = ("update_ratio", "mixing", "swaps")  # figures of batches; the others are measured on samples
+TRAINING = (
+    "loss",
+    "similarity",
+    "update_ratio",
+    "mixing",
+    "swaps",
+)  # figures of batches; the others are measured on samples
 # Okabe and Ito's colours, which people with any colour vision can tell apart.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 

@@ -80,3 +80,10 @@ def test_a_picture_of_health_has_a_panel_for_each_kind_of_figure_and_a_line_for_
     lines = {line.get_label(): line.get_ydata().tolist() for line in panels["reconstruction error"].lines}
     assert lines == {"training": [0.8, 0.7], "held out": [0.85, 0.75]}  # those of the same images, not of batches
     assert panels["norm of the weights"].lines[0].get_ydata().tolist() == [1.0, 2.0]
+
+
+def test_the_loss_of_a_contrastive_stage_is_drawn_batch_by_batch():
+    rows = [{"step": 20, "loss": 3.0, "similarity": 0.2}, {"step": 40, "loss": 2.0, "similarity": 0.6}]
+    panels = {axes.get_title(): axes for axes in pictures.health(rows, "Stage 2").figure.axes if axes.get_visible()}
+    drawn = {title: axes.lines[0].get_ydata().tolist() for title, axes in panels.items()}
+    assert drawn == {"loss": [3.0, 2.0], "similarity of two views": [0.2, 0.6]}
