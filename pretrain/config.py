@@ -38,6 +38,7 @@ _HERE = Path(__file__).parent
 CONF = next(path for path in (_HERE / "conf", _HERE.parent / "conf") if path.is_dir())  # in a wheel; in a clone
 WANTED = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false"}  # by OmegaConf's name of a type
 FOLDERS = ("out", "run", "stages", "images")  # settings in which ~ stands for the home folder, as it does in data.*
+NAMED = ("out", "run", "stages")  # of these, where a number is a folder's name
 SOURCES: dict[str, Callable[..., Dataset]] = {
     "digits": load_digits,
     "cifar10": load_cifar10,
@@ -125,7 +126,8 @@ def plain(config: DictConfig) -> Config:
     resolved = OmegaConf.to_container(config, resolve=True)
     assert isinstance(resolved, dict)
     common = {key: value for key, value in resolved.items() if key in Common.__annotations__}
-    folders = {key: os.path.expanduser(resolved[key]) for key in FOLDERS if isinstance(resolved.get(key), str)}
+    named = {key: str(resolved[key]) for key in NAMED if isinstance(resolved.get(key), int | float)}
+    folders = {key: os.path.expanduser(resolved[key]) for key in FOLDERS if isinstance(resolved.get(key), str)} | named
     checked = vars(typed(Common, common))
     return {**resolved, **{key: checked[key] for key in common}, **folders}
 
@@ -175,8 +177,10 @@ def load_data(config: Config, fabric: Fabric) -> Dataset:
     source = SOURCES.get(settings.pop("name"))
     if source is None:
         raise UserError(f"data.name={config['name']} is not known; choose one of {', '.join(SOURCES)}.")
-    if isinstance(settings.get("unlabelled"), str):
-        settings["unlabelled"] = [settings["unlabelled"]]
+    if "root" in settings:
+        settings["root"] = str(settings["root"])  # a folder's name may be a number
+    if "unlabelled" in settings and not isinstance(settings["unlabelled"], list):
+        settings["unlabelled"] = [] if settings["unlabelled"] is None else [str(settings["unlabelled"])]
     typed_settings = typed_keywords(source, settings, "data")
     data = first_then_others(fabric, lambda: source(**typed_settings))
     if data.skipped:
@@ -192,7 +196,7 @@ def data_shape(config: Config) -> tuple[tuple[int, int, int], Sequence[str]]:
     """Return the volume (C, H, W) of an image and the classes, without loading any."""
     if config["name"] == "folder":
         shape = (config["channels"], config["image_size"], config["image_size"])
-        return shape, class_folders(Path(config["root"]).expanduser() / "train")
+        return shape, class_folders(Path(str(config["root"])).expanduser() / "train")
     return {"digits": (1, 8, 8), "cifar10": (3, 32, 32)}[config["name"]], [str(k) for k in range(10)]
 
 
@@ -216,11 +220,11 @@ def build_stack(config: Config, images: Tensor, seed: int) -> StackPlan:
     training = []
     for name, settings in stage_settings(config).items():
         where = f"stack.stages.{name}"
-        kind = _stage_class(settings["_target_"])
+        below = stages[-1].out_channels if stages else images.shape[1]
+        kind = functools.partial(_stage_class(settings["_target_"]), below)
         keywords = {key: value for key, value in settings.items() if key not in ("_target_", "training")}
-        in_channels = stages[-1].out_channels if stages else images.shape[1]
         with seeded(seed, "initialise", name), _at(where):
-            stages.append(kind(in_channels=in_channels, **typed_keywords(kind, keywords, where)))
+            stages.append(kind(**typed_keywords(kind, keywords, where)))
         training.append(typed(Optimisation, settings.get("training", {}), f"{where}.training"))
     options = typed_keywords(Stack, {key: config[key] for key in ("preprocessing", "normalisation")}, "stack")
     return StackPlan(Stack(stages, images, **options), training)

@@ -125,8 +125,10 @@ def test_two_processes_make_one_line_of_a_mistake(folder):
         (
             "stage",
             ["out=runs/y", "+stack.stages.stage1.depth=3"],
-            "stack.stages.stage1.depth: there is no such setting; choose among in_channels",
+            "stack.stages.stage1.depth: there is no such setting; choose among out_channels",
         ),
+        ("stage", ["out=runs/y", "+stack.stages.stage1.in_channels=3"], "stage1.in_channels: there is no such setting"),
+        ("finetune", ["data=folder", "data.root=2024", "out=2025"], "2024/train is missing"),
         ("stage", ["out=runs/y", "stack.stages.stage1.pool=two"], "stack.stages.stage1.pool=two: it must be a whole"),
         ("stage", ["out=runs/y", "stack.stages=3"], "stack.stages=3: give the settings of each stage under its name"),
         ("stage", ["out=runs/y", "stack.stages.stage1=3"], "stack.stages.stage1=3: give the settings of a stage"),
