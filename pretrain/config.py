@@ -26,7 +26,7 @@ from torch import Tensor
 from pretrain.data import Dataset, load_cifar10, load_digits, load_folder
 from pretrain.data.sources import class_folders
 from pretrain.device import Device, first_then_others, keep_freed_memory
-from pretrain.errors import UserError
+from pretrain.errors import UserError, choose
 from pretrain.finetuning import Finetuning
 from pretrain.runs import Config
 from pretrain.seeding import seeded
@@ -172,11 +172,16 @@ def _no_such(where: str, key: object, known: Iterable[str]) -> UserError:
 
 
 def load_data(config: Config, fabric: Fabric) -> Dataset:
-    """Load the data that conf/data/ describes, the first process before the others: it may download or decode."""
+    """Load the data that conf/data/ describes, the first process before the others: it may download or decode.
+
+    Raises
+    ------
+    UserError
+        When there is no such data set, a setting of it is wrong, or its images cannot be had.
+    """
+    choose("data.name", config["name"], SOURCES)
     settings = dict(config)
-    source = SOURCES.get(settings.pop("name"))
-    if source is None:
-        raise UserError(f"data.name={config['name']} is not known; choose one of {', '.join(SOURCES)}.")
+    source = SOURCES[settings.pop("name")]
     if "root" in settings:
         settings["root"] = str(settings["root"])  # a folder's name may be a number
     if "unlabelled" in settings and not isinstance(settings["unlabelled"], list):
@@ -193,7 +198,14 @@ def load_data(config: Config, fabric: Fabric) -> Dataset:
 
 
 def data_shape(config: Config) -> tuple[tuple[int, int, int], Sequence[str]]:
-    """Return the volume (C, H, W) of an image and the classes, without loading any."""
+    """Return the volume (C, H, W) of an image and the classes, without loading any.
+
+    Raises
+    ------
+    UserError
+        When there is no such data set, or no folder of its classes.
+    """
+    choose("data.name", config["name"], SOURCES)
     if config["name"] == "folder":
         shape = (config["channels"], config["image_size"], config["image_size"])
         return shape, class_folders(Path(str(config["root"])).expanduser() / "train")

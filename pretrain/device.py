@@ -11,7 +11,7 @@ import torch
 from lightning_fabric import Fabric
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 
-from pretrain.errors import UserError, require_between
+from pretrain.errors import UserError, choose, require_between
 
 T = TypeVar("T")
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of <malloc.h>
@@ -48,9 +48,7 @@ class Device:
         UserError
             When this machine lacks what is asked for.
         """
-        if self.precision not in ("auto", *PRECISIONS):
-            known = ", ".join(("auto", *PRECISIONS))
-            raise UserError(f"device.precision={self.precision} is not known; choose one of {known}.")
+        choose("device.precision", self.precision, ("auto", *PRECISIONS))
         require_between("device.devices", self.devices, 1)
         if self.threads is not None:
             require_between("device.threads", self.threads, 1)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from pretrain.config import typed
-from pretrain.errors import UserError, require_between
+from pretrain.errors import UserError, choose, require_between
 from pretrain.runs import Config, RunFolder
 from pretrain.tuning import Tuning, best_candidate
 
@@ -42,8 +42,7 @@ class Arm:
 
     def check(self, name: str, stages: int) -> None:
         """Raise a `UserError` when its settings contradict each other, for a stack of so many stages."""
-        if self.init not in ("pretrained", "scratch"):
-            raise UserError(f"arms.{name}.init={self.init} is not known; choose one of scratch, pretrained.")
+        choose(f"arms.{name}.init", self.init, ("scratch", "pretrained"))
         pretrained = self.init == "pretrained"
         if not pretrained and (
             given := [key for key in ("upto", "pool", "stack") if getattr(self, key) not in (None, {})]

@@ -11,7 +11,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from pretrain.errors import UserError, require_between
+from pretrain.errors import UserError, choose, require_between
 from pretrain.progress import Progress
 from pretrain.runs import RunFolder
 from pretrain.seeding import derive_seed, generator, seeded
@@ -67,10 +67,8 @@ class Optimisation:
 
     def __post_init__(self) -> None:
         """Refuse values that cannot be meant."""
-        if self.optimizer not in ("sgd", "adamw"):
-            raise UserError(f"optimizer={self.optimizer} is not known; choose one of sgd, adamw.")
-        if self.schedule not in ("cosine", "constant"):
-            raise UserError(f"schedule={self.schedule} is not known; choose one of cosine, constant.")
+        choose("optimizer", self.optimizer, ("sgd", "adamw"))
+        choose("schedule", self.schedule, ("cosine", "constant"))
         require_between("steps", self.steps, self.fewest_steps)
         require_between("batch_size", self.batch_size, 1)
         require_between("learning_rate", self.learning_rate, 0)

@@ -113,11 +113,35 @@ def other_kinds(images):
     )
 
 
+def machines(images):
+    """What they keep from batch to batch are chains, and running means."""
+    torch.manual_seed(0)
+    chains = {"sampler": "pt", "chains": 5, "temperatures": 3, "sparsity": "hinton"}
+    return pretrain.Stack(
+        [pretrain.ConvRBM(1, 6, 3, padding=1, **chains), pretrain.ConvRBM(6, 4, 3, padding=1, centred=True)], images
+    )
+
+
 @pytest.mark.parametrize(
-    ("kinds", "at"), [("one", 5), ("one", 12), ("one", 17), ("others", 6), ("others", 20), ("others", 30)]
+    ("kinds", "at"),
+    [
+        ("one", 5),
+        ("one", 12),
+        ("one", 17),
+        ("others", 6),
+        ("others", 20),
+        ("others", 30),
+        ("machines", 6),
+        ("machines", 17),
+    ],
 )
 def test_an_interrupted_run_goes_on_to_the_same_bits(stack, digits, fabric, tmp_path, monkeypatch, kinds, at):
-    stack, settings = (stack, SETTINGS) if kinds == "one" else (other_kinds(digits.unlabelled), OTHERS)
+    build, settings = {
+        "one": (lambda _: stack, SETTINGS),
+        "others": (other_kinds, OTHERS),
+        "machines": (machines, pretrain.Optimisation(steps=12, batch_size=16, optimizer="sgd", learning_rate=0.01)),
+    }[kinds]
+    stack = build(digits.unlabelled)
     whole = copy.deepcopy(stack)
     fit_stages(whole, digits.unlabelled, settings, fabric=fabric)
 

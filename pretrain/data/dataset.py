@@ -12,7 +12,7 @@ from torch import Tensor
 from pretrain.data.images import Decoded, Skipped
 from pretrain.data.leakage import Leakage, Named, check_pool
 from pretrain.data.splits import split_validation
-from pretrain.errors import UserError
+from pretrain.errors import UserError, choose
 
 
 @dataclass(frozen=True)
@@ -128,8 +128,7 @@ def gather(
     """
     if len(classes) < 2:
         raise UserError(f"there is one class only ({classes[0]}): give two or more to tell apart.")
-    if shared not in ("leave_out", "keep"):
-        raise UserError(f"data.shared={shared} is not known; choose one of leave_out, keep.")
+    choose("data.shared", shared, ("leave_out", "keep"))
     training, held_out = split_validation(train.labels, validation)
     rest, judged = train.subset(training), train.subset(held_out)
     pool = Named(

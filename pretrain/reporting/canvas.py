@@ -63,10 +63,14 @@ def panel(height: float = HEIGHT) -> tuple[Figure, Any]:
     return figure, axes
 
 
+def shown(e: Estimate) -> tuple[float, float]:
+    """Return the bounds of an estimate, NaN where there are too few seeds for an interval that says anything."""
+    return (e.low, e.high) if e.n >= INTERVAL_FROM else (np.nan, np.nan)
+
+
 def spread(estimates: Sequence[Estimate], scale: float = 100) -> np.ndarray:
-    """Return the bounds of estimates in percent, (n, 2); NaN where there are too few seeds to draw an interval."""
-    bounds = [(e.low, e.high) if e.n >= INTERVAL_FROM else (np.nan, np.nan) for e in estimates]
-    return scale * np.array(bounds).reshape(-1, 2)
+    """Return the bounds of estimates in percent, (n, 2), those that are to be shown."""
+    return scale * np.array([shown(e) for e in estimates]).reshape(-1, 2)
 
 
 def band(axes: Any, x: Sequence[float], estimates: Sequence[Estimate], style: Style) -> None:

@@ -9,7 +9,7 @@ import pandas as pd
 
 from pretrain.budgets import LabelsNeeded
 from pretrain.differences import Estimate
-from pretrain.reporting.canvas import INTERVAL_FROM
+from pretrain.reporting.canvas import INTERVAL_FROM, shown
 from pretrain.reporting.results import Results
 from pretrain.statistics import Comparison, arm_estimates
 
@@ -37,11 +37,6 @@ def flops(value: float) -> str:
     """Return a number of floating-point operations with the prefix that suits it."""
     power = min(int(np.log10(value) // 3), 6) if value >= 1 else 0
     return f"{value / 1000**power:.3g} {['', 'k', 'M', 'G', 'T', 'P', 'E'][power]}FLOP"
-
-
-def shown(e: Estimate) -> tuple[float, float]:
-    """Return the bounds of an estimate, NaN where there are too few seeds for an interval that says anything."""
-    return (e.low, e.high) if e.n >= INTERVAL_FROM else (np.nan, np.nan)
 
 
 def interval(low: float, high: float, sign: str = "") -> str:
