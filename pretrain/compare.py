@@ -23,7 +23,8 @@ def main(config: Config) -> None:
     failures = compare(config)
     report_on(config["out"])
     if failures:
-        raise UserError(f"{len(failures)} runs failed, and the report names them; the first: {failures[0]}")
+        count = f"{len(failures)} run{'s' * (len(failures) > 1)}"
+        raise UserError(f"{count} failed, and the report names them; the first: {failures[0]}")
 
 
 if __name__ == "__main__":

@@ -97,6 +97,26 @@ def test_two_processes_share_a_batch(folder):
     assert both.stdout.count("stages of") == 1
 
 
+def test_a_comparison_tells_its_verdict_and_goes_on_after_a_failure(folder):
+    options = [*DATA, *SMALL, "finetuning.steps=10", "labels=[16]", "seeds=[0]", "out=runs/compared"]
+    failing = "+arms.wild={init: pretrained, finetuning: {learning_rate: 1e30}}"
+    both = run(folder, "compare", *options, failing)
+    assert both.returncode == 2
+    assert "1 run failed, and the report names them; the first: wild, 16 labels, seed 0" in both.stderr
+    headline, where = both.stdout.splitlines()
+    assert headline.startswith(
+        "Compared with scratch, pretraining was run with too few seeds for a claim with 16 labels ("
+    )
+    assert where == "report: runs/compared/report.html"
+    assert "wild, 16 labels, seed 0" in (folder / "runs/compared/report.html").read_text()
+    once = run(folder, "compare", *options)
+    assert (once.returncode, once.stdout) == (0, both.stdout)
+    assert run(folder, "report", "run=runs/compared").stdout == both.stdout
+    shutil.copytree(folder / "runs/compared", folder / "runs/again")
+    assert run(folder, "report", "run=[runs/compared,runs/again]", "out=runs/both").returncode == 0
+    assert (folder / "runs/both/report.html").exists()
+
+
 def test_two_processes_make_one_line_of_a_mistake(folder):
     both = run(folder, "stage", "device.devices=2", "device.accelerator=cpu", "out=photos")
     assert both.returncode == 2
