@@ -87,3 +87,15 @@ def test_the_loss_of_a_contrastive_stage_is_drawn_batch_by_batch():
     panels = {axes.get_title(): axes for axes in pictures.health(rows, "Stage 2").figure.axes if axes.get_visible()}
     drawn = {title: axes.lines[0].get_ydata().tolist() for title, axes in panels.items()}
     assert drawn == {"loss": [3.0, 2.0], "similarity of two views": [0.2, 0.6]}
+
+
+@pytest.mark.parametrize("side", [1, 3])
+def test_a_filter_is_drawn_through_the_pooling_below_whatever_its_size(side):
+    with seeded(0, "stack"):
+        first, second = ConvAutoencoder(1, 3, kernel_size=3), ConvAutoencoder(3, 2, kernel_size=side)
+        drawn = pictures.project(Stack([first, second], IMAGES), 2)
+    assert drawn.shape == (2, 1, 2 * side + 2, 2 * side + 2)
+    below = torch.zeros(1, 3, 2 * side, 2 * side)  # what the first of its filters asks of the maps below, spread
+    below[0] = second.layer.conv.weight[0].repeat_interleave(2, dim=1).repeat_interleave(2, dim=2)
+    expected = torch.nn.functional.conv_transpose2d(below, first.layer.conv.weight)
+    torch.testing.assert_close(drawn[:1], expected)
