@@ -154,7 +154,7 @@ def _page(results: Results, comparisons: list[Comparison], needed: list[LabelsNe
     of_main, matched = [c for c in comparisons if c.arm == main], verdicts.against_matched(results)
     return {
         "title": f"Did pretraining help? {config['stack']['name']} on {config['data']['name']}",
-        "headline": verdicts.headline(comparisons, config),
+        "headline": verdicts.headline(comparisons, matched, config),
         "sentences": [c.sentence() for c in [*of_main, *matched]],
         "others": [c.sentence() for c in comparisons if c.arm != main],
         "worth": verdicts.worth(needed, config),

@@ -51,7 +51,8 @@ def write_side_by_side(runs: Sequence[str | Path], out: str | Path) -> Report:
     judged = {name: compare_arms(each.runs, each.config["baseline"]) for name, each in compared.items()}
     values = {name: _values(results, judged[name]) for name, results in compared.items()}
     write_text(into / "results.json", json.dumps(values, indent=2) + "\n")
-    said = {name: verdicts.headline(judged[name], results.config) for name, results in compared.items()}
+    matched = {name: verdicts.against_matched(results) for name, results in compared.items()}
+    said = {name: verdicts.headline(judged[name], matched[name], each.config) for name, each in compared.items()}
     headline = "\n".join(f"{name}: {sentence}" for name, sentence in said.items())
     page = {
         "title": f"{', '.join([first, *others[:-1]])} and {others[-1]}",

@@ -76,19 +76,29 @@ def against_matched(results: Results) -> list[Comparison]:
     return compare_arms(results.runs[results.runs["arm"].isin([main, matched])], matched)
 
 
-def headline(comparisons: list[Comparison], config: Config) -> str:
-    """Return the verdict on the main arm, over all budgets; on every arm, where the baseline is pretrained itself."""
+def headline(comparisons: list[Comparison], matched: list[Comparison], config: Config) -> str:
+    """Return the verdict on the main arm, over all budgets; on every arm, where the baseline is pretrained itself.
+
+    And what is left of it against the arm from scratch that has as much compute; `matched` is as of `against_matched`.
+    """
     if comparisons and is_pretrained(config["baseline"], config):
         said = _by_verdict(comparisons)
         return f"Compared with {config['baseline']}, which is pretrained itself, {said} (in points)."
     chosen = [c for c in comparisons if c.arm == main_arm(config)]
     if not chosen:
         return f"No pretrained arm has been compared with {config['baseline']} yet."
+    said = f"Compared with {config['baseline']}, pretraining {_over_budgets(chosen)}."
+    if matched:
+        said += f" Compared with {matched_arm(config)}, which had as much compute, it {_over_budgets(matched)}."
+    return said
+
+
+def _over_budgets(comparisons: list[Comparison]) -> str:
+    """Say what an arm did, verdict by verdict, with which labels."""
     budgets: dict[str, list[str]] = defaultdict(list)
-    for c in chosen:
+    for c in comparisons:
         budgets[c.verdict].append(f"{c.labels:,} labels ({100 * c.difference.mean:+.1f} points)")
-    phrases = [SAID[verdict].format(", ".join(where)) for verdict, where in budgets.items()]
-    return f"Compared with {config['baseline']}, pretraining {'; it '.join(phrases)}."
+    return "; it ".join(SAID[verdict].format(", ".join(where)) for verdict, where in budgets.items())
 
 
 def _by_verdict(comparisons: list[Comparison]) -> str:
