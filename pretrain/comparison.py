@@ -141,7 +141,7 @@ class Worker:
         folder = task.folder(self.out)
         note, was_complete = folder / "failure.txt", RunFolder(folder).summary() is not None
         if not was_complete and note.exists() and note.stat().st_mtime >= self.started:
-            return note.read_text().strip()
+            return RunFolder(folder).failure()
         began = time.monotonic()
         try:
             for needed in task.needs(self.config):

@@ -211,8 +211,7 @@ class Cell:
         for trial in self.trials(config):
             assert isinstance(trial, Cell)
             assert trial.trial is not None
-            folder = RunFolder(trial.folder(out))
-            summary = folder.summary() if folder.failure() is None else None
+            summary = RunFolder(trial.folder(out)).accepted()
             accuracies.setdefault(trial.trial, []).append(summary["val_accuracy"] if summary else None)
         return best_candidate(accuracies) if accuracies else None
 

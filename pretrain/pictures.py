@@ -37,13 +37,8 @@ PANELS = {
     "size of an update, of the weights'": {"update_ratio": ("", 0)},
     "chains": {"mixing": ("mixing", 0), "swaps": ("swaps", 1)},
 }
-TRAINING = (
-    "loss",
-    "similarity",
-    "update_ratio",
-    "mixing",
-    "swaps",
-)  # figures of batches; the others are measured on samples
+# Figures of batches; the others are measured on samples.
+TRAINING = ("loss", "similarity", "update_ratio", "mixing", "swaps")
 # Okabe and Ito's colours, which people with any colour vision can tell apart.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 

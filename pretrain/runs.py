@@ -151,6 +151,10 @@ class RunFolder:
         note = self.path / "failure.txt"
         return note.read_text().strip() if note.exists() else None
 
+    def accepted(self) -> dict[str, Any] | None:
+        """Return the summary of a complete run that was not refused since; else None."""
+        return self.summary() if self.failure() is None else None
+
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """Mark the run as complete; the checkpoint to go on from is not needed any more."""
         if self.writes:

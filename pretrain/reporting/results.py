@@ -91,10 +91,7 @@ def read_results(out: str | Path) -> Results:
     if "arms" not in config:
         raise UserError(f"{out} holds a run, but not a comparison.")
     everything = tasks(config)
-    folders = {task: RunFolder(task.folder(out)) for task in everything}
-    done = {
-        task: summary for task, folder in folders.items() if (summary := folder.summary()) and folder.failure() is None
-    }
+    done = {task: summary for task in everything if (summary := RunFolder(task.folder(out)).accepted())}
     runs = {task: summary for task, summary in done.items() if isinstance(task, Cell) and task.trial is None}
     first = next(iter(runs.values()), {})
     leakage = out / "leakage.json"

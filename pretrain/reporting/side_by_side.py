@@ -57,7 +57,7 @@ def write_side_by_side(runs: Sequence[str | Path], out: str | Path) -> Report:
     page = {
         "title": f"{', '.join([first, *others[:-1]])} and {others[-1]}",
         "headline": headline,
-        "comparisons": {name: _about(results, judged[name]) for name, results in compared.items()},
+        "comparisons": {name: _about(each, judged[name], matched[name]) for name, each in compared.items()},
         "accuracies": tables.accuracies(joint),
         "between": [_between(compared, (first, other), arms, joint) for other in others],
         "drawings": export(_draw(compared, arms), into),
@@ -109,9 +109,9 @@ def _renamed(runs: pd.DataFrame, name: str, arms: Names) -> pd.DataFrame:
     return runs.assign(arm=[arms[name, arm] for arm in runs["arm"]])
 
 
-def _about(results: Results, judged: list[Comparison]) -> dict[str, object]:
+def _about(results: Results, judged: list[Comparison], matched: list[Comparison]) -> dict[str, object]:
     """Return what the page says of one comparison alone."""
-    config, main, matched = results.config, verdicts.main_arm(results.config), verdicts.against_matched(results)
+    config, main = results.config, verdicts.main_arm(results.config)
     return {
         "what": f"{config['stack']['name']} on {config['data']['name']}",
         "sentences": [c.sentence() for c in [*(c for c in judged if c.arm == main), *matched]],
