@@ -213,8 +213,11 @@ def run_probe(config: Config, data: Dataset, fabric: Fabric) -> dict[str, Any]:
 
 
 def _longer(settings: Finetuning, extra_flops: int, network: ConvNet, labels: int) -> Finetuning:
-    """Return settings with as many more steps as so many floating-point operations pay for."""
-    if not extra_flops:
+    """Return settings with as many more steps as so many floating-point operations pay for.
+
+    Settings of no steps stay as they are: their head is fitted at once, and nothing learns in steps.
+    """
+    if not extra_flops or not settings.steps:
         return settings
     # A step more is one in which everything learns that will, though the head may learn alone at first.
     now, then = (finetuning_flops(network, settings, labels, settings.steps + more) for more in (0, 1))

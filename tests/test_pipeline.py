@@ -93,6 +93,13 @@ def test_layers_that_saw_other_images_are_used_but_it_is_said(trained, configure
         assert ("the images have changed since" in capsys.readouterr().err) == (name == "fewer")
 
 
+def test_a_head_that_is_fitted_at_once_takes_no_steps_in_place_of_pretraining(tmp_path, configure, digits, fabric):
+    options = ["labels=20", "finetuning.head=ridge", "finetuning.freeze=true", "finetuning.steps=0", "test=false"]
+    options += ["extra_flops=1000000000"]
+    summary = run_finetune(configure("finetune", f"out={tmp_path / 'ft'}", *options), digits, fabric)
+    assert summary["steps"] == 0
+
+
 def test_pretrained_layers_reach_the_network(trained, configure, digits, fabric, tmp_path):
     options = ["init=pretrained", f"stages={trained}", "finetuning.freeze=true", *FINETUNE]
     summary = run_finetune(configure("finetune", f"out={tmp_path / 'ft'}", *options), digits, fabric)
