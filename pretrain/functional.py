@@ -28,7 +28,7 @@ def triangle(x: Tensor, power: float = 1.0) -> Tensor:
     centred = x - x.mean(dim=1, keepdim=True)
     if power == 1:
         return centred.relu()
-    # Powers below 1 have an infinite slope at zero, which would make a gradient NaN even where it is masked. The product
+    # Powers below 1 have an infinite slope at zero, which would make a gradient NaN even where it is masked. A product
     # gives the bits of torch.where in half its time on a CPU.
     return centred.clamp(min=1e-6).pow(power) * (centred > 0)
 
