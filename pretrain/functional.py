@@ -1,8 +1,11 @@
 """Equations only: each a function of tensors, with its source. No state, no modules, no settings."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 FEW = 4  # channels
 
@@ -20,17 +23,34 @@ def scaled_tanh(x: Tensor) -> Tensor:
 def triangle(x: Tensor, power: float = 1.0) -> Tensor:
     """Return max(0, x - mean of x over maps)^power, of inputs (N, C, H, W): maps compete, and about half are silent.
 
+    It can be differentiated once.
+
     References
     ----------
     Coates, Ng and Lee (2011), An analysis of single-layer networks in unsupervised feature learning, AISTATS, of
     distances; Journe et al. (2023), Hebbian deep learning without feedback, ICLR, with the power.
     """
-    centred = x - x.mean(dim=1, keepdim=True)
-    if power == 1:
-        return centred.relu()
-    # Powers below 1 have an infinite slope at zero, which would make a gradient NaN even where it is masked. A product
-    # gives the bits of torch.where in half its time on a CPU.
-    return centred.clamp(min=1e-6).pow(power) * (centred > 0)
+    return _Triangle.apply(x, power)
+
+
+class _Triangle(torch.autograd.Function):
+    """With a gradient by hand: powers below 1 have an infinite slope at zero, which autograd would make NaN, and what
+    it does to avoid that, and to the mean, takes three times as long on a CPU."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, power: float) -> Tensor:
+        above = (x - x.mean(dim=1, keepdim=True)).relu()
+        result = above.pow(power)
+        ctx.save_for_backward(above, result)
+        ctx.power = power
+        return result
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        above, result = ctx.saved_tensors
+        centred = gradient * (ctx.power * result / above.clamp(min=1e-6))  # silent maps have no gradient
+        return centred - centred.mean(dim=1, keepdim=True), None
 
 
 def contrast_normalised(patches: Tensor, epsilon: float | Tensor) -> Tensor:

@@ -213,10 +213,17 @@ def test_triangle_is_the_power_of_what_exceeds_the_mean_of_all_maps(power):
     torch.testing.assert_close(functional.triangle(x, power), expected)
 
 
-@pytest.mark.parametrize("power", [0.7, 1.4])
+@pytest.mark.parametrize("power", [0.7, 1.0, 1.4])
 def test_triangle_has_the_gradient_of_its_differences(power):
     x = normal(1, 4, 2, 2).requires_grad_()
     assert torch.autograd.gradcheck(lambda x: functional.triangle(x, power), x)
+
+
+@pytest.mark.parametrize("power", [0.7, 1.0, 1.4])
+def test_where_no_map_is_above_the_mean_triangle_has_no_gradient(power):
+    x = torch.ones(1, 4, 2, 2, requires_grad=True)
+    functional.triangle(x, power).sum().backward()
+    assert x.grad.eq(0).all()
 
 
 def test_contrast_normalised_patches_have_zero_mean_and_unit_variance():
