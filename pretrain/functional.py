@@ -40,7 +40,7 @@ class _Triangle(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, power: float) -> Tensor:
         above = (x - x.mean(dim=1, keepdim=True)).relu()
-        result = above.pow(power)
+        result = above if power == 1 else above.pow(power).to(x.dtype)  # which autocast makes float32 on a GPU
         ctx.save_for_backward(above, result)
         ctx.power = power
         return result
@@ -49,7 +49,8 @@ class _Triangle(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         above, result = ctx.saved_tensors
-        centred = gradient * (ctx.power * result / above.clamp(min=1e-6))  # silent maps have no gradient
+        least = 1e-6 if ctx.power < 1 else torch.finfo(above.dtype).tiny  # a bound to slopes that would be infinite
+        centred = gradient * (ctx.power * result / above.clamp(min=least))  # silent maps have no gradient
         return centred - centred.mean(dim=1, keepdim=True), None
 
 

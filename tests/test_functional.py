@@ -219,6 +219,16 @@ def test_triangle_has_the_gradient_of_its_differences(power):
     assert torch.autograd.gradcheck(lambda x: functional.triangle(x, power), x)
 
 
+@pytest.mark.parametrize("power", [1.0, 1.4])
+def test_the_gradient_of_triangle_scales_with_its_input(power):
+    x = normal(1, 4, 2, 2)
+    gradients = []
+    for scale in (1.0, 1e-4):
+        y = (scale * x).requires_grad_()
+        gradients.append(torch.autograd.grad((functional.triangle(y, power) * (1 + x)).sum(), y)[0])
+    torch.testing.assert_close(gradients[1], 1e-4 ** (power - 1) * gradients[0])
+
+
 @pytest.mark.parametrize("power", [0.7, 1.0, 1.4])
 def test_where_no_map_is_above_the_mean_triangle_has_no_gradient(power):
     x = torch.ones(1, 4, 2, 2, requires_grad=True)
