@@ -5,13 +5,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy.linalg import eigh
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
-from torch import nn
+from torch import Tensor, nn
 
 from pretrain.data import Labelled
 from pretrain.errors import UserError
@@ -78,7 +77,7 @@ def fit_head(network: ConvNet, train: Labelled, validation: Labelled, how: str, 
     fits, logits = {}, {}
     with threadpool_limits(torch.get_num_threads()):  # scikit-learn's own number of threads is that of the machine
         x = scaler.fit_transform(top_features(network, images).numpy())
-        for penalty, (weights, biases) in _fits(how, x, labels, len(network.classes)):
+        for penalty, (weights, biases) in _fits(how, x, labels, len(network.classes), _double(fc)):
             weights = weights / scaler.scale_
             fits[penalty] = weights, biases - weights @ scaler.mean_
             _load(fc, *fits[penalty])
@@ -97,12 +96,21 @@ def _load(fc: nn.Linear, weights: np.ndarray, biases: np.ndarray) -> None:
     torch.clear_autocast_cache()  # which would go on with the weights of before
 
 
-def _fits(how: str, x: np.ndarray, labels: np.ndarray, classes: int) -> Iterator[tuple[float, Linear]]:
+def _double(fc: nn.Linear) -> torch.device:
+    """Return where double precision is to be had: the device of the head, but for Apple's."""
+    device = fc.weight.device
+    return device if device.type == "cuda" else torch.device("cpu")
+
+
+def _fits(
+    how: str, x: np.ndarray, labels: np.ndarray, classes: int, device: torch.device
+) -> Iterator[tuple[float, Linear]]:
     """Fit linear classifiers to features, (N, D), from the strongest penalty to the weakest."""
     if how == "ridge":
-        targets = np.eye(classes, dtype=x.dtype)[labels]
-        biases = targets.mean(axis=0)
-        yield from ((penalty, (weights, biases)) for penalty, weights in _ridge(x, targets - biases))
+        targets = torch.eye(classes, dtype=torch.float64, device=device)[labels]
+        biases = targets.mean(dim=0)
+        for penalty, weights in _ridge(torch.from_numpy(x), targets - biases):
+            yield penalty, (weights.cpu().numpy(), biases.cpu().numpy())
         return
     for C in INVERSE_STRENGTHS:
         logistic = LogisticRegression(C=C, max_iter=1000).fit(x, labels)
@@ -112,34 +120,34 @@ def _fits(how: str, x: np.ndarray, labels: np.ndarray, classes: int) -> Iterator
         yield 1 / C, (coef, intercept)
 
 
-def _ridge(x: np.ndarray, targets: np.ndarray) -> Iterator[tuple[float, np.ndarray]]:
+def _ridge(x: Tensor, targets: Tensor) -> Iterator[tuple[float, Tensor]]:
     """Return the weights, (classes, D), of least ``||targets - x w||^2 + penalty ||w||^2`` for each of the penalties.
 
     x, (N, D), and targets, (N, classes), have zero mean. One eigendecomposition serves all the penalties: of x'x, or
     of xx', which has the same eigenvalues but for zeros, whichever is smaller. scikit-learn has a search over penalties
     in this way for cross-validation alone, and copies x. The eigenvalues may span more than single precision can tell
-    apart, so all is done in double.
+    apart, so all is done in the precision of the targets, which is to be double, and on their device.
     """
     wide = x.shape[0] < x.shape[1]
     if wide:
-        x = x.astype(np.float64)  # once, and not for each penalty
+        x = x.to(targets)  # once, and not for each penalty
         gram, right = x @ x.T, targets
     else:
         gram, right = _products(x, targets)
-    values, vectors = eigh(gram, overwrite_a=True, check_finite=False)
+    values, vectors = torch.linalg.eigh(gram)
     rotated = vectors.T @ right
     for penalty in PENALTIES:
         solved = vectors @ (rotated / (values + penalty)[:, None])
         yield penalty, (x.T @ solved if wide else solved).T
 
 
-def _products(x: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _products(x: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     """Return x'x, (D, D), and x'targets, (D, classes), a chunk of images after the other, to copy no more."""
-    squares, moments = np.zeros((x.shape[1], x.shape[1])), np.zeros((x.shape[1], targets.shape[1]))
-    for start in range(0, len(x), CHUNK):
-        part = x[start : start + CHUNK].astype(np.float64)
-        squares += part.T @ part
-        moments += part.T @ targets[start : start + CHUNK]
+    squares, moments = (targets.new_zeros(x.shape[1], columns) for columns in (x.shape[1], targets.shape[1]))
+    for part, wanted in zip(x.split(CHUNK), targets.split(CHUNK), strict=True):
+        part = part.to(targets)
+        squares.addmm_(part.T, part)
+        moments.addmm_(part.T, wanted)
     return squares, moments
 
 

@@ -62,7 +62,7 @@ def test_ridge_regression_is_scikit_learns_where_one_direction_has_nearly_all_th
     x = draw.normal(size=(6000, 1)) + 0.02 * draw.normal(size=(6000, 100))
     x = (x - x.mean(axis=0)).astype(np.float32)
     targets = (x @ draw.normal(size=(100, 3))).astype(np.float32)
-    for penalty, weights in _ridge(x, targets):
+    for penalty, weights in _ridge(torch.from_numpy(x), torch.from_numpy(targets).double()):
         expected = Ridge(alpha=penalty, fit_intercept=False, solver="svd").fit(x.astype(float), targets.astype(float))
         np.testing.assert_allclose(weights, expected.coef_, rtol=1e-5, atol=1e-7)
 

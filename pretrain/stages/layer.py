@@ -58,6 +58,7 @@ POOLINGS = ("max", "average", "probabilistic")
 # mean and unit variance of each map; nothing.
 NORMALISATIONS = ("scale", "standardise", "none")
 CHUNK = 100  # inputs at a time, of those that a layer is normalised on
+NOTHING = 1e-30  # added to variances, of which it changes no bit: torch 2.11 wants more than zero
 LEAST_SPREAD = 0.1  # of the greatest: a map that hardly moves is not blown up
 
 
@@ -174,7 +175,8 @@ class Layer(nn.Module):
 
     def normalised(self, pooled: Tensor) -> Tensor:
         """Return ``(pooled - shift) * scale``, of the same shape (N, C', H'', W'')."""
-        return F.batch_norm(pooled, self.shift, self.scale.pow(-2), eps=0.0)  # in one pass, and in the type of `pooled`
+        # In one pass, and in the type of `pooled`.
+        return F.batch_norm(pooled, self.shift, self.scale.pow(-2), eps=NOTHING)
 
     def pooled(self, y: Tensor) -> Tensor:
         """Undo `normalised`: return what the pool had put out, of the same shape (N, C', H'', W'')."""
