@@ -8,7 +8,7 @@ from typing import Any
 from pretrain.config import typed
 from pretrain.errors import UserError, choose, require_between
 from pretrain.runs import Config, RunFolder
-from pretrain.tuning import Tuning, best_candidate
+from pretrain.tuning import Tuning, best_candidate, decisive
 
 SHARED = ("data", "stack", "device", "overwrite")  # settings that every task takes over from the comparison
 
@@ -172,9 +172,9 @@ class Cell:
         return [*([pretraining] if pretraining else []), *([] if self.trial is not None else self.trials(config))]
 
     def trials(self, config: Config) -> list["Task"]:
-        """Return the trials by which the settings of a run are chosen."""
+        """Return the trials by which the settings of a run are chosen: none where all of them come to the same."""
         tuning = tuning_of(config)
-        trials = range(len(tuning.candidates()))
+        trials = range(len(tuning.candidates()) if is_tuned(self.arm, config) else 0)
         return [Cell(self.arm, self.labels, seed, trial) for trial in trials for seed in tuning.seeds]
 
     def config(self, config: Config, out: Path) -> Config:
@@ -187,7 +187,6 @@ class Cell:
         """
         arm = arm_of(self.arm, config)
         chosen = self.trial if self.trial is not None else self.winner(config, out)
-        tuned = {} if chosen is None else tuning_of(config).candidates()[chosen]
         pretraining = pretraining_of(self.arm, self.seed, config)
         stages = pretraining.folder(out) if pretraining else None
         return {
@@ -197,7 +196,7 @@ class Cell:
             "out": str(self.folder(out)),
             **{key: config[key] for key in SHARED},
             "stack": stack_of(self.arm, config),
-            "finetuning": {**config["finetuning"], **tuned, **arm.finetuning},
+            "finetuning": recipes_of(self.arm, config)[chosen],
             "init": arm.init,
             "stages": str(stages) if arm.init == "pretrained" else None,
             "upto": arm.upto,
@@ -205,15 +204,15 @@ class Cell:
             "test": self.trial is None,
         }
 
-    def winner(self, config: Config, out: Path) -> int | None:
-        """Return the candidate that this arm runs with at this budget, by the trials' validation accuracy."""
+    def winner(self, config: Config, out: Path) -> int:
+        """Return which of its recipes this arm runs with at this budget, by the trials' validation accuracy."""
         accuracies: dict[int, list[float | None]] = {}
         for trial in self.trials(config):
             assert isinstance(trial, Cell)
             assert trial.trial is not None
             summary = RunFolder(trial.folder(out)).accepted()
             accuracies.setdefault(trial.trial, []).append(summary["val_accuracy"] if summary else None)
-        return best_candidate(accuracies) if accuracies else None
+        return best_candidate(accuracies) if accuracies else 0
 
 
 @dataclass(frozen=True)
@@ -286,6 +285,18 @@ def tasks(config: Config) -> list[Task]:
 def tuning_of(config: Config) -> Tuning:
     """Return how a comparison searches settings."""
     return typed(Tuning, config["tuning"], "tuning")
+
+
+def recipes_of(arm: str, config: Config) -> list[Config]:
+    """Return what an arm may be fine-tuned with: what all share, what is tried in turn, and what the arm changes."""
+    shared, own = config["finetuning"], arm_of(arm, config).finetuning
+    return [{**shared, **tried, **own} for tried in tuning_of(config).candidates() or [{}]]
+
+
+def is_tuned(arm: str, config: Config) -> bool:
+    """Say whether there is anything to choose for an arm: whether its recipes differ in what decides its result."""
+    recipes = [decisive(recipe) for recipe in recipes_of(arm, config)]
+    return any(recipe != recipes[0] for recipe in recipes)
 
 
 def pretraining_of(arm: str, seed: int, config: Config) -> Pretraining | None:

@@ -63,6 +63,11 @@ class Tuning:
         return list(ParameterSampler(self.spaces, self.trials, random_state=derive_seed(0, "tuning") % 2**32))
 
 
+def decisive(recipe: Config) -> Config:
+    """Return those settings of fine-tuning that decide its result: where no step is taken, how the head is fitted."""
+    return recipe if recipe["steps"] else {key: recipe[key] for key in ("head", "flip")}
+
+
 def best_candidate(accuracies: Mapping[int, Sequence[float | None]]) -> int:
     """Return the candidate with the best mean validation accuracy over the seeds; of equals, the first.
 

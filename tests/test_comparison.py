@@ -214,6 +214,18 @@ def test_a_trial_that_was_refused_chooses_nothing(tmp_path, configure):
     assert cell.winner(config, tmp_path) == 1
 
 
+def test_an_arm_whose_recipes_come_to_the_same_has_no_trials_and_runs_with_the_first(tmp_path, configure):
+    """A fitted head on frozen layers knows nothing of learning rates, but learns from mirror images or does not."""
+    frozen = "{finetuning: {freeze: true, head: ridge, steps: 0}}"
+    config = configure("compare", f"out={tmp_path}", *TUNED, f"+arms.fitted={frozen}")
+    fitted, scratch = Cell("fitted", 20, 0), Cell("scratch", 20, 0)
+    first, *others = tuning_of(config).candidates()
+    assert (len(fitted.trials(config)), len(scratch.trials(config))) == (0, 1 + len(others))
+    assert first.items() <= fitted.config(config, tmp_path)["finetuning"].items()
+    config["tuning"]["space"]["flip"] = [True, False]
+    assert len(fitted.trials(config)) == 3
+
+
 def run_of(out, arm, seed=0):
     return RunFolder(out / "runs" / arm / "labels-20" / f"seed-{seed}")
 

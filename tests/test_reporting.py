@@ -162,7 +162,9 @@ def test_settings_that_arms_keep_to_themselves_are_named(tmp_path, make):
     out = make(tmp_path / "run", *options)
     write_report(out)
     own = "pretrained has its own mixup; pretrained-frozen, random-frozen have their own head, steps"
-    assert f"those of the runs; but {own}." in text_of(out)
+    fixed = "which leaves nothing to try for pretrained-frozen, random-frozen"
+    assert f"those of the runs; but {own}, {fixed}." in text_of(out)
+    assert {*pd.read_csv(out / "trials.csv")["arm"]} == {"scratch", "pretrained"}
 
 
 def test_where_tuning_froze_the_layers_the_page_says_so(tmp_path, make):

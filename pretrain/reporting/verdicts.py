@@ -5,7 +5,7 @@ from collections import defaultdict
 from pretrain.budgets import LabelsNeeded
 from pretrain.config import finetuning_settings
 from pretrain.differences import ENOUGH
-from pretrain.grid import tuning_of
+from pretrain.grid import is_tuned, tuning_of
 from pretrain.reporting.results import Results
 from pretrain.runs import Config
 from pretrain.statistics import Comparison, compare_arms
@@ -138,10 +138,12 @@ def _tuned_equally(config: Config) -> str:
         return f"{chosen}{'; but ' + '; '.join(exempt) if exempt else ''}. They may suit one better."
     tried = tuning.candidates()
     seeds = ", ".join(map(str, tuning.seeds))
+    fixed = ", ".join(arm for arm in config["arms"] if not is_tuned(arm, config))
     return (
         f"The arms were tuned equally: each tried the same {len(tried)} settings at each label budget, on validation "
         f"images and on other seeds ({seeds}) than those of the runs"
-        + (f"; but {'; '.join(exempt)}." if exempt else ".")
+        + (f"; but {'; '.join(exempt)}" if exempt else "")
+        + (f", which leaves nothing to try for {fixed}." if fixed else ".")
     )
 
 
