@@ -11,6 +11,7 @@ from typing import Any
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from pretrain.differences import Estimate
 from pretrain.pictures import COLOURS
@@ -117,6 +118,7 @@ def rows(groups: Mapping[str, Sequence[Row]], looks: Mapping[str, Style]) -> tup
     figure, axes = panel(0.75 + ROW * count)
     axes.grid(visible=False, axis="y")
     axes.grid(axis="x", color=GRID, linewidth=0.7)
+    axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))  # numbers of two decimals have room
     at, ticks = 0, {}
     for name, group in groups.items():
         if named:
