@@ -23,7 +23,7 @@ from pretrain.data.splits import label_subset
 from pretrain.device import keep_freed_memory
 from pretrain.errors import UserError, require_between
 from pretrain.finetuning import Finetuning
-from pretrain.grid import Cell, Pretraining, Probing, Task, arm_of, stack_of, tasks, tuning_of
+from pretrain.grid import Cell, Pretraining, Probing, Task, arm_of, recipes_of, stack_of, tasks, tuning_of
 from pretrain.pipeline import run_finetune, run_probe, run_stages
 from pretrain.runs import Config, RunFolder, differing_settings, first_few, write_text
 from pretrain.stack import SAMPLE
@@ -225,10 +225,10 @@ def _check(config: Config) -> None:
 def _recipes(config: Config) -> Iterator[tuple[str, Finetuning]]:
     """Go through what each arm may be fine-tuned with, and where that comes from in the configuration."""
     for name in config["arms"]:
-        own = arm_of(name, config).finetuning
-        for tuned in [{}, *tuning_of(config).candidates()]:
+        own, candidates = arm_of(name, config).finetuning, [{}, *tuning_of(config).candidates()]
+        for tuned, recipe in zip(candidates, recipes_of(name, config, candidates), strict=True):
             where = f"arms.{name}.finetuning" if own else "tuning.space" if tuned else "finetuning"
-            yield where, finetuning_settings({**config["finetuning"], **tuned, **own}, where)
+            yield where, finetuning_settings(recipe, where)
 
 
 def _check_data(config: Config, data: Dataset) -> None:

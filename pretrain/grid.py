@@ -1,6 +1,6 @@
 """What a comparison consists of: pretraining, trials, runs and probes, each in a folder of its own."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -174,7 +174,8 @@ class Cell:
     def trials(self, config: Config) -> list["Task"]:
         """Return the trials by which the settings of a run are chosen: none where all of them come to the same."""
         tuning = tuning_of(config)
-        trials = range(len(tuning.candidates()) if is_tuned(self.arm, config) else 0)
+        candidates = tuning.candidates()
+        trials = range(len(candidates) if is_tuned(self.arm, config, candidates) else 0)
         return [Cell(self.arm, self.labels, seed, trial) for trial in trials for seed in tuning.seeds]
 
     def config(self, config: Config, out: Path) -> Config:
@@ -196,7 +197,7 @@ class Cell:
             "out": str(self.folder(out)),
             **{key: config[key] for key in SHARED},
             "stack": stack_of(self.arm, config),
-            "finetuning": recipes_of(self.arm, config)[chosen],
+            "finetuning": recipes_of(self.arm, config, tuning_of(config).candidates() or [{}])[chosen],
             "init": arm.init,
             "stages": str(stages) if arm.init == "pretrained" else None,
             "upto": arm.upto,
@@ -287,15 +288,15 @@ def tuning_of(config: Config) -> Tuning:
     return typed(Tuning, config["tuning"], "tuning")
 
 
-def recipes_of(arm: str, config: Config) -> list[Config]:
-    """Return what an arm may be fine-tuned with: what all share, what is tried in turn, and what the arm changes."""
+def recipes_of(arm: str, config: Config, candidates: Sequence[Config]) -> list[Config]:
+    """Return what an arm may be fine-tuned with: what all share, each of the candidates, and what the arm changes."""
     shared, own = config["finetuning"], arm_of(arm, config).finetuning
-    return [{**shared, **tried, **own} for tried in tuning_of(config).candidates() or [{}]]
+    return [{**shared, **tried, **own} for tried in candidates]
 
 
-def is_tuned(arm: str, config: Config) -> bool:
-    """Say whether there is anything to choose for an arm: whether its recipes differ in what decides its result."""
-    recipes = [decisive(recipe) for recipe in recipes_of(arm, config)]
+def is_tuned(arm: str, config: Config, candidates: Sequence[Config]) -> bool:
+    """Say whether there is anything to choose for an arm: whether its recipes differ in what decides their result."""
+    recipes = [decisive(recipe) for recipe in recipes_of(arm, config, candidates)]
     return any(recipe != recipes[0] for recipe in recipes)
 
 

@@ -138,7 +138,7 @@ def _tuned_equally(config: Config) -> str:
         return f"{chosen}{'; but ' + '; '.join(exempt) if exempt else ''}. They may suit one better."
     tried = tuning.candidates()
     seeds = ", ".join(map(str, tuning.seeds))
-    fixed = ", ".join(arm for arm in config["arms"] if not is_tuned(arm, config))
+    fixed = ", ".join(arm for arm in config["arms"] if not is_tuned(arm, config, tried))
     return (
         f"The arms were tuned equally: each tried the same {len(tried)} settings at each label budget, on validation "
         f"images and on other seeds ({seeds}) than those of the runs"

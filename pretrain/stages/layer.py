@@ -58,7 +58,7 @@ POOLINGS = ("max", "average", "probabilistic")
 # mean and unit variance of each map; nothing.
 NORMALISATIONS = ("scale", "standardise", "none")
 CHUNK = 100  # inputs at a time, of those that a layer is normalised on
-NOTHING = 1e-30  # added to variances, of which it changes no bit: torch 2.11 wants more than zero
+NOTHING = torch.finfo(torch.float32).tiny  # added to variances, and changes none: torch 2.11 wants more than zero
 LEAST_SPREAD = 0.1  # of the greatest: a map that hardly moves is not blown up
 
 
