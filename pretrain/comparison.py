@@ -92,6 +92,10 @@ class Worker:
         Since when a failure counts, in seconds since the epoch; what failed before that is tried again.
     settled : dict of Task to str or None
         Tasks that have come to an end, and why those failed that did.
+    seconds : dict of str to list of float
+        What this worker's tasks of each kind took.
+    needs : dict of Task to list of Task
+        All tasks, in order, each with those that must have come to an end before.
     """
 
     config: Config
@@ -110,14 +114,14 @@ class Worker:
             self.folder = open_run(self.config, self.data, self.fabric, ignore=ignored)
             self.folder.write_skipped(self.data.skipped)
             self.folder.write_leakage(self.data.leakage)
-        self.tasks = tasks(self.config)
+        self.needs = tasks(self.config)
 
     def run(self) -> list[str]:
         """Work until every task has come to an end, and return a line for each that failed."""
-        while len(self.settled) < len(self.tasks):
+        while len(self.settled) < len(self.needs):
             before = len(self.settled)
-            for task in self.tasks:
-                if task not in self.settled and all(needed in self.settled for needed in task.needs(self.config)):
+            for task, needs in self.needs.items():
+                if task not in self.settled and all(needed in self.settled for needed in needs):
                     self._attempt(task)
             if len(self.settled) == before:
                 time.sleep(LOOK_AGAIN)
@@ -144,7 +148,7 @@ class Worker:
             return RunFolder(folder).failure()
         began = time.monotonic()
         try:
-            for needed in task.needs(self.config):
+            for needed in self.needs[task]:
                 if isinstance(needed, Pretraining) and (reason := self.settled[needed]):
                     raise UserError(reason)
             summary = _run(task, task.config(self.config, self.out), self.data, self.fabric)
@@ -166,12 +170,12 @@ class Worker:
         measured = [second for seconds in self.seconds.values() for second in seconds]
         left = [
             fmean(self.seconds.get(other.kind) or measured)
-            for other in self.tasks
+            for other in self.needs
             if other != task and other not in self.settled and RunFolder(other.folder(self.out)).summary() is None
         ]
-        done = len(self.tasks) - len(left)
+        done = len(self.needs) - len(left)
         remaining = timedelta(seconds=round(sum(left) / self.config["jobs"]))
-        print(f"[{done}/{len(self.tasks)}] {task}{result}; about {remaining} left", file=sys.stderr, flush=True)
+        print(f"[{done}/{len(self.needs)}] {task}{result}; about {remaining} left", file=sys.stderr, flush=True)
 
 
 def _run(task: Task, config: Config, data: Dataset, fabric: Fabric) -> dict[str, Any]:

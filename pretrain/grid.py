@@ -265,22 +265,23 @@ def cells(config: Config) -> Iterator[Cell]:
                 yield Cell(arm, labels, seed)
 
 
-def tasks(config: Config) -> list[Task]:
-    """Return all that there is to do, what others need before them."""
-    ordered: dict[Task, None] = {}  # a set that keeps the order
+def tasks(config: Config) -> dict[Task, list[Task]]:
+    """Return all that there is to do, each task after those that it needs, and which these are."""
+    needs: dict[Task, list[Task]] = {}
 
     def add(task: Task) -> None:
-        if task not in ordered:
-            for needed in task.needs(config):
-                add(needed)
-            ordered[task] = None
+        if task not in needs:
+            needed = task.needs(config)
+            for each in needed:
+                add(each)
+            needs[task] = needed
 
     for cell in cells(config):
         add(cell)
         if config["probe"]:
             for init in ("scratch", "pretrained"):
                 add(Probing(init, cell.labels, cell.seed))
-    return list(ordered)
+    return needs
 
 
 def tuning_of(config: Config) -> Tuning:

@@ -156,7 +156,7 @@ def test_a_mistake_is_named(tmp_path, configure, override, message):
 def test_the_seeds_of_trials_may_be_those_of_runs_where_there_are_no_trials(tmp_path, configure):
     config = configure("compare", f"out={tmp_path / 'run'}", "seeds=[1000]")
     assert config["tuning"]["seeds"] == config["seeds"]
-    assert {task.seed for task in Worker(config, started=0.0).tasks} == {1000}
+    assert {task.seed for task in Worker(config, started=0.0).needs} == {1000}
 
 
 def test_a_setting_that_cannot_be_tuned_is_named(tmp_path, configure):
@@ -339,7 +339,7 @@ def test_two_processes_give_the_bits_of_one(tmp_path, tuned, configure):
 def test_a_task_that_another_process_is_at_is_left_to_it(tmp_path, configure):
     config = configure("compare", f"out={tmp_path / 'run'}", *GRID, "labels=[20]", "seeds=[0]")
     worker = Worker(config, started=0.0)
-    first = tasks(config)[0]
+    first = next(iter(tasks(config)))
     (tmp_path / "run" / ".locks").mkdir()
     with worker.lock(first):
         worker._attempt(first)

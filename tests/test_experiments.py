@@ -45,5 +45,5 @@ def test_its_arms_share_one_network_and_their_settings_are_known(name, photos, t
     for arm in config["arms"].values():
         if "pool" in arm:
             arm["pool"] = 4  # of the few images here
-    arms = {task.arm for task in Worker(config, started=0.0).tasks if isinstance(task, Cell)}
+    arms = {task.arm for task in Worker(config, started=0.0).needs if isinstance(task, Cell)}
     assert arms == {*config["arms"]}

@@ -90,7 +90,7 @@ def read_results(out: str | Path) -> Results:
     config = RunFolder(out).config()
     if "arms" not in config:
         raise UserError(f"{out} holds a run, but not a comparison.")
-    everything = tasks(config)
+    everything = list(tasks(config))
     done = {task: summary for task in everything if (summary := RunFolder(task.folder(out)).accepted())}
     runs = {task: summary for task, summary in done.items() if isinstance(task, Cell) and task.trial is None}
     first = next(iter(runs.values()), {})
