@@ -1,5 +1,8 @@
 """Every reference experiment says what it is for, and could be run as it stands."""
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hydra import compose, initialize_config_dir
@@ -10,6 +13,7 @@ from pretrain.config import CONF, plain
 from pretrain.grid import Cell
 
 EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
+REPORTS = sorted((Path(__file__).parents[1] / "runs" / "reference").glob("*/report.html"))
 
 
 @pytest.fixture(scope="module")
@@ -37,6 +41,7 @@ def test_its_file_opens_with_what_it_is_for(name):
     assert heads[:5] == ["@package", "Purpose", "Command", "Expected", "Time"]
     command = next(line for line in lines if line.startswith("# Command"))
     assert f"python -m pretrain.compare experiment={name} " in command
+    assert re.search(r"[0-9]%", "".join(lines).split("# Expected")[1].split("# Time")[0])  # it has been run
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
@@ -47,3 +52,9 @@ def test_its_arms_share_one_network_and_their_settings_are_known(name, photos, t
             arm["pool"] = 4  # of the few images here
     arms = {task.arm for task in Worker(config, started=0.0).needs if isinstance(task, Cell)}
     assert arms == {*config["arms"]}
+
+
+@pytest.mark.parametrize("report", REPORTS, ids=lambda report: report.parent.name)
+def test_a_published_report_shows_no_image_of_the_data(report):
+    """The images are others' own; reconstructions stand beside what they reconstruct."""
+    assert re.search(r'alt="[^"]*reconstructions"', report.read_text()) is None
