@@ -13,9 +13,10 @@ import itertools
 import numpy as np
 import pandas as pd
 
-from pretrain.budgets import interval_of_labels
-from pretrain.differences import bootstrap_interval, detectable_effect, estimate, paired_p
-from pretrain.statistics import compare_arms, verdict
+from pretrain.comparison.hypothesis_tests import detectable_effect, paired_p
+from pretrain.comparison.label_efficiency import interval_of_labels
+from pretrain.comparison.paired_differences import bootstrap_interval, estimate
+from pretrain.comparison.verdicts import compare_arms, verdict
 
 ACCURACY = 0.5  # of both arms with the fewest labels
 RISE = 0.05  # of accuracy for twice the labels

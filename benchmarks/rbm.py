@@ -27,9 +27,10 @@ def ours(images: torch.Tensor, **options: object) -> Callable[[], object]:
     from torch import nn
 
     import pretrain
-    from pretrain.device import keep_freed_memory
-    from pretrain.greedy import Inputs, fit_stage
-    from pretrain.preprocessing import Standardise
+    from pretrain.network.preprocessing import Standardise
+    from pretrain.runs.device import keep_freed_memory
+    from pretrain.training.greedy import fit_stage
+    from pretrain.training.stage_inputs import Inputs
 
     keep_freed_memory()  # as the commands do
     fabric = pretrain.Device(accelerator="cpu").launch()

@@ -20,7 +20,8 @@ from torch.utils.data import DataLoader
 from torchvision import datasets, transforms
 
 import pretrain
-from pretrain.greedy import Inputs, fit_stage
+from pretrain import fit_stage
+from pretrain.training.stage_inputs import Inputs
 
 SIZES = ((64, 5), (128, 3), (256, 3))  # filters and their sides
 

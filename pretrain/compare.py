@@ -2,11 +2,11 @@
 
 from lightning_fabric.utilities.rank_zero import rank_zero_only
 
-from pretrain.comparison import compare, exclusively
-from pretrain.config import command
+from pretrain.command_line.command import command
+from pretrain.comparison.workers import compare, exclusively
 from pretrain.errors import UserError
-from pretrain.reporting import write_report
-from pretrain.runs import Config
+from pretrain.reporting.html_report import write_report
+from pretrain.runs.settings import Config
 
 
 @rank_zero_only

@@ -1,9 +1,11 @@
 """Print the layer table of a network: ``python -m pretrain.describe data=cifar10 stack=cae``."""
 
-from pretrain.config import blank_images, build_stack, command, data_shape
-from pretrain.network import assemble
-from pretrain.runs import Config
-from pretrain.volume import format_rows, layer_rows
+from pretrain.command_line.command import command
+from pretrain.data.sources import data_shape
+from pretrain.network.shapes import format_rows, layer_rows
+from pretrain.runs.settings import Config
+from pretrain.stages.assembly import assemble
+from pretrain.training.stack_settings import blank_images, build_stack
 
 
 @command("describe")

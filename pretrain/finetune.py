@@ -1,8 +1,10 @@
 """Fine-tune an assembled network: ``python -m pretrain.finetune init=pretrained stages=runs/cae labels=1000``."""
 
-from pretrain.config import command, device_settings, load_data
-from pretrain.pipeline import run_finetune
-from pretrain.runs import Config
+from pretrain.command_line.command import command
+from pretrain.data.sources import load_data
+from pretrain.pipelines.network_finetuning import run_finetune
+from pretrain.runs.device import device_settings
+from pretrain.runs.settings import Config
 
 
 @command("finetune")

@@ -4,14 +4,22 @@ import sys
 
 import torch
 
-from pretrain.config import blank_images, build_stack, command, data_shape
+from pretrain.command_line.command import command
+from pretrain.data.sources import data_shape
 from pretrain.errors import require_between
-from pretrain.gradients import check_likelihood, check_network, check_stage, format_gradients, turned_off
-from pretrain.network import assemble
-from pretrain.preprocessing import Standardise
-from pretrain.runs import Config
-from pretrain.seeding import generator
-from pretrain.stages import ConvRBM
+from pretrain.evaluation.gradient_check import (
+    check_likelihood,
+    check_network,
+    check_stage,
+    format_gradients,
+    turned_off,
+)
+from pretrain.network.preprocessing import Standardise
+from pretrain.runs.seeding import generator
+from pretrain.runs.settings import Config
+from pretrain.stages.assembly import assemble
+from pretrain.stages.conv_rbm import ConvRBM
+from pretrain.training.stack_settings import blank_images, build_stack
 
 
 @command("gradcheck")

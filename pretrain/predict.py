@@ -5,11 +5,13 @@ import io
 import sys
 from pathlib import Path
 
-from pretrain.config import command, device_settings
-from pretrain.data import load_unlabelled
+from pretrain.command_line.command import command
+from pretrain.data.image_folder import load_unlabelled
 from pretrain.errors import UserError
-from pretrain.network import ConvNet
-from pretrain.runs import Config, write_text
+from pretrain.network.convnet import ConvNet
+from pretrain.runs.atomic_files import write_text
+from pretrain.runs.device import device_settings
+from pretrain.runs.settings import Config
 
 
 @command("predict")

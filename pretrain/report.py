@@ -2,11 +2,13 @@
 
 from pathlib import Path
 
-from pretrain.comparison import exclusively
-from pretrain.config import command
+from pretrain.command_line.command import command
+from pretrain.comparison.workers import exclusively
 from pretrain.errors import UserError
-from pretrain.reporting import write_report, write_side_by_side
-from pretrain.runs import Config, RunFolder
+from pretrain.reporting.html_report import write_report
+from pretrain.reporting.side_by_side import write_side_by_side
+from pretrain.runs.run_folder import RunFolder
+from pretrain.runs.settings import Config
 
 
 @command("report")

@@ -1,8 +1,10 @@
 """Train the stages of a stack greedily: ``python -m pretrain.stage data=cifar10 stack=cae out=runs/cae``."""
 
-from pretrain.config import command, device_settings, load_data
-from pretrain.pipeline import run_stages
-from pretrain.runs import Config
+from pretrain.command_line.command import command
+from pretrain.data.sources import load_data
+from pretrain.pipelines.stage_training import run_stages
+from pretrain.runs.device import device_settings
+from pretrain.runs.settings import Config
 
 
 @command("stage")

@@ -9,7 +9,7 @@ from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 
 import pretrain
-from pretrain.config import CONF, plain
+from pretrain.command_line.command import CONF, plain
 
 # A stack that trains in a moment.
 SMALL = [

@@ -6,8 +6,8 @@ import pandas as pd
 import pytest
 from sklearn.isotonic import IsotonicRegression
 
-from pretrain.budgets import interval_of_labels, labels_needed
-from pretrain.statistics import as_json
+from pretrain.comparison.label_efficiency import interval_of_labels, labels_needed
+from pretrain.comparison.verdicts import as_json
 
 BUDGETS = [100, 400, 1600]
 

@@ -7,12 +7,11 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from pretrain import comparison
-from pretrain.comparison import Worker, compare
-from pretrain.errors import UserError
-from pretrain.grid import Cell, Pretraining, cells, tasks, tuning_of
-from pretrain.reporting import COLUMNS, write_report
-from pretrain.runs import RunFolder
+from pretrain import RunFolder, UserError, compare, write_report
+from pretrain.comparison import workers
+from pretrain.comparison.tasks import Cell, Pretraining, cells, tasks, tuning_of
+from pretrain.comparison.workers import Worker
+from pretrain.reporting.comparison_results import COLUMNS
 
 GRID = [
     "labels=[20,40]",
@@ -181,8 +180,8 @@ class Sealed:
 
     def __init__(self, monkeypatch):
         self.opened = 0
-        load = comparison.load_data
-        monkeypatch.setattr(comparison, "load_data", lambda *args: self.seal(load(*args)))
+        load = workers.load_data
+        monkeypatch.setattr(workers, "load_data", lambda *args: self.seal(load(*args)))
 
     def seal(self, data):
         def open_test():
@@ -242,12 +241,12 @@ def test_the_test_split_is_opened_once_for_each_run_that_counts_and_for_no_trial
 
 def test_no_trial_needs_a_test_split_at_all(tmp_path, configure, monkeypatch):
     """Trials come before anything opens the test split, so a comparison whose test split is broken has them all."""
-    load = comparison.load_data
+    load = workers.load_data
 
     def broken():
         raise UserError("the test split was opened")
 
-    monkeypatch.setattr(comparison, "load_data", lambda *args: dataclasses.replace(load(*args), open_test=broken))
+    monkeypatch.setattr(workers, "load_data", lambda *args: dataclasses.replace(load(*args), open_test=broken))
     out = tmp_path / "run"
     failures = compare(configure("compare", f"out={out}", *TUNED, "probe=false", "seeds=[0]"))
     assert len(failures) == 5
@@ -299,7 +298,7 @@ def test_arms_of_the_first_layers_and_of_fewer_images_are_what_they_say(tuned):
 
 NOISY = "stages: {stage1: {corruption: gaussian}, stage2: {training: {steps: 3}}}"
 CENTROIDS = {
-    "_target_": "pretrain.stages.KMeans",
+    "_target_": "pretrain.KMeans",
     "out_channels": 6,
     "kernel_size": 3,
     "training": {"steps": 4, "optimizer": "sgd"},
@@ -352,7 +351,7 @@ def test_a_task_that_another_process_is_at_is_left_to_it(tmp_path, configure):
 def test_an_interrupted_comparison_is_completed_by_a_second_call(tmp_path, tuned, configure, monkeypatch):
     out = tmp_path / "run"
     config = configure("compare", f"out={out}", *TUNED)
-    run_finetune, calls = comparison.run_finetune, itertools.count()
+    run_finetune, calls = workers.run_finetune, itertools.count()
 
     def interrupted(*args):
         if next(calls) == 7:
@@ -360,7 +359,7 @@ def test_an_interrupted_comparison_is_completed_by_a_second_call(tmp_path, tuned
         return run_finetune(*args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(comparison, "run_finetune", interrupted)
+        patch.setattr(workers, "run_finetune", interrupted)
         with pytest.raises(KeyboardInterrupt):
             compare(config)
     done = {file: file.stat().st_mtime_ns for file in out.rglob("summary.json")}

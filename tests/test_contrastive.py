@@ -3,7 +3,7 @@ import torch
 import torch.nn.functional as F
 
 from pretrain import Contrastive, Stack, UserError
-from pretrain.seeding import generator, seeded
+from pretrain.runs.seeding import generator, seeded
 
 
 def build(**options):

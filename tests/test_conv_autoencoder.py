@@ -5,10 +5,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from pretrain import ConvAutoencoder, UserError, functional
-from pretrain.seeding import generator, seeded
-from pretrain.stages.conv_autoencoder import CORRUPTIONS, Corruption
-from pretrain.stages.layer import ACTIVATIONS
+from pretrain import ConvAutoencoder, UserError
+from pretrain.network.activations import ACTIVATIONS
+from pretrain.runs.seeding import generator, seeded
+from pretrain.stages.corruption import CORRUPTIONS, Corruption
+from pretrain.stages.sparsity import kl_penalty, l1_penalty
 
 COMBINATIONS = [
     dict(zip(("activation", "corruption", "unpooling", "sparsity", "tied"), values, strict=True))
@@ -145,7 +146,7 @@ def test_only_the_winners_are_decoded(sparsity):
 def test_the_penalty_is_its_weight_times_its_equation_on_the_activations(sparsity):
     stage = build(activation="sigmoid", sparsity=sparsity, sparsity_weight=0.7, sparsity_target=0.2)
     hidden = torch.sigmoid(stage.layer.conv(inputs()))
-    equation = {"l1": functional.l1_penalty, "kl": lambda h: functional.kl_penalty(h, 0.2)}[sparsity]
+    equation = {"l1": l1_penalty, "kl": lambda h: kl_penalty(h, 0.2)}[sparsity]
     measured = losses(stage, inputs())
     torch.testing.assert_close(measured["loss"] - measured["reconstruction"], 0.7 * equation(hidden).detach())
 

@@ -7,12 +7,10 @@ import torch
 from sklearn.datasets import load_digits
 from sklearn.neural_network import BernoulliRBM
 
-from pretrain import ConvRBM, Optimisation, Stack, assemble
-from pretrain.errors import UserError
-from pretrain.greedy import Inputs, fit_stage
-from pretrain.likelihood import pseudo_likelihood
-from pretrain.preprocessing import Standardise
-from pretrain.seeding import generator, seeded
+from pretrain import ConvRBM, Optimisation, Stack, Standardise, UserError, assemble, fit_stage
+from pretrain.rbm.likelihood import pseudo_likelihood
+from pretrain.runs.seeding import generator, seeded
+from pretrain.training.stage_inputs import Inputs
 
 UNIT = torch.zeros(1), torch.ones(1)
 

@@ -4,7 +4,7 @@ import scipy.stats
 import torch
 
 from pretrain.data.augmentation import mixup, random_crop, random_flip
-from pretrain.seeding import generator
+from pretrain.runs.seeding import generator
 
 HEIGHT, WIDTH = 6, 5
 

@@ -7,7 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
-from pretrain.data.images import decode_files, decode_image, list_files
+from pretrain.data.decoding import decode_image, list_files
+from pretrain.data.image_cache import decode_files
 
 RNG = np.random.default_rng(0)
 GREY = RNG.integers(0, 256, (8, 8), dtype=np.uint8)

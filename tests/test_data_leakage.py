@@ -10,12 +10,19 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from pretrain.config import load_data
-from pretrain.data import Labelled, dataset, load_digits, load_folder
-from pretrain.data.duplicates import DISTANCE, SMALLEST, _candidates, _count_bits, alignment, find_shared, fingerprints
-from pretrain.data.leakage import Count, Named, check_pool
-from pretrain.errors import UserError
-from pretrain.runs import RunFolder
+from pretrain import Labelled, UserError, load_digits, load_folder
+from pretrain.data.dataset import gather
+from pretrain.data.leakage_check import Count, Named, check_pool
+from pretrain.data.near_duplicates import (
+    DISTANCE,
+    SMALLEST,
+    _candidates,
+    _count_bits,
+    alignment,
+    find_shared,
+    fingerprints,
+)
+from pretrain.data.sources import load_data
 
 
 def scenes(count, seed=0, size=32):
@@ -221,7 +228,7 @@ def test_the_check_never_opens_the_test_split():
     train = Labelled(images, torch.arange(20) % 2)
     test = named(images[:5], "test")
     names = named(images, "train").names
-    data = dataset.gather(["a", "b"], train, names, opened, lambda: test, 0, None, "leave_out")
+    data = gather(["a", "b"], train, names, opened, lambda: test, 0, None, "leave_out")
     assert torch.equal(data.unlabelled, images[5:])
     assert data.leakage.test == Count(5, 0)
 
@@ -254,7 +261,7 @@ def test_what_was_found_is_said_and_written(root, configure, fabric, capsys, tmp
     assert "1 of the 46 unlabelled images" in line
     assert ("left out" in line, "kept" in line) == (setting == "leave_out", setting == "keep")
     (tmp_path / "run").mkdir()
-    RunFolder(tmp_path / "run").write_leakage(data.leakage)
+    data.leakage.write(tmp_path / "run/leakage.json")
     written = json.loads((tmp_path / "run/leakage.json").read_text())
     assert (written["pool"], written["shared"], written["test"]) == (46, 1, {"exact": 1, "near": 0})
     assert written["examples"][0]["split"] == "test"

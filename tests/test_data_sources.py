@@ -17,8 +17,7 @@ from PIL import Image
 from sklearn.datasets import load_digits as bundled_digits
 from torchvision.datasets import CIFAR10
 
-from pretrain.data import load_cifar10, load_digits, load_folder, load_unlabelled
-from pretrain.errors import UserError
+from pretrain import UserError, load_cifar10, load_digits, load_folder, load_unlabelled
 
 
 def save_flat(path, value):

@@ -1,9 +1,9 @@
 import pytest
 import torch
 
+from pretrain import UserError
 from pretrain.data.splits import label_subset, split_validation, stratified_order
-from pretrain.errors import UserError
-from pretrain.seeding import generator
+from pretrain.runs.seeding import generator
 
 
 def shuffled_labels(*counts):

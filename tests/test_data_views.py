@@ -3,8 +3,8 @@ import torch
 import torch.nn.functional as F
 from torchvision.transforms.v2 import functional as transforms
 
-from pretrain.data.views import Views
-from pretrain.seeding import generator
+from pretrain.data.contrastive_views import Views
+from pretrain.runs.seeding import generator
 
 NONE = {"crop": 1.0, "flip": False, "jitter": 0.0, "grey": 0.0}
 

@@ -8,9 +8,9 @@ import pytest
 from hydra import compose, initialize_config_dir
 from PIL import Image
 
-from pretrain.comparison import Worker
-from pretrain.config import CONF, plain
-from pretrain.grid import Cell
+from pretrain.command_line.command import CONF, plain
+from pretrain.comparison.tasks import Cell
+from pretrain.comparison.workers import Worker
 
 EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
 REPORTS = sorted((Path(__file__).parents[1] / "runs" / "reference").glob("*/report.html"))

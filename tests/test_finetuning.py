@@ -7,14 +7,12 @@ import torch.nn.functional as F
 from sklearn.metrics import balanced_accuracy_score, confusion_matrix
 
 import pretrain
+from pretrain import RunFolder, UserError, evaluate, finetune
 from pretrain.data.augmentation import mixup
 from pretrain.data.splits import label_subset
-from pretrain.errors import UserError
-from pretrain.evaluation import evaluate
-from pretrain.finetuning import finetune
-from pretrain.runs import RunFolder
-from pretrain.seeding import generator
-from pretrain.training import BatchOrder, Loop
+from pretrain.runs.seeding import generator
+from pretrain.training.minibatches import BatchOrder
+from pretrain.training.trainer import Loop
 
 SETTINGS = pretrain.Finetuning(steps=12, batch_size=16, crop=1, flip=False, evaluate_every=4)
 
@@ -119,7 +117,7 @@ def test_an_interrupted_run_goes_on_to_the_same_bits(network, digits, fabric, tm
     settings = replace(SETTINGS, head_steps=4, early_stopping=True, l2_sp=5.0)
     whole, first, second = (copy.deepcopy(network) for _ in range(3))
     expected = finetune(whole, digits, labels=50, settings=settings, fabric=fabric)
-    monkeypatch.setattr("pretrain.training.CHECKPOINT_EVERY", 0.0)
+    monkeypatch.setattr("pretrain.training.trainer.CHECKPOINT_EVERY", 0.0)
     folder = RunFolder.open(tmp_path / "run", {})
     step = Loop._timed_step
 

@@ -2,8 +2,8 @@ import pytest
 import torch
 
 import pretrain
-from pretrain.flops import finetuning_flops, stage_flops
-from pretrain.volume import layer_rows
+from pretrain import layer_rows
+from pretrain.training.compute_cost import finetuning_flops, stage_flops
 
 
 def images(channels=2, count=8):

@@ -8,10 +8,17 @@ from omegaconf import OmegaConf
 from torch import nn
 
 from pretrain import ConvAutoencoder, ConvRBM, Stack, assemble, check_gradients
-from pretrain.config import CONF
-from pretrain.gradients import GradientRow, check_likelihood, check_network, check_stage, format_gradients, turned_off
-from pretrain.rbm import RBM
-from pretrain.seeding import generator, seeded
+from pretrain.command_line.command import CONF
+from pretrain.evaluation.gradient_check import (
+    GradientRow,
+    check_likelihood,
+    check_network,
+    check_stage,
+    format_gradients,
+    turned_off,
+)
+from pretrain.rbm.boltzmann_machine import RBM
+from pretrain.runs.seeding import generator, seeded
 
 TOLERANCE = 1e-5
 

@@ -6,12 +6,12 @@ import torch
 from torch import nn
 
 import pretrain
-from pretrain.data.views import Views
-from pretrain.errors import UserError
-from pretrain.greedy import Inputs, fit_stages, load_stack
-from pretrain.runs import RunFolder
-from pretrain.seeding import generator
-from pretrain.training import Loop
+from pretrain import RunFolder, UserError, fit_stages
+from pretrain.data.contrastive_views import Views
+from pretrain.runs.seeding import generator
+from pretrain.training.greedy import load_stack
+from pretrain.training.stage_inputs import Inputs
+from pretrain.training.trainer import Loop
 
 SETTINGS = pretrain.Optimisation(steps=12, batch_size=16)
 RULE = pretrain.Optimisation(steps=12, batch_size=16, optimizer="sgd")
@@ -145,7 +145,7 @@ def test_an_interrupted_run_goes_on_to_the_same_bits(stack, digits, fabric, tmp_
     whole = copy.deepcopy(stack)
     fit_stages(whole, digits.unlabelled, settings, fabric=fabric)
 
-    monkeypatch.setattr("pretrain.training.CHECKPOINT_EVERY", 0.0)  # after every step
+    monkeypatch.setattr("pretrain.training.trainer.CHECKPOINT_EVERY", 0.0)  # after every step
     folder = RunFolder.open(tmp_path / "run", {})
     step, calls = Loop._timed_step, []
 

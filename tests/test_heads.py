@@ -10,10 +10,9 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 import pretrain
-from pretrain.data import Labelled
-from pretrain.errors import UserError
-from pretrain.evaluation import INVERSE_STRENGTHS
-from pretrain.heads import PENALTIES, _ridge, fit_head
+from pretrain import Labelled, UserError
+from pretrain.evaluation.fitted_head import PENALTIES, _ridge, fit_head
+from pretrain.evaluation.linear_probe import INVERSE_STRENGTHS
 
 SETTINGS = pretrain.Finetuning(steps=0, batch_size=16, crop=1, flip=False, freeze=True, head="ridge")
 

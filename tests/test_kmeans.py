@@ -5,9 +5,9 @@ from sklearn.decomposition import PCA
 
 import pretrain
 from pretrain import Device, KMeans, Optimisation, Standardise, UserError, fit_stage
-from pretrain.functional import contrast_normalised
-from pretrain.greedy import Inputs
-from pretrain.seeding import generator, seeded
+from pretrain.network.preprocessing import contrast_normalised
+from pretrain.runs.seeding import generator, seeded
+from pretrain.training.stage_inputs import Inputs
 
 BOUNDS = torch.zeros(2), torch.ones(2)
 

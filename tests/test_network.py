@@ -5,9 +5,10 @@ import torch
 import torch.nn.functional as F
 
 from pretrain import ConvAutoencoder, ConvNet, Layer, Stack, UserError, assemble
-from pretrain.network import normalise_layers, set_trainable
-from pretrain.seeding import generator, seeded
-from pretrain.stages.layer import ACTIVATIONS
+from pretrain.network.activations import ACTIVATIONS
+from pretrain.network.convnet import set_trainable
+from pretrain.runs.seeding import generator, seeded
+from pretrain.stages.assembly import normalise_layers
 
 CLASSES = ["ant", "bee", "cow", "dog"]
 

@@ -3,8 +3,11 @@
 import pytest
 import torch
 
-from pretrain import ConvAutoencoder, ConvRBM, Stack, pictures
-from pretrain.seeding import generator, seeded
+from pretrain import ConvAutoencoder, ConvRBM, Stack
+from pretrain.pictures.filter_grids import project
+from pretrain.pictures.health_panels import draw_health
+from pretrain.pictures.reconstructions import draw_samples
+from pretrain.runs.seeding import generator, seeded
 
 IMAGES = torch.randint(256, (6, 1, 8, 8), generator=generator(0, "images"), dtype=torch.uint8)
 
@@ -58,7 +61,7 @@ def test_chains_of_a_machine_without_weights_draw_its_visible_biases():
 def test_an_autoencoder_on_top_draws_no_samples():
     stack = machines(ConvAutoencoder(4, 5))
     with pytest.raises(NotImplementedError):
-        pictures.samples(stack, IMAGES, 2, generator(0))
+        draw_samples(stack, IMAGES, 2, generator(0))
 
 
 def test_nothing_is_drawn_through_the_switches_of_an_autoencoder():
@@ -74,7 +77,7 @@ def test_a_picture_of_health_has_a_panel_for_each_kind_of_figure_and_a_line_for_
         {"step": 20, "reconstruction": 0.8, "held_out_reconstruction": 0.85, "weight_norm": 1.0},
         {"step": 40, "reconstruction": 0.7, "held_out_reconstruction": 0.75, "weight_norm": 2.0},
     ]
-    figure = pictures.health(rows, "Stage 1")
+    figure = draw_health(rows, "Stage 1")
     panels = {axes.get_title(): axes for axes in figure.axes if axes.get_visible()}
     assert list(panels) == ["reconstruction error", "norm of the weights", "size of an update, of the weights'"]
     lines = {line.get_label(): line.get_ydata().tolist() for line in panels["reconstruction error"].lines}
@@ -84,7 +87,7 @@ def test_a_picture_of_health_has_a_panel_for_each_kind_of_figure_and_a_line_for_
 
 def test_the_loss_of_a_contrastive_stage_is_drawn_batch_by_batch():
     rows = [{"step": 20, "loss": 3.0, "similarity": 0.2}, {"step": 40, "loss": 2.0, "similarity": 0.6}]
-    panels = {axes.get_title(): axes for axes in pictures.health(rows, "Stage 2").figure.axes if axes.get_visible()}
+    panels = {axes.get_title(): axes for axes in draw_health(rows, "Stage 2").figure.axes if axes.get_visible()}
     drawn = {title: axes.lines[0].get_ydata().tolist() for title, axes in panels.items()}
     assert drawn == {"loss": [3.0, 2.0], "similarity of two views": [0.2, 0.6]}
 
@@ -93,7 +96,7 @@ def test_the_loss_of_a_contrastive_stage_is_drawn_batch_by_batch():
 def test_a_filter_is_drawn_through_the_pooling_below_whatever_its_size(side):
     with seeded(0, "stack"):
         first, second = ConvAutoencoder(1, 3, kernel_size=3), ConvAutoencoder(3, 2, kernel_size=side)
-        drawn = pictures.project(Stack([first, second], IMAGES), 2)
+        drawn = project(Stack([first, second], IMAGES), 2)
     assert drawn.shape == (2, 1, 2 * side + 2, 2 * side + 2)
     below = torch.zeros(1, 3, 2 * side, 2 * side)  # what the first of its filters asks of the maps below, spread
     below[0] = second.layer.conv.weight[0].repeat_interleave(2, dim=1).repeat_interleave(2, dim=2)

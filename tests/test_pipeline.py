@@ -7,13 +7,15 @@ import pytest
 import torch
 
 import pretrain
-from pretrain.config import build_stack, finetuning_settings
-from pretrain.data.images import Skipped
-from pretrain.errors import UserError
-from pretrain.greedy import fit_stages, load_stack
-from pretrain.pipeline import run_finetune, run_probe, run_stages
-from pretrain.runs import RunFolder
-from pretrain.training import Loop
+from pretrain import RunFolder, UserError, fit_stages
+from pretrain.data.skipped_files import Skipped
+from pretrain.pipelines.layer_probing import run_probe
+from pretrain.pipelines.network_finetuning import run_finetune
+from pretrain.pipelines.stage_training import run_stages
+from pretrain.training.greedy import load_stack
+from pretrain.training.recipes import finetuning_settings
+from pretrain.training.stack_settings import build_stack
+from pretrain.training.trainer import Loop
 
 FINETUNE = ["finetuning.steps=8", "finetuning.batch_size=16", "labels=40"]
 
@@ -64,7 +66,7 @@ def test_a_stage_that_was_interrupted_does_not_count_as_trained(
             raise KeyboardInterrupt
         return step(loop)
 
-    monkeypatch.setattr("pretrain.training.LOG_EVERY", 2)
+    monkeypatch.setattr("pretrain.training.trainer.LOG_EVERY", 2)
     monkeypatch.setattr(Loop, "_timed_step", interrupted)
     with pytest.raises(KeyboardInterrupt):
         run_stages(configure("stage", f"out={out}"), digits, fabric)

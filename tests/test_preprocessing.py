@@ -8,8 +8,9 @@ from scipy.signal import lfilter
 from torch.utils.flop_counter import FlopCounterMode
 
 from pretrain import ConvAutoencoder, ConvNet, Stack, Standardise, UserError, Whiten, assemble, layer_rows
-from pretrain.preprocessing import FLAT, PREPROCESSINGS, REGULARISER, zca_kernel
-from pretrain.seeding import generator, seeded
+from pretrain.network.preprocessing import FLAT
+from pretrain.network.whitening import PREPROCESSINGS, REGULARISER, zca_kernel
+from pretrain.runs.seeding import generator, seeded
 
 
 def pictures(count=12, side=8):
@@ -122,7 +123,7 @@ def correlations(images, side=4):
 
 
 def test_without_a_regulariser_whitened_pixels_and_channels_are_uncorrelated(monkeypatch):
-    monkeypatch.setattr("pretrain.preprocessing.REGULARISER", 1e-6)
+    monkeypatch.setattr("pretrain.network.whitening.REGULARISER", 1e-6)
     images = autoregressive(channels=2)
     images[:, 1] = images.mean(dim=1)
     x = Whiten.from_images(images)(images)[:, :, 4:-4, 4:-4]  # away from the reflected edges

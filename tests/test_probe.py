@@ -8,10 +8,11 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 import pretrain
+from pretrain import UserError, probe
 from pretrain.data.splits import label_subset
-from pretrain.errors import UserError
-from pretrain.evaluation import INVERSE_STRENGTHS, pooled_features, probe
-from pretrain.seeding import seeded
+from pretrain.evaluation.layer_features import pooled_features
+from pretrain.evaluation.linear_probe import INVERSE_STRENGTHS
+from pretrain.runs.seeding import seeded
 
 
 @pytest.fixture
@@ -55,7 +56,9 @@ def test_a_probe_sees_the_labels_that_fine_tuning_sees_and_no_others(network, di
     seen = label_subset(labels, 50, 4)
     expected = probe(network, digits, labels=50, seed=4)
     assert probe(network, digits, labels=50, seed=5) != expected
-    monkeypatch.setattr("pretrain.evaluation.label_subset", lambda *_: seen)  # a stratified draw looks at all of them
+    monkeypatch.setattr(
+        "pretrain.evaluation.linear_probe.label_subset", lambda *_: seen
+    )  # a stratified draw looks at all of them
     wrong = torch.zeros_like(labels).index_copy(0, seen, labels[seen])
     hidden = replace(digits, train=pretrain.Labelled(digits.train.images, wrong))
     assert probe(network, hidden, labels=50, seed=4) == expected

@@ -7,12 +7,14 @@ import pytest
 import torch
 from scipy import stats
 
-from pretrain.enumeration import hidden_states, log_partition, visible_states
-from pretrain.errors import UserError
-from pretrain.likelihood import annealed_log_partition, pseudo_likelihood
-from pretrain.rbm import RBM, BinaryUnits, GaussianUnits, centred_gradient
-from pretrain.sampling import ContrastiveDivergence, PersistentChains, correlation, log_exchange
-from pretrain.seeding import generator
+from pretrain import UserError
+from pretrain.rbm.boltzmann_machine import RBM
+from pretrain.rbm.centering import centred_gradient
+from pretrain.rbm.exact import hidden_states, log_partition, visible_states
+from pretrain.rbm.gibbs_chains import ContrastiveDivergence, PersistentChains, correlation, log_exchange
+from pretrain.rbm.likelihood import annealed_log_partition, pseudo_likelihood
+from pretrain.rbm.visible_units import BinaryUnits, GaussianUnits
+from pretrain.runs.seeding import generator
 
 SHAPE = (1, 3, 3)  # with filters of 2x2, 4 hidden units a map
 NOTHING = torch.empty(0)  # what persistent chains make of a batch

@@ -12,18 +12,17 @@ import pytest
 import yaml
 from PIL import Image
 
-from pretrain.data.leakage import Count, Leakage
-from pretrain.errors import UserError
-from pretrain.grid import Cell, Pretraining, tasks
-from pretrain.reporting import write_report
-from pretrain.reporting.canvas import LINE, Row, _apart, panel, rows, styles
-from pretrain.reporting.figures import over_labels, panels
-from pretrain.reporting.methods import methods
-from pretrain.reporting.results import COLUMNS, read_results
-from pretrain.reporting.side_by_side import unique_names, welch, write_side_by_side
-from pretrain.reporting.verdicts import caveats, is_frozen
-from pretrain.runs import RunFolder
-from pretrain.statistics import compare_arms
+from pretrain import RunFolder, UserError, write_report, write_side_by_side
+from pretrain.comparison.tasks import Cell, Pretraining, tasks
+from pretrain.comparison.verdicts import compare_arms
+from pretrain.data.leakage_check import Count, Leakage
+from pretrain.reporting.arm_roles import is_frozen
+from pretrain.reporting.caveats import caveats
+from pretrain.reporting.comparison_figures import over_labels, panels
+from pretrain.reporting.comparison_results import COLUMNS, read_results
+from pretrain.reporting.methods_text import methods
+from pretrain.reporting.plotting import LINE, Row, _apart, panel, rows, styles
+from pretrain.reporting.side_by_side import unique_names, welch
 
 BUDGETS, SEEDS = (20, 50, 200), (0, 1, 2, 3, 4)
 GAIN = {"pretrained": 0.04, "pretrained-1": 0.02, "pool-100": 0.01, "scratch-matched": 0.04}
@@ -495,7 +494,7 @@ def test_the_methods_say_what_the_pool_shared_with_what_it_is_judged_by(tmp_path
     out = make(tmp_path / "run", keep=lambda task: False)
     none, one, two = Count(0, 0), Count(0, 1), Count(1, 1)
     found = Leakage(kept, 50, shared, *((one, two) if shared else (none, none)), none, one, ())
-    RunFolder(out).write_leakage(found)
+    found.write(out / "leakage.json")
     assert said in methods(read_results(out))["Data"][1]
     assert ("keep their labels" in methods(read_results(out))["Data"][1]) == bool(shared)
 

@@ -5,8 +5,10 @@ import pickle
 import pytest
 import torch
 
-from pretrain.errors import UserError
-from pretrain.runs import RunFolder, differences, environment, load_data
+from pretrain import RunFolder, UserError
+from pretrain.runs.atomic_files import load_data
+from pretrain.runs.environment import environment
+from pretrain.runs.resumption import differences
 
 CONFIG = {"stack": {"name": "cae", "stages": {"stage1": {"pool": 2}}}, "seed": 0, "out": "a"}
 

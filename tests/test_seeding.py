@@ -1,6 +1,6 @@
 import torch
 
-from pretrain.seeding import derive_seed, generator, seeded
+from pretrain.runs.seeding import derive_seed, generator, seeded
 
 
 def test_a_name_and_a_seed_give_the_same_numbers_again():

@@ -2,7 +2,7 @@ import torch
 import torch.nn.functional as F
 
 from pretrain import SoftHebb
-from pretrain.seeding import generator, seeded
+from pretrain.runs.seeding import generator, seeded
 
 
 def build(**options):

@@ -11,9 +11,9 @@ from omegaconf import OmegaConf
 from torch import nn
 
 from pretrain import Device, Layer, Optimisation, Stack, Standardise, assemble, fit_stage, layer_rows, output_size
-from pretrain.config import CONF
-from pretrain.greedy import Inputs
-from pretrain.seeding import generator, seeded
+from pretrain.command_line.command import CONF
+from pretrain.runs.seeding import generator, seeded
+from pretrain.training.stage_inputs import Inputs
 
 CHANNELS, FILTERS, SIDE = 2, 5, 16
 

@@ -7,15 +7,9 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from pretrain.differences import (
-    bootstrap_interval,
-    detectable_effect,
-    effect_size,
-    estimate,
-    paired_p,
-    smallest_detectable,
-)
-from pretrain.statistics import arm_estimates, as_json, compare_arms, verdict
+from pretrain.comparison.hypothesis_tests import detectable_effect, paired_p, smallest_detectable
+from pretrain.comparison.paired_differences import bootstrap_interval, effect_size, estimate
+from pretrain.comparison.verdicts import arm_estimates, as_json, compare_arms, verdict
 
 # Student's own data, sleep gained with two drugs by the same ten patients (Student 1908, Biometrika 6).
 DRUG_1 = [0.7, -1.6, -0.2, -1.2, -0.1, 3.4, 3.7, 0.8, 0.0, 2.0]

@@ -4,8 +4,11 @@ import pytest
 import torch
 from torch import nn
 
-from pretrain.errors import UserError
-from pretrain.training import BatchOrder, Loop, Optimisation, Schedule, build_optimizer, schedule_factor
+from pretrain import Optimisation, UserError
+from pretrain.training.minibatches import BatchOrder
+from pretrain.training.optimizers import build_optimizer
+from pretrain.training.schedules import Schedule, schedule_factor
+from pretrain.training.trainer import Loop
 
 
 def test_cosine_schedule_is_torchs_after_the_warm_up():

@@ -1,9 +1,9 @@
 import pytest
 from sklearn.model_selection import ParameterGrid
 
-from pretrain.config import typed
-from pretrain.errors import UserError
-from pretrain.tuning import Tuning, best_candidate
+from pretrain import UserError
+from pretrain.comparison.tuning import Tuning, best_candidate
+from pretrain.runs.settings import typed
 
 SPACE = {"learning_rate": [0.1, 0.01, 0.001], "head_steps": [0, 10]}
 

@@ -8,7 +8,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from pretrain import ConvAutoencoder, Layer, Stack, UserError, layer_rows, output_size
-from pretrain.volume import format_rows
+from pretrain.network.shapes import format_rows
 
 SETTINGS = [
     setting for setting in product(range(1, 13), range(1, 6), range(1, 5), range(3)) if setting[1] <= setting[0]

@@ -9,10 +9,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from pretrain.data.images import Decoded, Skipped
-from pretrain.data.leakage import Leakage, Named, check_pool
+from pretrain.data.image_cache import Decoded
+from pretrain.data.leakage_check import Leakage, Named, check_pool
+from pretrain.data.skipped_files import Skipped, write_skipped
 from pretrain.data.splits import split_validation
 from pretrain.errors import UserError, choose
+from pretrain.runs.run_folder import RunFolder
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,18 @@ class Dataset:
     skipped: list[Skipped] = field(default_factory=list, repr=False)
     leakage: Leakage | None = field(default=None, repr=False)
     test_digest: str = ""
+
+    def record_in(self, folder: RunFolder) -> None:
+        """List what was skipped in skipped.csv, and what the pool shares with other splits in leakage.json."""
+        if self.skipped and folder.writes:
+            write_skipped(folder.path / "skipped.csv", self.skipped)
+        if self.leakage and folder.writes:
+            self.leakage.write(folder.path / "leakage.json")
+
+    @property
+    def digests(self) -> dict[str, str]:
+        """What binds a run to its data."""
+        return {"data_digest": self.digest, "labelled_digest": self.labelled_digest}
 
     @cached_property
     def digest(self) -> str:

@@ -1,247 +1,62 @@
-"""Where images come from: scikit-learn's digits, CIFAR-10, or folders of the user's own."""
+"""Where images come from: the data sets that a configuration can name."""
 
-import sys
-import urllib.error
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import torch
+from lightning_fabric import Fabric
 
-from pretrain.data.dataset import Dataset, Labelled, gather
-from pretrain.data.images import Decoded, Skipped, decode_files, list_files
-from pretrain.data.leakage import Named
-from pretrain.data.splits import stratified_order
-from pretrain.errors import UserError, require_between
+from pretrain.data.cifar10 import load_cifar10
+from pretrain.data.dataset import Dataset
+from pretrain.data.digits import load_digits
+from pretrain.data.image_folder import class_folders, load_folder
+from pretrain.errors import choose
+from pretrain.runs.device import first_then_others
+from pretrain.runs.progress import complain
+from pretrain.runs.settings import Config, typed_keywords
 
-Folder = str | Path
-CACHE = Path("~/.cache/pretrain")
-
-
-def load_digits(
-    validation: int | float = 297,
-    unlabelled: Sequence[Folder] = (),
-    cache: Folder | None = CACHE,
-    shared: str = "leave_out",
-) -> Dataset:
-    """Load the handwritten digits that scikit-learn bundles: 1,797 images of 1x8x8, 500 of them for testing.
-
-    Parameters
-    ----------
-    validation : int or float
-        Training images set aside for validation: a number, or a share below 1.
-    unlabelled, cache, shared
-        Those of `load_folder`.
-
-    References
-    ----------
-    Alpaydin and Kaynak (1998), Optical recognition of handwritten digits, UCI machine learning repository.
-    """
-    from sklearn.datasets import load_digits as bundled
-
-    arrays = bundled()
-    images = torch.from_numpy(arrays.images).div(16).mul(255).round().to(torch.uint8)[:, None]
-    labels = torch.from_numpy(arrays.target).long()
-    order = stratified_order(labels, 0, "digits")
-    everything = Labelled(images, labels)
-    train, test = everything.subset(order[500:]), everything.subset(order[:500])
-    pools = load_unlabelled(unlabelled, 8, 1, cache) if unlabelled else None
-    names = [f"digit {k}" for k in order.tolist()]
-    judged = Named(test.images, names[:500])
-    classes = [str(k) for k in range(10)]
-    return gather(classes, train, names[500:], lambda: test, lambda: judged, validation, pools, shared)
+SOURCES: dict[str, Callable[..., Dataset]] = {
+    "digits": load_digits,
+    "cifar10": load_cifar10,
+    "folder": load_folder,
+}
 
 
-def load_cifar10(
-    root: Folder = "data",
-    download: bool = True,
-    validation: int | float = 5000,
-    unlabelled: Sequence[Folder] = (),
-    cache: Folder | None = CACHE,
-    shared: str = "leave_out",
-) -> Dataset:
-    """Load CIFAR-10: 60,000 images of 3x32x32, 10,000 of them for testing.
-
-    Parameters
-    ----------
-    root : str or Path
-        Folder that holds the data, or into which torchvision downloads it and checks its checksum.
-    download : bool
-        Download what is missing.
-    validation : int or float
-        Training images set aside for validation: a number, or a share below 1.
-    unlabelled, cache, shared
-        Those of `load_folder`.
+def load_data(config: Config, fabric: Fabric) -> Dataset:
+    """Load the data that conf/data/ describes, the first process before the others: it may download or decode.
 
     Raises
     ------
     UserError
-        When the data is missing and may not, or cannot, be downloaded.
-
-    References
-    ----------
-    Krizhevsky (2009), Learning multiple layers of features from tiny images, technical report, Toronto.
+        When there is no such data set, a setting of it is wrong, or its images cannot be had.
     """
-    from torchvision.datasets import CIFAR10
-
-    def split(train: bool) -> CIFAR10:
-        try:
-            return CIFAR10(str(Path(root).expanduser()), train=train, download=download)
-        except (RuntimeError, OSError, urllib.error.URLError) as error:
-            advice = (
-                "check the connection, or put cifar-10-python.tar.gz there"
-                if download
-                else "let it be downloaded with data.download=true"
-            )
-            raise UserError(
-                f"CIFAR-10 could not be had in data.root={root} ({_first_line(error)}): {advice}."
-            ) from None
-
-    def named(source: CIFAR10) -> Named:
-        name = "train" if source.train else "test"
-        images = torch.from_numpy(source.data).permute(0, 3, 1, 2)
-        return Named(images, [f"{name} {k}" for k in range(len(images))])
-
-    def labelled(source: CIFAR10) -> Labelled:
-        return Labelled(named(source).images, torch.tensor(source.targets))
-
-    if download and not Path(root, CIFAR10.base_folder).expanduser().exists():
-        print(f"CIFAR-10 is not in {root} yet: downloading it from {CIFAR10.url}", file=sys.stderr)
-    train = split(train=True)
-    pools = load_unlabelled(unlabelled, 32, 3, cache) if unlabelled else None
-    return gather(
-        train.classes,
-        labelled(train),
-        named(train).names,
-        lambda: labelled(split(train=False)),
-        lambda: named(split(train=False)),
-        validation,
-        pools,
-        shared,
-    )
+    choose("data.name", config["name"], SOURCES)
+    settings = dict(config)
+    source = SOURCES[settings.pop("name")]
+    if "root" in settings:
+        settings["root"] = str(settings["root"])  # a folder's name may be a number
+    if "unlabelled" in settings and not isinstance(settings["unlabelled"], list):
+        settings["unlabelled"] = [] if settings["unlabelled"] is None else [str(settings["unlabelled"])]
+    typed_settings = typed_keywords(source, settings, "data")
+    data = first_then_others(fabric, lambda: source(**typed_settings))
+    if data.skipped:
+        complain(
+            f"{len(data.skipped):,} files could not be read as images and are left out; see skipped.csv of the run"
+        )
+    if data.leakage and data.leakage.shared:
+        complain(str(data.leakage))
+    return data
 
 
-def load_folder(
-    root: Folder,
-    image_size: int = 32,
-    channels: int = 3,
-    validation: int | float = 0.1,
-    unlabelled: Sequence[Folder] = (),
-    cache: Folder | None = CACHE,
-    shared: str = "leave_out",
-) -> Dataset:
-    """Load the user's own images: ``root/train/<class>/*`` and ``root/test/<class>/*``, of any depth.
-
-    Parameters
-    ----------
-    root : str or Path
-        Folder with `train` and `test` in it. The classes are the folders in `train`, in alphabetical order.
-    image_size : int
-        Side in pixels to which every image is brought: the shorter side is scaled, the centre kept.
-    channels : {1, 3}
-        Grey or RGB.
-    validation : int or float
-        Training images set aside for validation: a number, or a share below 1.
-    unlabelled : sequence of str or Path
-        More folders of images, of any depth, without classes, for the unlabelled pool.
-    cache : str or Path, optional
-        Where decoded images are kept for later runs; None keeps them in memory.
-    shared : {"leave_out", "keep"}
-        What becomes of unlabelled images that are validation or test images as well, or nearly.
+def data_shape(config: Config) -> tuple[tuple[int, int, int], Sequence[str]]:
+    """Return the volume (C, H, W) of an image and the classes, without loading any.
 
     Raises
     ------
     UserError
-        When a folder is missing or has no readable image, or the test classes are not those of training.
+        When there is no such data set, or no folder of its classes.
     """
-    root = Path(root).expanduser()
-    classes = class_folders(root / "train")
-    _refuse_overlap(root, unlabelled)
-    train, names, skipped = _load_classes(root / "train", classes, image_size, channels, cache)
-    pools = load_unlabelled(unlabelled, image_size, channels, cache) if unlabelled else None
-    if unknown := sorted(set(class_folders(root / "test")) - set(classes)):
-        raise UserError(f"{root / 'test'} has classes that {root / 'train'} lacks: {', '.join(unknown)}.")
-
-    def open_test() -> Labelled:
-        test, _, damaged = _load_classes(root / "test", classes, image_size, channels, cache)
-        skipped.extend(skip for skip in damaged if skip not in skipped)
-        return test
-
-    def test_images() -> Named:
-        decoded = _load_files(root / "test", image_size, channels, cache)
-        return Named(decoded.images, [*map(str, decoded.paths)])
-
-    return gather(classes, train, names, open_test, test_images, validation, pools, shared, skipped)
-
-
-def _refuse_overlap(root: Path, pools: Sequence[Folder]) -> None:
-    """Refuse pools that hold the labelled images: stages would see test images, and training images twice."""
-    for pool in [pools] if isinstance(pools, str | Path) else pools:
-        for split in (root / "train", root / "test"):
-            one, other = Path(pool).expanduser().resolve(), split.resolve()
-            if one.is_relative_to(other) or other.is_relative_to(one):
-                raise UserError(f"data.unlabelled={pool} shares images with {split}: give folders beside it.")
-
-
-def load_unlabelled(
-    folders: Sequence[Folder], image_size: int = 32, channels: int = 3, cache: Folder | None = CACHE
-) -> Decoded:
-    """Load every image of any number of folders, of any depth; the parameters are those of `load_folder`.
-
-    Raises
-    ------
-    UserError
-        When a folder is missing, or holds no image that can be read.
-    """
-    if isinstance(folders, str | Path):
-        folders = [folders]
-    decoded = [_load_files(Path(folder).expanduser(), image_size, channels, cache) for folder in folders]
-    return Decoded(
-        decoded[0].images if len(decoded) == 1 else torch.cat([d.images for d in decoded]),
-        [path for d in decoded for path in d.paths],
-        [skip for d in decoded for skip in d.skipped],
-    )
-
-
-def _load_files(folder: Path, image_size: int, channels: int, cache: Folder | None) -> Decoded:
-    if not folder.is_dir():
-        raise UserError(f"{folder} is not a folder.")
-    if channels not in (1, 3):
-        raise UserError(f"data.channels={channels}: give 1 (grey) or 3 (RGB).")
-    require_between("data.image_size", image_size, 1)
-    decoded = decode_files(list_files(folder), image_size, channels, Path(cache).expanduser() if cache else None)
-    if not decoded.paths:
-        what = f"; the first of {len(decoded.skipped)}: {decoded.skipped[0].reason}" if decoded.skipped else ""
-        raise UserError(f"{folder} holds no image that can be read{what}.")
-    return decoded
-
-
-def class_folders(folder: Path) -> list[str]:
-    """Return the names of the class folders in `folder`, in alphabetical order."""
-    if not folder.is_dir():
-        raise UserError(f"{folder} is missing: labelled images are expected in {folder}/<class>/.")
-    classes = sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
-    if not classes:
-        raise UserError(f"{folder} has no class folders: labelled images are expected in {folder}/<class>/.")
-    return classes
-
-
-def _load_classes(
-    folder: Path, classes: Sequence[str], image_size: int, channels: int, cache: Folder | None
-) -> tuple[Labelled, list[str], list[Skipped]]:
-    """Load `folder`, taking each image's class from the first folder of its path; return the paths as well."""
-    decoded = _load_files(folder, image_size, channels, cache)
-    names = [path.relative_to(folder).parts[0] for path in decoded.paths]
-    stray = [k for k, name in enumerate(names) if name not in classes]
-    skipped = [*decoded.skipped, *(Skipped(str(decoded.paths[k]), "not in a class folder") for k in stray)]
-    labels = torch.tensor([classes.index(name) for name in names if name in classes])
-    if folder.name == "train" and (empty := sorted(set(classes) - set(names))):
-        raise UserError(f"{folder} has no readable image of the class {', '.join(empty)}.")
-    if len(stray) == len(names):
-        raise UserError(f"{folder} has no readable image in its class folders ({folder}/<class>/).")
-    kept = [k for k, name in enumerate(names) if name in classes]
-    images = decoded.images[kept] if stray else decoded.images
-    return Labelled(images, labels), [str(decoded.paths[k]) for k in kept], skipped
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
+    choose("data.name", config["name"], SOURCES)
+    if config["name"] == "folder":
+        shape = (config["channels"], config["image_size"], config["image_size"])
+        return shape, class_folders(Path(str(config["root"])).expanduser() / "train")
+    return {"digits": (1, 8, 8), "cifar10": (3, 32, 32)}[config["name"]], [str(k) for k in range(10)]

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from pretrain.errors import UserError
-from pretrain.seeding import generator
+from pretrain.runs.seeding import generator
 
 
 def stratified_order(labels: Tensor, seed: int, name: str) -> Tensor:

@@ -9,16 +9,19 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from pretrain.budgets import labels_needed
-from pretrain.differences import LEVEL
+from pretrain.comparison.label_efficiency import labels_needed
+from pretrain.comparison.paired_differences import LEVEL
+from pretrain.comparison.verdicts import Comparison, as_json, compare_arms
 from pretrain.errors import UserError
-from pretrain.reporting import canvas, figures, tables, verdicts
-from pretrain.reporting.figures import Drawing, file_name
-from pretrain.reporting.page import Report, export, open_folder, progress, render
-from pretrain.reporting.results import Results, read_results
+from pretrain.reporting import comparison_figures, plotting, tables
+from pretrain.reporting.arm_roles import main_arm
+from pretrain.reporting.caveats import caveats
+from pretrain.reporting.comparison_figures import Drawing, file_name
+from pretrain.reporting.comparison_results import Results, read_results
+from pretrain.reporting.headline import against_matched, headline
+from pretrain.reporting.html_report import Report, export, open_folder, progress, render
 from pretrain.reporting.tables import Table
-from pretrain.runs import write_text
-from pretrain.statistics import Comparison, as_json, compare_arms
+from pretrain.runs.atomic_files import write_text
 
 ROOM = 2.0  # points beyond the least and the greatest accuracy of any seed
 Names = Mapping[tuple[str, str], str]  # of arms in the report, by comparison and arm
@@ -51,19 +54,19 @@ def write_side_by_side(runs: Sequence[str | Path], out: str | Path) -> Report:
     judged = {name: compare_arms(each.runs, each.config["baseline"]) for name, each in compared.items()}
     values = {name: _values(results, judged[name]) for name, results in compared.items()}
     write_text(into / "results.json", json.dumps(values, indent=2) + "\n")
-    matched = {name: verdicts.against_matched(results) for name, results in compared.items()}
-    said = {name: verdicts.headline(judged[name], matched[name], each.config) for name, each in compared.items()}
-    headline = "\n".join(f"{name}: {sentence}" for name, sentence in said.items())
+    matched = {name: against_matched(results) for name, results in compared.items()}
+    said = {name: headline(judged[name], matched[name], each.config) for name, each in compared.items()}
+    verdicts = "\n".join(f"{name}: {sentence}" for name, sentence in said.items())
     page = {
         "title": f"{', '.join([first, *others[:-1]])} and {others[-1]}",
-        "headline": headline,
+        "headline": verdicts,
         "comparisons": {name: _about(each, judged[name], matched[name]) for name, each in compared.items()},
         "accuracies": tables.accuracies(joint),
         "between": [_between(compared, (first, other), arms, joint) for other in others],
         "drawings": export(_draw(compared, arms), into),
     }
     render("side_by_side", page, into)
-    return Report(into / "report.html", headline)
+    return Report(into / "report.html", verdicts)
 
 
 def _values(results: Results, judged: list[Comparison]) -> dict[str, object]:
@@ -111,11 +114,11 @@ def _renamed(runs: pd.DataFrame, name: str, arms: Names) -> pd.DataFrame:
 
 def _about(results: Results, judged: list[Comparison], matched: list[Comparison]) -> dict[str, object]:
     """Return what the page says of one comparison alone."""
-    config, main = results.config, verdicts.main_arm(results.config)
+    config, main = results.config, main_arm(results.config)
     return {
         "what": f"{config['stack']['name']} on {config['data']['name']}",
         "sentences": [c.sentence() for c in [*(c for c in judged if c.arm == main), *matched]],
-        "caveats": verdicts.caveats(results, judged, matched),
+        "caveats": caveats(results, judged, matched),
         "progress": progress(results),
         "command": results.environment.get("command", ""),
     }
@@ -151,21 +154,21 @@ def _draw(compared: Mapping[str, Results], arms: Names) -> Iterator[Drawing]:
     """Draw the accuracy of each arm that several comparisons have, a line a comparison, and of the others."""
     runs = pd.concat([results.runs.assign(comparison=name) for name, results in compared.items()], ignore_index=True)
     first = next(iter(compared))
-    looks = canvas.styles(compared, first)
-    interval = f"mean{' and 95% interval' if runs['seed'].nunique() >= canvas.INTERVAL_FROM else ''}"
+    looks = plotting.styles(compared, first)
+    interval = f"mean{' and 95% interval' if runs['seed'].nunique() >= plotting.INTERVAL_FROM else ''}"
     shared = dict.fromkeys(arm for (name, arm), called in arms.items() if called != arm)
     seen = 100 * runs.loc[runs["arm"].isin(shared), "test_accuracy"].dropna()
     limits = (seen.min() - ROOM, seen.max() + ROOM) if len(seen) else None  # the same, so that panels can be compared
     for arm in shared:
         lines = runs[runs["arm"] == arm].assign(arm=lambda of_arm: of_arm["comparison"])
-        if found := figures.accuracy(lines, list(compared), looks, limits):
+        if found := comparison_figures.accuracy(lines, list(compared), looks, limits):
             found.axes[0].set_title(arm, loc="left", fontsize=11)
             yield Drawing("results", file_name("accuracy", arm), f"Test accuracy of {arm}: {interval}.", found)
     for name, results in compared.items():
         alone = [arm for arm in results.config["arms"] if arm not in shared]
-        own = canvas.styles(alone, first)
-        for k in range(0, len(alone), figures.CROWD):
-            few = alone[k : k + figures.CROWD]
-            if found := figures.accuracy(results.runs, few, own):
+        own = plotting.styles(alone, first)
+        for k in range(0, len(alone), comparison_figures.CROWD):
+            few = alone[k : k + comparison_figures.CROWD]
+            if found := comparison_figures.accuracy(results.runs, few, own):
                 text = f"Test accuracy of arms that {name} alone has: {interval}."
                 yield Drawing("results", file_name("accuracy", name.replace("/", "-"), *few), text, found)

@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from pretrain.budgets import LabelsNeeded
-from pretrain.differences import Estimate
-from pretrain.reporting.canvas import INTERVAL_FROM, shown
-from pretrain.reporting.results import Results
-from pretrain.statistics import Comparison, arm_estimates
+from pretrain.comparison.label_efficiency import LabelsNeeded
+from pretrain.comparison.paired_differences import Estimate
+from pretrain.comparison.verdicts import Comparison, arm_estimates
+from pretrain.reporting.comparison_results import Results
+from pretrain.reporting.plotting import INTERVAL_FROM, shown
 
 NONE = "-"
 FIXED = ("arm", "labels", "seed", "trial", "val_accuracy", "seconds", "chosen", "failure")  # not settings, of trials

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pretrain.data.views import Views
+from pretrain.data.contrastive_views import Views
 from pretrain.errors import UserError
-from pretrain.stages.layer import Bounds, Layer
+from pretrain.network.layer import Bounds, Layer
 
 Metrics = Mapping[str, float]
 

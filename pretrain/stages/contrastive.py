@@ -4,12 +4,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pretrain.data.views import Views
+from pretrain.data.contrastive_views import Views
 from pretrain.errors import UserError, choose, require_between
-from pretrain.functional import info_nce, vicreg
-from pretrain.preprocessing import channel_moments
+from pretrain.network.channel_moments import channel_moments
+from pretrain.network.layer import Layer
 from pretrain.stages.base import AutogradStage, Metrics, activity
-from pretrain.stages.layer import Layer
+from pretrain.stages.contrastive_losses import info_nce, vicreg
 
 CHUNK = 100  # inputs at a time, of those that the normalisation is measured on
 EPSILON = 1e-5  # added to the variance of a map

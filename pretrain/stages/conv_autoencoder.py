@@ -4,46 +4,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pretrain import functional
 from pretrain.errors import UserError, choose
+from pretrain.network.layer import Bounds, Layer
 from pretrain.stages.base import AutogradStage, require_unit_range
-from pretrain.stages.kmeans import FILTERS, start_from_patches
-from pretrain.stages.layer import Bounds, Layer
-
-CORRUPTIONS = {
-    "none": None,
-    "gaussian": functional.gaussian_noise,
-    "masking": functional.masking_noise,
-    "salt_and_pepper": functional.salt_and_pepper_noise,
-}
-
-
-class Corruption(nn.Module):
-    """Random corruption of the input while training; like dropout, it does nothing in eval mode.
-
-    Parameters
-    ----------
-    kind : {"none", "gaussian", "masking", "salt_and_pepper"}
-        Which noise; see `pretrain.functional`.
-    level : float
-        The noise's standard deviation ("gaussian"), or the share of elements changed.
-    """
-
-    def __init__(self, kind: str, level: float):
-        super().__init__()
-        choose("corruption", kind, CORRUPTIONS)
-        if level < 0 or (kind != "gaussian" and level > 1):
-            raise UserError(f"corruption_level={level}: it must be a share from 0 to 1 (any size for gaussian).")
-        self.kind, self.level = kind, level
-
-    def forward(self, x: Tensor, generator: torch.Generator) -> Tensor:
-        """Return `x` corrupted, of the same shape."""
-        noise = CORRUPTIONS[self.kind]
-        return noise(x, self.level, generator) if noise and self.training else x
-
-    def extra_repr(self) -> str:
-        """Name the noise, for printing."""
-        return f"{self.kind}, level={self.level}"
+from pretrain.stages.corruption import Corruption
+from pretrain.stages.filter_initialization import FILTERS, start_from_patches
+from pretrain.stages.sparsity import kl_penalty, l1_penalty, lifetime_winner_take_all, spatial_winner_take_all
+from pretrain.stages.unpooling import keep_maxima, max_pool_with_switches, unpool_with_switches
 
 
 class ConvAutoencoder(AutogradStage):
@@ -174,7 +141,7 @@ class ConvAutoencoder(AutogradStage):
         """Return the layer's output and the switches of its pooling, None where there are none."""
         if self.unpooling == "none" or self.layer.pool_size == 1:
             return self.layer(x), None
-        pooled, switches = functional.max_pool_with_switches(self.layer.hidden(x), self.layer.pool_size)
+        pooled, switches = max_pool_with_switches(self.layer.hidden(x), self.layer.pool_size)
         return self.layer.normalised(pooled), switches
 
     def decode(self, y: Tensor, context: Tensor | None) -> Tensor:
@@ -183,7 +150,7 @@ class ConvAutoencoder(AutogradStage):
         if context is None:
             hidden = self.layer.spread(pooled)
         else:
-            hidden = functional.unpool_with_switches(pooled, context, self.layer.pool_size)
+            hidden = unpool_with_switches(pooled, context, self.layer.pool_size)
         x = self._decode_hidden(hidden)
         return x.sigmoid() if self.reconstruction == "cross_entropy" else x
 
@@ -194,18 +161,18 @@ class ConvAutoencoder(AutogradStage):
 
     def _compete(self, hidden: Tensor) -> Tensor:
         if self.unpooling == "switches" and self.layer.pool_size > 1:
-            hidden = functional.keep_maxima(hidden, self.layer.pool_size)
+            hidden = keep_maxima(hidden, self.layer.pool_size)
         if self.sparsity.endswith("winner_take_all"):
-            hidden = functional.spatial_winner_take_all(hidden)
+            hidden = spatial_winner_take_all(hidden)
         if self.sparsity == "lifetime_winner_take_all":
-            hidden = functional.lifetime_winner_take_all(hidden, self.sparsity_target)
+            hidden = lifetime_winner_take_all(hidden, self.sparsity_target)
         return hidden
 
     def _penalty(self, hidden: Tensor) -> Tensor:
         if self.sparsity == "l1":
-            return self.sparsity_weight * functional.l1_penalty(hidden)
+            return self.sparsity_weight * l1_penalty(hidden)
         if self.sparsity == "kl":
-            return self.sparsity_weight * functional.kl_penalty(hidden, self.sparsity_target)
+            return self.sparsity_weight * kl_penalty(hidden, self.sparsity_target)
         return hidden.new_zeros(())
 
     def _reconstruction_error(self, decoded: Tensor, x: Tensor) -> Tensor:

@@ -5,12 +5,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pretrain.errors import UserError, choose, require_between
-from pretrain.likelihood import pseudo_likelihood
-from pretrain.rbm import RBM, BinaryUnits, GaussianUnits, centred_gradient
-from pretrain.sampling import SAMPLERS, ContrastiveDivergence, PersistentChains
+from pretrain.network.layer import Bounds, Layer
+from pretrain.rbm.boltzmann_machine import RBM
+from pretrain.rbm.centering import centred_gradient
+from pretrain.rbm.gibbs_chains import SAMPLERS, ContrastiveDivergence, PersistentChains
+from pretrain.rbm.likelihood import pseudo_likelihood
+from pretrain.rbm.visible_units import BinaryUnits, GaussianUnits
 from pretrain.stages.base import Metrics, Stage, activity
-from pretrain.stages.kmeans import FILTERS, start_from_patches
-from pretrain.stages.layer import Bounds, Layer
+from pretrain.stages.filter_initialization import FILTERS, start_from_patches
 
 ACTIVATION_OF = {"bernoulli": "sigmoid", "rectified": "relu"}  # the layer's, for each kind of hidden units
 HIDDEN_SAMPLE = 50  # images from which the running means of the hidden units start

@@ -5,8 +5,8 @@ from torch import Tensor, nn
 from torch.nn.grad import conv2d_weight
 
 from pretrain.errors import require_between
+from pretrain.network.layer import Layer
 from pretrain.stages.base import Metrics, Stage
-from pretrain.stages.layer import Layer
 
 
 class SoftHebb(Stage):

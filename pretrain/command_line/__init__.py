@@ -1,0 +1,1 @@
+"""The command line: from Hydra's configuration to a function, and from a mistake to one line."""

@@ -1,0 +1,1 @@
+"""Comparisons: what they consist of, who does the work, and what paired results tell."""

@@ -1,0 +1,88 @@
+"""Equal tuning: the same settings are tried for each arm and budget, and the best on validation images is run."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from statistics import fmean
+from typing import Any
+
+from sklearn.model_selection import ParameterGrid, ParameterSampler
+
+from pretrain.errors import UserError, require_between
+from pretrain.runs.seeding import derive_seed
+from pretrain.runs.settings import Config
+
+
+@dataclass
+class Tuning:
+    """How settings are searched.
+
+    Attributes
+    ----------
+    trials : int, optional
+        Settings tried for each arm and budget; 0 for none, None for all that the space has.
+    seeds : list of int
+        Of the trials. The runs that count have others, so that no arm is judged by the draws it was chosen on.
+    space : dict of str to list, or dict of str to such
+        Values of fine-tuning settings, of which every combination can be tried; of several spaces, each under a name of
+        its own, those of each in turn.
+    """
+
+    trials: int | None = 0
+    seeds: list[int] = field(default_factory=lambda: [1000])
+    space: Any = None
+
+    def __post_init__(self) -> None:
+        """Refuse values that cannot be meant."""
+        if self.trials is not None:
+            require_between("tuning.trials", self.trials, 0)
+        if not self.seeds or len(set(self.seeds)) < len(self.seeds):
+            raise UserError(f"tuning.seeds={self.seeds}: give a list without repeats.")
+        if not isinstance(self.space, dict | None):
+            raise UserError(f"tuning.space={self.space}: give the values to try of each setting, under its name.")
+        named = [name for name, part in (self.space or {}).items() if isinstance(part, dict)]
+        loose = [name for name in self.space or {} if name not in named]
+        if named and loose:
+            raise UserError(f"tuning.space.{loose[0]} belongs in a space: give tuning.space.{named[0]}.{loose[0]}.")
+        for part in self.spaces:
+            for key, values in part.items():
+                if not isinstance(values, list) or not values:
+                    raise UserError(f"tuning.space.{key}={values}: give a list of values to try.")
+
+    @property
+    def spaces(self) -> list[dict[str, list[Any]]]:
+        """The spaces that are searched one after the other, of which there is mostly one."""
+        space = self.space or {}
+        parts = [part for part in space.values() if isinstance(part, dict)]
+        return parts or [space]
+
+    def candidates(self) -> list[Config]:
+        """Return the settings to try, the same for every arm: all of the space, or a random part of it."""
+        grid = ParameterGrid(self.spaces)
+        if self.trials is None or self.trials >= len(grid):
+            return list(grid)
+        return list(ParameterSampler(self.spaces, self.trials, random_state=derive_seed(0, "tuning") % 2**32))
+
+
+def decisive(recipe: Config) -> Config:
+    """Return those settings of fine-tuning that decide its result: where no step is taken, how the head is fitted."""
+    return recipe if recipe["steps"] else {key: recipe[key] for key in ("head", "flip")}
+
+
+def best_candidate(accuracies: Mapping[int, Sequence[float | None]]) -> int:
+    """Return the candidate with the best mean validation accuracy over the seeds; of equals, the first.
+
+    Parameters
+    ----------
+    accuracies : mapping of int to sequence of float or None
+        For each candidate, the accuracy of each of its trials; None for one that failed, which rules it out.
+
+    Raises
+    ------
+    UserError
+        When every candidate is ruled out.
+    """
+    measured = {k: [value for value in values if value is not None] for k, values in accuracies.items()}
+    whole = {k: fmean(values) for k, values in measured.items() if len(values) == len(accuracies[k])}
+    if not whole:
+        raise UserError("every trial failed: try other settings in tuning.space, such as lower learning rates.")
+    return max(whole, key=lambda k: (whole[k], -k))

@@ -1,0 +1,200 @@
+"""Run all that a comparison consists of: in one process, in several, or on several machines that share its folder."""
+
+import os
+import sys
+import time
+from collections import defaultdict
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from datetime import timedelta
+from multiprocessing import get_context
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from filelock import FileLock, Timeout
+from lightning_fabric import Fabric
+
+from pretrain.comparison.checks import check_comparison, check_data
+from pretrain.comparison.tasks import Cell, Pretraining, Probing, Task, tasks
+from pretrain.data.dataset import Dataset
+from pretrain.data.sources import load_data
+from pretrain.errors import UserError
+from pretrain.pipelines.layer_probing import run_probe
+from pretrain.pipelines.network_finetuning import run_finetune
+from pretrain.pipelines.stage_training import run_stages
+from pretrain.runs.atomic_files import write_text
+from pretrain.runs.device import device_settings, keep_freed_memory
+from pretrain.runs.run_folder import RunFolder, open_run
+from pretrain.runs.settings import Config
+
+# What may change in a second call: the runs that are there stay. So may arms be added, but not changed.
+GRID = ("labels", "seeds", "baseline", "seed", "probe", "jobs", "worker")
+LOOK_AGAIN = 1.0  # seconds, while all that is left waits for other processes
+
+
+def compare(config: Config) -> list[str]:
+    """Run what is missing of a comparison, in the folder ``config["out"]``.
+
+    Parameters
+    ----------
+    config : dict
+        As conf/compare.yaml.
+
+    Returns
+    -------
+    list of str
+        A line for each task that failed. The reason is in its folder as well, in failure.txt; the others went on.
+
+    Raises
+    ------
+    UserError
+        When a setting is wrong, or the folder holds something else.
+    """
+    check_comparison(config)
+    started, jobs = time.time(), config["jobs"]
+    if jobs == 1:
+        return Worker(config, started).run()
+    threads = config["device"]["threads"] or max(1, (os.cpu_count() or 1) // jobs)
+    config = {**config, "device": {**config["device"], "threads": threads}}
+    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+        failures = pool.map(_work, [config] * jobs, [started] * jobs)
+        return list(dict.fromkeys(line for lines in failures for line in lines))
+
+
+def exclusively(out: str | Path) -> FileLock:
+    """Return a lock for what two must not do at a time: open a comparison's folder, or write its report."""
+    path = Path(out).resolve()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = path.with_name(f".{path.name}.lock")
+    lock.touch()  # where no file can be made, the lock would wait for ever
+    return FileLock(lock)
+
+
+def _work(config: Config, started: float) -> list[str]:
+    keep_freed_memory()
+    return Worker(config, started).run()
+
+
+@dataclass
+class Worker:
+    """Goes through the tasks of a comparison and runs those that nobody else does.
+
+    Others may do the same at the same time: a lock on each task, which the system frees when its holder ends, keeps
+    them apart, and what another has finished is only looked at.
+
+    Attributes
+    ----------
+    config : dict
+        As conf/compare.yaml.
+    started : float
+        Since when a failure counts, in seconds since the epoch; what failed before that is tried again.
+    settled : dict of Task to str or None
+        Tasks that have come to an end, and why those failed that did.
+    seconds : dict of str to list of float
+        What this worker's tasks of each kind took.
+    needs : dict of Task to list of Task
+        All tasks, in order, each with those that must have come to an end before.
+    """
+
+    config: Config
+    started: float
+    settled: dict[Task, str | None] = field(default_factory=dict)
+    seconds: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+
+    def __post_init__(self) -> None:
+        """Load the data, and open the folder, which is bound to it."""
+        self.out = Path(self.config["out"])
+        self.fabric = device_settings(self.config["device"]).launch()
+        with exclusively(self.out) if self.fabric.world_size == 1 else nullcontext():  # loading may download
+            self.data = load_data(self.config["data"], self.fabric)
+            check_data(self.config, self.data)
+            ignored = (*GRID, *_added_or_removed(self.config, self.out))
+            self.folder = open_run(self.config, self.data.digests, self.fabric, ignore=ignored)
+            self.data.record_in(self.folder)
+        self.needs = tasks(self.config)
+
+    def run(self) -> list[str]:
+        """Work until every task has come to an end, and return a line for each that failed."""
+        while len(self.settled) < len(self.needs):
+            before = len(self.settled)
+            for task, needs in self.needs.items():
+                if task not in self.settled and all(needed in self.settled for needed in needs):
+                    self._attempt(task)
+            if len(self.settled) == before:
+                time.sleep(LOOK_AGAIN)
+        return [f"{task}: {reason}" for task, reason in self.settled.items() if reason]
+
+    def _attempt(self, task: Task) -> None:
+        """Bring a task to its end, unless another process is at it."""
+        alone = self.fabric.world_size == 1  # the processes of several devices go through the tasks together
+        try:
+            with self.lock(task).acquire(blocking=False) if alone else nullcontext():
+                self.settled[task] = self._settle(task)
+        except Timeout:
+            return
+
+    def lock(self, task: Task) -> FileLock:
+        """Return the lock that whoever runs a task holds."""
+        return FileLock(self.out / ".locks" / f"{task}.lock".replace(" ", "-").replace(",", ""))
+
+    def _settle(self, task: Task) -> str | None:
+        """Run a task, or look at what is there of it; return why it failed, if it did."""
+        folder = task.folder(self.out)
+        note, was_complete = folder / "failure.txt", RunFolder(folder).summary() is not None
+        if not was_complete and note.exists() and note.stat().st_mtime >= self.started:
+            return RunFolder(folder).failure()
+        began = time.monotonic()
+        try:
+            for needed in self.needs[task]:
+                if isinstance(needed, Pretraining) and (reason := self.settled[needed]):
+                    raise UserError(reason)
+            summary = _run(task, task.config(self.config, self.out), self.data, self.fabric)
+        except UserError as error:
+            if self.folder.writes:
+                folder.mkdir(parents=True, exist_ok=True)
+                write_text(note, f"{error}\n")
+            return str(error)
+        if self.folder.writes:
+            note.unlink(missing_ok=True)
+        if not was_complete and self.folder.writes:
+            self.seconds[task.kind].append(time.monotonic() - began)
+            self._say(task, summary)
+        return None
+
+    def _say(self, task: Task, summary: dict[str, Any]) -> None:
+        """Say on standard error what was done, and how long the rest may take."""
+        result = f": validation {_percent(summary['val_accuracy'])}" if isinstance(task, Cell) else ""
+        measured = [second for seconds in self.seconds.values() for second in seconds]
+        left = [
+            fmean(self.seconds.get(other.kind) or measured)
+            for other in self.needs
+            if other != task and other not in self.settled and RunFolder(other.folder(self.out)).summary() is None
+        ]
+        done = len(self.needs) - len(left)
+        remaining = timedelta(seconds=round(sum(left) / self.config["jobs"]))
+        print(f"[{done}/{len(self.needs)}] {task}{result}; about {remaining} left", file=sys.stderr, flush=True)
+
+
+def _run(task: Task, config: Config, data: Dataset, fabric: Fabric) -> dict[str, Any]:
+    match task:
+        case Pretraining():
+            return run_stages(config, data, fabric)
+        case Probing():
+            return run_probe(config, data, fabric)
+        case Cell():
+            summary = run_finetune(config, data, fabric)
+            if task.trial is not None and fabric.global_rank == 0:  # a trial is for its accuracy alone
+                Path(config["out"], "network.pt").unlink(missing_ok=True)
+            return summary
+
+
+def _added_or_removed(config: Config, out: Path) -> list[str]:
+    """Name, as settings, the arms that only one of this call and the comparison in `out` has."""
+    there = RunFolder(out).config().get("arms", {}) if (out / "config.yaml").exists() else {}
+    return [f"arms.{arm}" for arm in {*there} ^ {*config["arms"]}]
+
+
+def _percent(share: float | None) -> str:
+    return "not measured" if share is None else f"{share:.1%}"

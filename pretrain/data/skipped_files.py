@@ -1,0 +1,24 @@
+"""Files that could not be read as images."""
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pretrain.runs.atomic_files import write_text
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A file that could not be read as an image, and why."""
+
+    path: str
+    reason: str
+
+
+def write_skipped(file: Path, skipped: Sequence[Skipped]) -> None:
+    """Write a CSV with the columns path and reason."""
+    table = io.StringIO()
+    csv.writer(table, lineterminator="\n").writerows([("path", "reason"), *((s.path, s.reason) for s in skipped)])
+    write_text(file, table.getvalue())

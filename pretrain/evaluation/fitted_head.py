@@ -1,0 +1,168 @@
+"""Fitting a head to what its frozen layers make of the labelled images, instead of training it step by step."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy.optimize import minimize_scalar
+from scipy.special import log_softmax
+from sklearn.linear_model import LogisticRegression
+from sklearn.preprocessing import StandardScaler
+from threadpoolctl import threadpool_limits
+from torch import Tensor, nn
+
+from pretrain.data.dataset import Labelled
+from pretrain.errors import UserError
+from pretrain.evaluation.layer_features import top_features
+from pretrain.evaluation.linear_probe import INVERSE_STRENGTHS
+from pretrain.network.convnet import ConvNet
+
+HEADS = ("random", "ridge", "logistic")
+CHUNK = 4096  # images whose features are at a time in double precision
+PENALTIES = tuple(10 ** (k / 2) for k in range(12, 1, -1))  # of ridge regression, times the sum of the squared weights
+
+Linear = tuple[np.ndarray, np.ndarray]  # weights, (classes, features), and biases, (classes,)
+
+
+@dataclass(frozen=True)
+class FittedHead:
+    """How a head was fitted.
+
+    Attributes
+    ----------
+    penalties : dict of float to float
+        Validation accuracy, 0 to 1, of each penalty tried: ridge regression's, or 1/C of logistic regression.
+    penalty : float
+        The best; of equals, the strongest.
+    """
+
+    penalties: dict[float, float]
+    penalty: float
+
+
+@torch.no_grad()
+def fit_head(network: ConvNet, train: Labelled, validation: Labelled, how: str, flip: bool) -> FittedHead:
+    """Fit the head to the outputs of the layers, standardised, and choose its penalty on validation images.
+
+    Parameters
+    ----------
+    network : ConvNet
+        Its head is changed in place.
+    train, validation : Labelled
+        Images that it learns from, and those that choose.
+    how : {"ridge", "logistic"}
+        Least squares on the classes' indicators (Hoerl and Kennard 1970), then scaled so that the cross-entropy of the
+        validation images is least (Guo et al. 2017; with the prior of Platt 1999); or multinomial logistic regression.
+        Both with an L2 penalty.
+    flip : bool
+        Learn from the images and their mirror images.
+
+    Raises
+    ------
+    UserError
+        When there are no validation images.
+
+    References
+    ----------
+    Hoerl and Kennard (1970), Ridge regression: biased estimation for nonorthogonal problems. Technometrics 12.
+    Guo, Pleiss, Sun and Weinberger (2017), On calibration of modern neural networks. ICML, section 4.2.
+    Platt (1999), Probabilistic outputs for support vector machines. Advances in Large Margin Classifiers, section 2.2.
+    """
+    if not len(validation):
+        raise UserError(f"finetuning.head={how} needs validation images: give data.validation more than 0.")
+    images = torch.cat([train.images, train.images.flip(3)]) if flip else train.images
+    labels, held_out = train.labels.repeat(1 + flip).numpy(), top_features(network, validation.images)
+    scaler, fc = StandardScaler(copy=False), network.head.get_submodule("fc")
+    assert isinstance(fc, nn.Linear)
+    fits, logits = {}, {}
+    with threadpool_limits(torch.get_num_threads()):  # scikit-learn's own number of threads is that of the machine
+        x = scaler.fit_transform(top_features(network, images).numpy())
+        for penalty, (weights, biases) in _fits(how, x, labels, len(network.classes), _double(fc)):
+            weights = weights / scaler.scale_
+            fits[penalty] = weights, biases - weights @ scaler.mean_
+            _load(fc, *fits[penalty])
+            logits[penalty] = fc(held_out.to(fc.weight.device)).float().cpu().numpy()  # rounded as it will be
+    truth = validation.labels.numpy()
+    accuracies = {penalty: float((each.argmax(axis=1) == truth).mean()) for penalty, each in logits.items()}
+    best = max(accuracies, key=lambda penalty: accuracies[penalty])
+    factor = _calibration(logits[best], truth) if how == "ridge" else 1.0
+    _load(fc, *(factor * part for part in fits[best]))
+    return FittedHead(accuracies, best)
+
+
+def _load(fc: nn.Linear, weights: np.ndarray, biases: np.ndarray) -> None:
+    fc.weight.copy_(torch.from_numpy(weights))
+    fc.bias.copy_(torch.from_numpy(biases))
+    torch.clear_autocast_cache()  # which would go on with the weights of before
+
+
+def _double(fc: nn.Linear) -> torch.device:
+    """Return where double precision is to be had: the device of the head, but for Apple's."""
+    device = fc.weight.device
+    return device if device.type == "cuda" else torch.device("cpu")
+
+
+def _fits(
+    how: str, x: np.ndarray, labels: np.ndarray, classes: int, device: torch.device
+) -> Iterator[tuple[float, Linear]]:
+    """Fit linear classifiers to features, (N, D), from the strongest penalty to the weakest."""
+    if how == "ridge":
+        targets = torch.eye(classes, dtype=torch.float64, device=device)[labels]
+        biases = targets.mean(dim=0)
+        for penalty, weights in _ridge(torch.from_numpy(x), targets - biases):
+            yield penalty, (weights.cpu().numpy(), biases.cpu().numpy())
+        return
+    for C in INVERSE_STRENGTHS:
+        logistic = LogisticRegression(C=C, max_iter=1000).fit(x, labels)
+        coef, intercept = logistic.coef_, logistic.intercept_
+        if classes == 2:  # one row, of the second class against the first
+            coef, intercept = np.concatenate([-coef, coef]) / 2, np.concatenate([-intercept, intercept]) / 2
+        yield 1 / C, (coef, intercept)
+
+
+def _ridge(x: Tensor, targets: Tensor) -> Iterator[tuple[float, Tensor]]:
+    """Return the weights, (classes, D), of least ``||targets - x w||^2 + penalty ||w||^2`` for each of the penalties.
+
+    x, (N, D), and targets, (N, classes), have zero mean. One eigendecomposition serves all the penalties: of x'x, or
+    of xx', which has the same eigenvalues but for zeros, whichever is smaller. scikit-learn has a search over penalties
+    in this way for cross-validation alone, and copies x. The eigenvalues may span more than single precision can tell
+    apart, so all is done in the precision of the targets, which is to be double, and on their device.
+    """
+    wide = x.shape[0] < x.shape[1]
+    if wide:
+        x = x.to(targets)  # once, and not for each penalty
+        gram, right = x @ x.T, targets
+    else:
+        gram, right = _products(x, targets)
+    values, vectors = torch.linalg.eigh(gram)
+    rotated = vectors.T @ right
+    for penalty in PENALTIES:
+        solved = vectors @ (rotated / (values + penalty)[:, None])
+        yield penalty, (x.T @ solved if wide else solved).T
+
+
+def _products(x: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Return x'x, (D, D), and x'targets, (D, classes), a chunk of images after the other, to copy no more."""
+    squares, moments = (targets.new_zeros(x.shape[1], columns) for columns in (x.shape[1], targets.shape[1]))
+    for part, wanted in zip(x.split(CHUNK), targets.split(CHUNK), strict=True):
+        part = part.to(targets)
+        squares.addmm_(part.T, part)
+        moments.addmm_(part.T, wanted)
+    return squares, moments
+
+
+def _calibration(logits: np.ndarray, labels: np.ndarray) -> float:
+    """Return the factor of the logits, (N, classes), that makes the cross-entropy least.
+
+    As if there were one label more of each class, spread evenly over the images: Platt's prior, without which the
+    factor would have no bound where every image is classified correctly.
+    """
+    count, classes = logits.shape
+    prior = classes / (count + classes)
+
+    def loss(log_factor: float) -> float:
+        logp = log_softmax(np.exp(log_factor) * logits, axis=1)
+        return -float((1 - prior) * logp[np.arange(count), labels].mean() + prior * logp.mean())
+
+    return float(np.exp(minimize_scalar(loss, bounds=(-5, 15), method="bounded").x))

@@ -1,0 +1,1 @@
+"""The ConvNet and what it is made of: layers, pooling, activations, preprocessing, and output-volume arithmetic."""

@@ -1,0 +1,110 @@
+"""The ConvNet [INPUT - CONV - RELU - POOL] x k - FC."""
+
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from pretrain.errors import UserError
+from pretrain.network.layer import Layer
+from pretrain.network.preprocessing import Standardise
+from pretrain.network.shapes import layer_rows
+from pretrain.network.whitening import unfitted
+from pretrain.runs.atomic_files import load_data
+
+
+class ConvNet(nn.Module):
+    """Preprocessed input, a stack of layers, and a fully connected head with dropout.
+
+    Parameters
+    ----------
+    preprocessing : Standardise or Whiten
+        Fitted to unlabelled images alone.
+    layers : sequence of Layer
+        From the input upwards.
+    image_shape : tuple of int
+        (C, H, W) of the images.
+    classes : sequence of str
+        Names of the classes, in the order of the labels.
+
+    Raises
+    ------
+    UserError
+        When a filter or a pooling window does not fit its input.
+    """
+
+    def __init__(
+        self,
+        preprocessing: Standardise,
+        layers: Iterable[Layer],
+        image_shape: tuple[int, int, int],
+        classes: Sequence[str],
+    ):
+        super().__init__()
+        self.image_shape, self.classes = tuple(image_shape), tuple(classes)
+        self.preprocessing = preprocessing
+        self.layers = nn.Sequential(*layers)
+        features = nn.Sequential(self.layers, nn.Flatten())
+        width = layer_rows(features, self.image_shape)[-1].shape[0]
+        fc = nn.Linear(width, len(self.classes))
+        nn.init.zeros_(fc.bias)
+        self.head = nn.Sequential(OrderedDict(flatten=nn.Flatten(), dropout=nn.Dropout(), fc=fc))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return logits, (N, classes), of images, (N, C, H, W): uint8, or floating-point in [0, 1]."""
+        return self.head(self.layers(self.preprocessing(images)))
+
+    @torch.no_grad()
+    def predict_proba(self, images: Tensor, batch_size: int = 500) -> Tensor:
+        """Return class probabilities, (N, classes), of images as `forward` takes them; dropout is off."""
+        was_training, device = self.training, next(self.parameters()).device
+        self.eval()
+        logits = [
+            self(batch.to(device).contiguous(memory_format=torch.channels_last)).float().cpu()
+            for batch in images.split(batch_size)
+        ]
+        self.train(was_training)
+        return torch.cat(logits).softmax(dim=1)
+
+    def save(self, path: str | Path) -> None:
+        """Write architecture and weights: tensors and plain values alone."""
+        architecture = {
+            "preprocessing": self.preprocessing.settings,
+            "layers": [layer.settings for layer in self.layers],
+            "image_shape": self.image_shape,
+            "classes": self.classes,
+        }
+        torch.save({"architecture": architecture, "state": self.state_dict()}, path)
+
+    @classmethod
+    def load(cls, path: str | Path) -> "ConvNet":
+        """Read a network that `save` wrote, in eval mode. Nothing in the file is executed.
+
+        Raises
+        ------
+        UserError
+            When the file is damaged or holds something else.
+        """
+        loaded = load_data(Path(path))
+        try:
+            checkpoint = dict(loaded)
+            architecture, state = checkpoint["architecture"], checkpoint["state"]
+            preprocessing = unfitted(**architecture["preprocessing"])
+            layers = [Layer(**settings) for settings in architecture["layers"]]
+            network = cls(preprocessing, layers, architecture["image_shape"], architecture["classes"])
+            network.load_state_dict(state)
+        except Exception as error:  # of many kinds, since the file may hold anything
+            raise UserError(f"{path} does not hold a network ({type(error).__name__}: {error}).") from None
+        return network.eval()
+
+    def predict(self, images: Tensor) -> list[str]:
+        """Return the most probable class of each image, by name."""
+        return [self.classes[k] for k in self.predict_proba(images).argmax(dim=1).tolist()]
+
+
+def set_trainable(module: nn.Module, trainable: bool) -> None:
+    """Freeze a module's parameters, or unfreeze them."""
+    for parameter in module.parameters():
+        parameter.requires_grad_(trainable)

@@ -1,0 +1,98 @@
+"""Probabilistic max-pooling (Lee et al. 2009): at most one unit of a block is on."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def uniform_like(x: Tensor, generator: torch.Generator) -> Tensor:
+    """Return draws from [0, 1), float32 at least, of the shape and memory format of `x`."""
+    precise = torch.promote_types(x.dtype, torch.float32)
+    return torch.empty_like(x, dtype=precise).uniform_(generator=generator)
+
+
+def pooled_free_energy(x: Tensor, size: int) -> Tensor:
+    """Return the part of probabilistic max-pooling in the free energy, -sum log(1 + sum exp x): (N, K, H, W) -> (N,).
+
+    The inner sum is over a block of `size` x `size` hidden units, of which one at most is on.
+
+    References
+    ----------
+    Lee, Grosse, Ranganath and Ng (2009), Convolutional deep belief networks, ICML, section 3.3.
+    """
+    on, none, greatest = _block_weights(x, size)
+    return -(greatest + (_block_sum(on, size) + none).log()).sum(dim=(1, 2, 3))
+
+
+def pooled_mean(x: Tensor, size: int) -> Tensor:
+    """Return the probability that each unit is on, where one at most of its block may be: the shape of `x`.
+
+    References
+    ----------
+    Lee, Grosse, Ranganath and Ng (2009), Convolutional deep belief networks, ICML, section 3.3, P(h = 1 | v).
+    """
+    on, none, _ = _block_weights(x, size)
+    return on / _spread(_block_sum(on, size) + none, size)
+
+
+def pooled_probability(x: Tensor, size: int) -> Tensor:
+    """Return the probability that any unit of a block is on: (N, K, H, W) -> (N, K, H/size, W/size).
+
+    References
+    ----------
+    Lee, Grosse, Ranganath and Ng (2009), Convolutional deep belief networks, ICML, section 3.3, 1 - P(p = 0 | v).
+    """
+    on, none, _ = _block_weights(x, size)
+    total = _block_sum(on, size)
+    return total / (total + none)
+
+
+def sample_pooled(mean: Tensor, size: int, generator: torch.Generator) -> Tensor:
+    """Draw hidden units of which one at most in each block is on, of the shape and type of their means.
+
+    The first unit is on up to its probability, the second from there up to the sum of the two, and so on.
+
+    References
+    ----------
+    Lee, Grosse, Ranganath and Ng (2009), Convolutional deep belief networks, ICML, section 3.3.
+    """
+    h = torch.empty_like(mean)
+    units = [(..., slice(i, None, size), slice(j, None, size)) for i in range(size) for j in range(size)]
+    # Where the sum reaches 1, a unit so far is on; were it to start there, one without probability could be.
+    upper = (1 - uniform_like(mean[units[0]], generator)).clamp_(max=1 - 2**-23)
+    passed = torch.zeros_like(upper)
+    for unit in units:
+        upper += mean[unit]
+        reached = upper.floor().clamp_(max=1)
+        h[unit] = reached - passed
+        passed = reached
+    return h
+
+
+def _block_weights(x: Tensor, size: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return exp of each unit's input, and of the zero of the state in which none is on, over the greatest of a block.
+
+    The last, in logarithms, is what no exponential overflows by: (N, K, H, W), and twice (N, K, H/size, W/size).
+    """
+    greatest = F.max_pool2d(x.detach(), size).clamp(min=0)
+    return (x - _spread(greatest, size)).exp(), (-greatest).exp(), greatest
+
+
+def _block_sum(x: Tensor, size: int) -> Tensor:
+    """Return the sum of each block: (N, K, H, W) -> (N, K, H/size, W/size)."""
+    return F.avg_pool2d(x, size, divisor_override=1)
+
+
+def _spread(x: Tensor, size: int) -> Tensor:
+    """Give each unit of a block the block's value: (N, K, H/size, W/size) -> (N, K, H, W)."""
+    return F.interpolate(x, scale_factor=size)
+
+
+class ProbabilisticMaxPool(nn.MaxPool2d):
+    """The probability that any unit of a window is on, given the units' inputs; see `energy.pooled_probability`."""
+
+    of = "probabilistic max"  # in the table of layers
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return probabilities, (N, K, H/size, W/size), of inputs (N, K, H, W)."""
+        return pooled_probability(x, self.kernel_size)  # type: ignore[arg-type]  # a layer's window is one number

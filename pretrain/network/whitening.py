@@ -1,0 +1,163 @@
+"""Whitening of images by one convolution, fitted to their patches."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from scipy.sparse.linalg import LinearOperator, gmres
+from torch import Tensor
+
+from pretrain.network.channel_moments import channel_spread
+from pretrain.network.patches import random_patches
+from pretrain.network.preprocessing import CHUNK, Standardise, image_pixels
+from pretrain.runs.seeding import generator
+
+SIDE = 9  # pixels: on CIFAR-10 the outermost weights are below 1% of the central one
+REGULARISER = 0.03  # of the mean eigenvalue: flattens CIFAR-10 but for its highest frequencies, which are noise
+PATCHES = 50_000
+SAMPLE = 5000  # images that the scale of whitened channels is measured on
+
+
+class Whiten(Standardise):
+    """Standardise the channels, then take out what neighbouring pixels tell of each other: ZCA as one convolution.
+
+    Parameters
+    ----------
+    mean, std, contrast
+        Those of `Standardise`.
+    kernel : Tensor, (C, C, S, S)
+        The whitening filter of each channel; S is odd.
+
+    Notes
+    -----
+    Of all matrices W that whiten patches p, W cov(p) W' = 1, the symmetric one, cov(p)^(-1/2), changes them least
+    (zero-phase components). The rows that belong to a patch's central pixel are filters with which the whole image
+    is convolved, its edges reflected. Computed in float32, whatever the precision of the layers above: a whitened
+    pixel is a small difference of large numbers. It stays a fixed layer of assembled networks: as a part of the first
+    convolution, whose 5x5 filters would be 13x13 then, it would be trained away, and could not reflect the edges.
+
+    References
+    ----------
+    Bell and Sejnowski (1997), The independent components of natural scenes are edge filters, Vision Research 37;
+    Krizhevsky (2009), Learning multiple layers of features from tiny images, appendix A, for colour;
+    Coates, Ng and Lee (2011), An analysis of single-layer networks in unsupervised feature learning, section 3.1.
+    """
+
+    kernel: Tensor
+
+    def __init__(self, mean: Tensor, std: Tensor, kernel: Tensor, contrast: bool = False):
+        super().__init__(mean, std, contrast)
+        self.register_buffer("kernel", kernel.float())
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What `unfitted` makes one of the same kind and shapes from."""
+        return {**super().settings, "kind": "whiten", "side": self.kernel.shape[-1]}
+
+    @classmethod
+    def from_images(cls, images: Tensor, contrast: bool = False) -> "Whiten":
+        """Fit the filters to random patches of images, (N, C, H, W), uint8 or floating-point in [0, 1].
+
+        They are `SIDE` pixels wide, or about half as wide as the images where that is less, and scaled so that each
+        channel of the whitened images has unit variance.
+        """
+        standardise = Standardise.from_images(images, contrast)
+        side = min(SIDE, min(images.shape[2:]) // 2 | 1)
+        sample = torch.randperm(len(images), generator=generator(0, "whiten", "scale"))[:SAMPLE]
+        whole = image_pixels(images[sample], contrast) if contrast else images  # contrast is that of whole images
+        patches = random_patches(whole, side, PATCHES, generator(0, "whiten", "patches"))
+        kernel = zca_kernel(Standardise(standardise.mean, standardise.std)(patches))
+        whiten = cls(standardise.mean, standardise.std, kernel, contrast)
+        _, std = channel_spread(whiten(images[chunk]) for chunk in sample.split(CHUNK))
+        return cls(standardise.mean, standardise.std, kernel / std[:, None, None, None], contrast)
+
+    @property
+    def bounds(self) -> tuple[Tensor, Tensor]:
+        """None: minus infinity and infinity for each channel, (C,) twice."""
+        return torch.full_like(self.mean, -torch.inf), torch.full_like(self.mean, torch.inf)
+
+    @classmethod
+    def identity(cls, channels: int, side: int = 1, *, contrast: bool = False) -> "Whiten":
+        """Return the one that leaves pixels as they are, in [0, 1], but for their contrast."""
+        kernel = torch.zeros(channels, channels, side, side)
+        kernel[:, :, side // 2, side // 2] = torch.eye(channels)
+        return cls(torch.zeros(channels), torch.ones(channels), kernel, contrast)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return whitened images, floating-point, of the same shape (N, C, H, W)."""
+        with torch.autocast(images.device.type, enabled=False):
+            x = super().forward(images)
+            return _filter(x, self.kernel.to(x.dtype))
+
+    def inverse(self, x: Tensor) -> Tensor:
+        """Return pixels in [0, 1] from whitened ones, clipped to that range: of a few images, such as for pictures.
+
+        The linear system of each image is solved by GMRES (Saad and Schultz 1986), in float64 on the CPU.
+        """
+        kernel = self.kernel.double().cpu()
+
+        def solve(image: Tensor) -> Tensor:
+            def matvec(flat: np.ndarray) -> np.ndarray:
+                return _filter(torch.from_numpy(flat).view(1, *image.shape), kernel).numpy().ravel()
+
+            operator = LinearOperator((image.numel(), image.numel()), matvec=matvec, dtype=np.float64)
+            solution, _ = gmres(operator, image.numpy().ravel(), rtol=1e-6, restart=50)
+            return torch.from_numpy(solution).view_as(image)
+
+        standardised = torch.stack([solve(image) for image in x.double().cpu()])
+        return super().inverse(standardised.to(x))
+
+
+# By the name in the configuration: fitted to unlabelled images, (N, C, H, W).
+PREPROCESSINGS: dict[str, Callable[[Tensor], Standardise]] = {
+    "standardise": Standardise.from_images,
+    "whiten": Whiten.from_images,
+    "contrast_standardise": partial(Standardise.from_images, contrast=True),
+    "contrast_whiten": partial(Whiten.from_images, contrast=True),
+    "none": lambda images: Standardise.identity(images.shape[1]),
+}
+
+
+def unfitted(kind: str, **settings: Any) -> Standardise:
+    """Return a preprocessing that leaves pixels as they are, and that the state of a fitted one can be loaded into."""
+    kinds: dict[str, type[Standardise]] = {"standardise": Standardise, "whiten": Whiten}
+    return kinds[kind].identity(**settings)
+
+
+def zca_kernel(patches: Tensor) -> Tensor:
+    """Return the whitening filters, (C, C, S, S), float64, of patches (N, C, S, S), S odd.
+
+    ``W = U (L + r mean(L))^(-1/2) U'``, of the covariance U L U', where r is `REGULARISER`; of it, the rows of the
+    central pixel. A patch and the same patch turned by 180 degrees count as equally likely, as they are for any
+    stationary image of one channel: the filters are point-symmetric and shift nothing.
+
+    References
+    ----------
+    Those of `Whiten`.
+    """
+    _, channels, side, _ = patches.shape
+    pixels, size = side**2, channels * side**2
+    covariance = torch.cov(patches.double().flatten(1).T).view(channels, pixels, channels, pixels)
+    covariance = (covariance + covariance.flip(1, 3)).view(size, size) / 2
+    whitening = whitening_power(covariance, REGULARISER, -0.5)
+    return whitening.view(channels, pixels, channels, side, side)[:, pixels // 2]
+
+
+def _filter(x: Tensor, kernel: Tensor) -> Tensor:
+    """Correlate images, (N, C, H, W), with filters of an odd side; reflected edges keep the size and show no frame."""
+    return F.conv2d(F.pad(x, [kernel.shape[-1] // 2] * 4, mode="reflect"), kernel)
+
+
+def whitening_power(covariance: Tensor, regulariser: float, power: float) -> Tensor:
+    """Return ``U (L + r mean(L))^power U'`` of a covariance U L U', (D, D); of power -1/2, the ZCA matrix.
+
+    References
+    ----------
+    Bell and Sejnowski (1997), The independent components of natural scenes are edge filters, Vision Research 37.
+    """
+    variances, axes = torch.linalg.eigh(covariance)
+    floor = regulariser * variances.mean().clamp(min=1e-6)  # images may all be of one grey
+    return axes * (variances.clamp(min=0) + floor).pow(power) @ axes.T

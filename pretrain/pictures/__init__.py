@@ -1,0 +1,1 @@
+"""Pictures of one run: filters, reconstructions, samples, health and learning curves."""

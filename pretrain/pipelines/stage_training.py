@@ -1,0 +1,118 @@
+"""The story of one run: training the stages of a stack."""
+
+from collections import defaultdict
+from contextlib import suppress
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor
+
+from pretrain.data.dataset import Dataset
+from pretrain.errors import UserError
+from pretrain.pictures.drawing import save_figure
+from pretrain.pictures.filter_grids import draw_filters
+from pretrain.pictures.health_panels import draw_health
+from pretrain.pictures.reconstructions import draw_reconstructions, draw_samples
+from pretrain.runs.run_folder import RunFolder, open_run
+from pretrain.runs.seeding import generator
+from pretrain.runs.settings import Config
+from pretrain.stages.stack import Stack
+from pretrain.training.compute_cost import stage_flops
+from pretrain.training.greedy import fit_stages, load_stack
+from pretrain.training.stack_settings import StackPlan, build_stack
+
+PICTURED = 8  # images in the pictures of reconstructions
+
+
+def run_stages(config: Config, data: Dataset, fabric: Fabric) -> dict[str, Any]:
+    """Train the stages of a stack, or go on with them, in the folder ``config["out"]``.
+
+    Returns
+    -------
+    dict
+        The run's summary, as in summary.json; of the stages so far, where not all are trained.
+    """
+    folder = open_run(
+        config, data.digests, fabric, ignore=("upto", "labelled_digest")
+    )  # it sees no label and no test image
+    if summary := folder.summary():
+        return summary
+    data.record_in(folder)
+    pool = _pool(config, data)
+    plan = build_stack(config["stack"], pool, config["seed"])
+    upto = config.get("upto")
+    upto = len(plan.stack) if upto is None else upto
+    if upto not in range(1, len(plan.stack) + 1):
+        raise UserError(f"upto={upto}: the stack has {len(plan.stack)} stages.")
+    finished = load_stack(plan.stack, folder)
+    held_out = data.validation.images if len(data.validation) else None
+    for count in range(finished, upto + 1):  # the pictures of the last that was finished may be missing
+        if count > finished:
+            options = {"seed": config["seed"], "upto": count, "fabric": fabric, "folder": folder}
+            fit_stages(plan.stack, pool, plan.training, held_out=held_out, **options)
+        _draw_stage(plan.stack, count, data, folder)
+    summary = _stages_summary(config, plan, len(pool), folder, stages=max(finished, upto))
+    summary["skipped"] = len(data.skipped)
+    if summary["stages"] == len(plan.stack):
+        complete_run(folder, summary, fabric)
+    return summary
+
+
+def complete_run(folder: RunFolder, summary: dict[str, Any], fabric: Fabric) -> None:
+    """Mark a run as complete once every process is done with it, and let none go on before that can be seen."""
+    fabric.barrier()
+    folder.write_summary(summary)
+    fabric.barrier()
+
+
+def _pool(config: Config, data: Dataset) -> Tensor:
+    """Return the unlabelled images that the stages learn from: all, or ``config["pool"]``; smaller pools are nested."""
+    count = config.get("pool")
+    if count is None:
+        return data.unlabelled
+    if type(count) is not int or not 1 <= count <= len(data.unlabelled):
+        raise UserError(f"pool={count}: give a number from 1 to {len(data.unlabelled)}, the unlabelled images.")
+    order = torch.randperm(len(data.unlabelled), generator=generator(config["seed"], "pool"))
+    return data.unlabelled[order[:count].sort().values]
+
+
+def _draw_stage(stack: Stack, count: int, data: Dataset, folder: RunFolder) -> None:
+    """Draw the last of the first `count` stages: filters, health, reconstructions, samples, as far as it has them."""
+    if count == 0 or not folder.writes:
+        return
+    stack = stack.cpu().eval()
+    chosen = torch.randperm(len(data.unlabelled), generator=generator(0, "pictures"))[:PICTURED]
+    images, name = data.unlabelled[chosen], f"stage {count}"
+    log = [row for row in folder.metrics() if row["phase"] == name]
+    drawings = {
+        "filters": lambda: draw_filters(stack, count),
+        "health": lambda: draw_health(log, f"Stage {count}"),
+        "reconstructions": lambda: draw_reconstructions(stack, images, count),
+        "samples": lambda: draw_samples(stack, images, count, generator(0, "pictures", "samples", count)),
+    }
+    for kind, draw in drawings.items():
+        with suppress(NotImplementedError):
+            save_figure(draw(), folder.path / f"stage{count}-{kind}.png")
+
+
+def _stages_summary(config: Config, plan: StackPlan, pool: int, folder: RunFolder, stages: int) -> dict[str, Any]:
+    """Gather what the log says of the first `stages` stages, which are trained on a pool of so many images."""
+    last: dict[str, dict[str, Any]] = defaultdict(dict)
+    for row in folder.metrics():
+        last[row["phase"]] |= row
+    rows = [last[f"stage {k}"] for k in range(1, stages + 1)]
+    drawn = [training.steps * min(training.batch_size, pool) for training in plan.training[:stages]]
+    seconds = [row["seconds"] for row in rows]
+    return {
+        "stack": config["stack"]["name"],
+        "seed": config["seed"],
+        "stages": stages,
+        "unlabelled": pool,
+        "pretrain_seconds": round(sum(seconds), 3),
+        "stage_seconds": seconds,
+        "stage_flops": [stage_flops(plan.stack, k, plan.training[k], pool) for k in range(stages)],
+        "images": sum(drawn),
+        "images_per_second": [round(d / s, 1) for d, s in zip(drawn, seconds, strict=True)],
+        "last": [{k: v for k, v in row.items() if k not in ("phase", "step", "seconds")} for row in rows],
+    }

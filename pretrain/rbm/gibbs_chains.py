@@ -1,0 +1,150 @@
+"""Where the model's side of the gradient of a restricted Boltzmann machine comes from: Markov chains."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pretrain.rbm.boltzmann_machine import RBM
+
+
+class ContrastiveDivergence(nn.Module):
+    """Chains that start at the data and take k Gibbs steps, CD-k.
+
+    Parameters
+    ----------
+    steps : int
+        k.
+    sample_last : bool
+        Draw the visible units of the last step, which makes the gradient exact as k grows; or take their means, which
+        carry less noise (Hinton 2010, section 3.2).
+
+    References
+    ----------
+    Hinton (2002), Training products of experts by minimizing contrastive divergence, Neural Computation 14.
+    """
+
+    def __init__(self, steps: int, sample_last: bool):
+        super().__init__()
+        self.steps, self.sample_last = steps, sample_last
+        self.reconstructs = steps == 1 and not sample_last  # what it draws is as good as a reconstruction by means
+
+    def start(self, v: Tensor, generator: torch.Generator) -> None:
+        """Do nothing: the chains are forgotten after each batch."""
+
+    def draw(self, rbm: RBM, x: Tensor, mean: Tensor, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+        """Return visible units, (N, C, H, W), of chains whose hidden units receive `x` at first, and no figures."""
+        h = rbm.sample_hidden(x, generator, mean)
+        for _ in range(self.steps - 1):
+            h = rbm.sample_hidden(rbm.hidden_input(rbm.sample_visible(h, generator)), generator)
+        return rbm.sample_visible(h, generator) if self.sample_last else rbm.visible_mean(h), {}
+
+
+class PersistentChains(nn.Module):
+    """Chains that go on from batch to batch, at one temperature (PCD) or at several (parallel tempering).
+
+    With several, each chain of the machine itself has others above it, for machines whose hidden units receive less
+    and less, down to nothing; neighbours exchange their states as Metropolis's rule says.
+
+    Parameters
+    ----------
+    steps : int
+        Gibbs steps a batch.
+    chains : int
+        How many, at each temperature.
+    temperatures : int
+        How many; 1 for PCD.
+
+    Notes
+    -----
+    Of several processes each has chains of its own, but a checkpoint those of the first alone.
+
+    References
+    ----------
+    Tieleman (2008), Training restricted Boltzmann machines using approximations to the likelihood gradient, ICML; Cho,
+    Raiko and Ilin (2010), Parallel tempering is efficient for learning restricted Boltzmann machines, IJCNN.
+    """
+
+    states: Tensor
+
+    def __init__(self, steps: int, chains: int, temperatures: int = 1):
+        super().__init__()
+        self.steps, self.chains, self.reconstructs = steps, chains, False
+        self.betas = [1 - t / max(1, temperatures - 1) for t in range(temperatures)]
+        self.register_buffer("states", torch.empty(0))  # (temperatures * chains, C, H, W), the machine itself first
+
+    def start(self, v: Tensor, generator: torch.Generator) -> None:
+        """Begin at inputs, (N, C, H, W), drawn with replacement."""
+        chosen = torch.randint(len(v), (len(self.betas) * self.chains,), generator=generator)
+        self.states = v[chosen.to(v.device)].clone()
+
+    @property
+    def ladder(self) -> Tensor:
+        """The states by temperature, (temperatures, chains, C, H, W), a view."""
+        return self.states.unflatten(0, (len(self.betas), self.chains))
+
+    def draw(self, rbm: RBM, x: Tensor, mean: Tensor, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+        """Return the visible units of the machine's own chains, (chains, C, H, W), and how well these mix.
+
+        "mixing" is 1 minus the correlation over chains of the visible units with those before the steps: 0 stands
+        still, 1 forgets. "swaps" is the share of exchanges between temperatures that were made.
+        """
+        states = self.ladder
+        before = states[0].clone()
+        for position, beta in enumerate(self.betas):
+            tempered = rbm if beta == 1 else rbm.tempered(beta)
+            for _ in range(self.steps):
+                states[position] = tempered.gibbs_step(states[position], generator)
+        figures = {"swaps": self._exchange(rbm, generator)} if len(self.betas) > 1 else {}
+        return states[0].clone(), {"mixing": 1 - correlation(before, states[0]), **figures}
+
+    def _exchange(self, rbm: RBM, generator: torch.Generator) -> float:
+        """Exchange the states of neighbours, from the machine itself upwards; return the share that changed."""
+        states = self.ladder
+        x = torch.stack([rbm.hidden_input(v) for v in states])
+        changed = []
+        for low in range(len(self.betas) - 1):
+            gain = log_exchange(rbm, x[low], x[low + 1], self.betas[low], self.betas[low + 1])  # (chains,)
+            accepted = torch.empty_like(gain).uniform_(generator=generator).log() < gain
+            for pair in (states[low : low + 2], x[low : low + 2]):
+                pair[:, accepted] = pair[:, accepted].flip(0)
+            changed.append(accepted.float().mean())
+        return float(torch.stack(changed).mean())
+
+    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *rest: Any) -> None:
+        stored = state_dict.get(f"{prefix}states")
+        if stored is not None:  # the size of the images is known to the checkpoint, and here only once training starts
+            self.states = torch.empty_like(stored, device=self.states.device)
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+
+
+def correlation(before: Tensor, after: Tensor) -> float:
+    """Return the correlation over chains, (chains, ...), of each unit's values, all units together; 1 of constants."""
+    a, b = (v - v.mean(dim=0) for v in (before, after))
+    scale = float(a.square().sum().sqrt() * b.square().sum().sqrt())
+    return float((a * b).sum()) / scale if scale > 0 else 1.0
+
+
+def log_exchange(rbm: RBM, x: Tensor, other: Tensor, beta: float, beta_other: float) -> Tensor:
+    """Return the logarithm of the odds with which two chains exchange their states: (N, K, H, W) twice -> (N,).
+
+    The visible energies are the same at every temperature, so only the hidden part of the free energy counts.
+
+    Parameters
+    ----------
+    rbm : RBM
+        The machine at inverse temperature 1.
+    x, other : Tensor
+        What its hidden units receive from the states at `beta` and at `beta_other`.
+
+    References
+    ----------
+    Desjardins, Courville, Bengio, Vincent and Delalleau (2010), Tempered Markov chain Monte Carlo for training of
+    restricted Boltzmann machines, AISTATS.
+    """
+    now = rbm.hidden_free_energy(beta * x) + rbm.hidden_free_energy(beta_other * other)
+    exchanged = rbm.hidden_free_energy(beta * other) + rbm.hidden_free_energy(beta_other * x)
+    return now - exchanged
+
+
+SAMPLERS = ("cd", "pcd", "pt")

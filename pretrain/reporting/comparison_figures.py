@@ -1,0 +1,196 @@
+"""Figures of a comparison: accuracy over labels, paired differences, labels saved, accuracy over training time."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator
+
+from pretrain.comparison.label_efficiency import LabelsNeeded
+from pretrain.comparison.paired_differences import Estimate, estimate, seed_table
+from pretrain.comparison.verdicts import Comparison, arm_estimates
+from pretrain.reporting.arm_roles import is_frozen, main_arm, settings_of
+from pretrain.reporting.plotting import Row, Style, band, name_lines, panel, rows, spread
+from pretrain.runs.settings import Config
+
+PANELS = (  # in their order
+    "main arms",
+    "other pretraining",
+    "fewer layers kept",
+    "fewer unlabelled images",
+    "frozen layers",
+)
+CROWD = 4  # lines beside the baseline's in one panel
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A figure, the part of the page it belongs to, its file's name, and what it shows."""
+
+    part: str
+    name: str
+    caption: str
+    figure: Figure
+
+
+def panels(config: Config) -> dict[str, list[str]]:
+    """Return which arms share a panel, by what they have in common, the baseline in each.
+
+    Frozen arms have their own, since they are often far below the others. Arms of another pretraining stand beside the
+    comparison's own. No more than a handful are in one, but for those of one label budget, which have a row each.
+    """
+    crowd = CROWD if len(config["labels"]) > 1 else len(config["arms"])
+    groups: dict[str, list[str]] = {title: [] for title in PANELS}
+    for arm in [arm for arm in config["arms"] if arm != config["baseline"]]:
+        groups[_title(arm, config)].append(arm)
+    other = PANELS[1]
+    beside = [arm for arm in [main_arm(config)] if arm and arm not in groups[other]]
+    shown = {}
+    for title, arms in groups.items():
+        for start in range(0, len(arms), crowd):
+            name = title if start == 0 else f"{title}, {start // crowd + 1}"
+            shown[name] = [config["baseline"], *(beside if title == other else []), *arms[start : start + crowd]]
+    return shown or {PANELS[0]: [config["baseline"]]}
+
+
+def _title(arm: str, config: Config) -> str:
+    """Return which of `PANELS` an arm belongs to."""
+    main, other, layers, images, frozen = PANELS
+    if is_frozen(arm, config):
+        return frozen
+    settings = settings_of(arm, config)
+    return next(
+        (title for key, title in (("upto", layers), ("pool", images), ("stack", other)) if key in settings), main
+    )
+
+
+def file_name(*words: object) -> str:
+    """Return words as the name of a file, without blanks and commas."""
+    return "-".join(map(str, words)).replace(",", "").replace(" ", "-")
+
+
+def over_labels(axes: Any, budgets: Sequence[int]) -> None:
+    """Give a panel a logarithmic axis of labels that marks the budgets, as far as their numbers have room."""
+    axes.set_xscale("log")
+    few: list[int] = []
+    for n in budgets:
+        if not few or n > 1.25 * few[-1]:
+            few.append(n)
+    axes.set_xticks(few, [f"{n:,}" for n in few])
+    axes.minorticks_off()
+    axes.set_xlabel("labels")
+
+
+def accuracy(
+    runs: pd.DataFrame, arms: Sequence[str], looks: Mapping[str, Style], limits: tuple[float, float] | None = None
+) -> Figure | None:
+    """Draw the test accuracy of arms over label budgets with 95% bands; with one budget, in rows with each seed.
+
+    `limits` of the accuracy, in percent, are those of the panel unless given.
+    """
+    estimates = {(arm, n): e for (arm, n), e in arm_estimates(runs).items() if arm in arms}
+    if not estimates:
+        return None
+    budgets = sorted({n for _, n in estimates})
+    if len(budgets) == 1:
+        return _accuracy_rows(runs, estimates, looks, budgets[0])
+    figure, axes = panel()
+    ends = {}
+    for arm in arms:
+        here = [n for n in budgets if (arm, n) in estimates]
+        if here:
+            band(axes, here, [estimates[arm, n] for n in here], looks[arm])
+            ends[arm] = here[-1], 100 * estimates[arm, here[-1]].mean
+    over_labels(axes, budgets)
+    low, high = limits or axes.get_ylim()
+    axes.set(ylabel="test accuracy (%)", ylim=(max(low, 0), min(high, 100.5)))
+    name_lines(axes, ends, looks)
+    return figure
+
+
+def _accuracy_rows(
+    runs: pd.DataFrame, estimates: Mapping[tuple[str, int], Estimate], looks: Mapping[str, Style], labels: int
+) -> Figure:
+    groups = {}
+    for (arm, _), e in estimates.items():
+        dots = 100 * runs.loc[runs["arm"] == arm, "test_accuracy"].dropna().sort_values()
+        low, high = spread([e])[0]
+        groups[arm] = [Row("", 100 * e.mean, low, high, list(dots))]
+    figure, axes = rows(groups, looks)
+    axes.set_xlabel(f"test accuracy (%), {labels:,} labels")
+    return figure
+
+
+def differences(
+    runs: pd.DataFrame, comparisons: Sequence[Comparison], arms: Sequence[str], looks: Mapping[str, Style]
+) -> Figure | None:
+    """Draw the paired difference of each arm from the baseline: mean, 95% interval, and a dot for each seed."""
+    shown = sorted((c for c in comparisons if c.arm in arms), key=lambda c: (list(arms).index(c.arm), c.labels))
+    if not shown:
+        return None
+    table = seed_table(runs)
+    budgets = {c.labels for c in shown}
+    groups: dict[str, list[Row]] = {}
+    for c in shown:
+        dots = 100 * (table[c.arm] - table[c.baseline]).dropna().loc[c.labels]
+        low, high = spread([c.difference])[0]
+        row = Row(f"{c.labels:,} labels" if len(budgets) > 1 else "", 100 * c.difference.mean, low, high, list(dots))
+        groups.setdefault(c.arm, []).append(row)
+    figure, axes = rows(groups, looks)
+    axes.axvline(0, color="black", linewidth=0.9, zorder=0.5)
+    only = f", {shown[0].labels:,} labels" if len(budgets) == 1 else ""
+    axes.set_xlabel(f"points above {shown[0].baseline}\nwith the same seed{only}")
+    return figure
+
+
+def labels_saved(needed: Sequence[LabelsNeeded], arms: Sequence[str], looks: Mapping[str, Style]) -> Figure | None:
+    """Draw how many labels the baseline needs to reach what each arm reaches with its own."""
+    shown = [n for n in needed if n.arm in arms]
+    if not shown:
+        return None
+    groups: dict[str, list[Row]] = {}
+    for n in shown:
+        mean, low, high = np.clip([n.estimate, n.low, n.high], n.smallest, n.largest)
+        beyond = "<" if n.fewer else ">" if n.more else None
+        row = Row(f"{n.labels:,} labels", mean, low, high, beside=n.labels, marker=beyond)
+        groups.setdefault(n.arm, []).append(row)
+    figure, axes = rows(groups, looks)
+    budgets = sorted({shown[0].smallest, *(n.labels for n in shown), shown[0].largest})
+    over_labels(axes, budgets)
+    axes.set_xlabel(f"labels that {shown[0].baseline} needs for it")
+    return figure
+
+
+def over_time(curves: pd.DataFrame, arms: Sequence[str], looks: Mapping[str, Style]) -> Figure | None:
+    """Draw mean validation accuracy of arms at one label budget over seconds of training, pretraining included.
+
+    A curve goes as far as all of its seeds do, and is at the mean of their seconds. A dashed line is where pretraining
+    ends.
+    """
+    figure, axes = panel()
+    ends = {}
+    for arm in [arm for arm in arms if (curves["arm"] == arm).any()]:
+        of_arm = curves[curves["arm"] == arm]
+        steps = of_arm.groupby("step")
+        whole = [group for _, group in steps if len(group) == of_arm["seed"].nunique()]
+        seconds = [group["seconds"].mean() for group in whole]
+        estimates = [estimate(group["val_accuracy"]) for group in whole]
+        if whole:
+            band(axes, seconds, estimates, looks[arm])
+            if (begun := of_arm["pretrain_seconds"].mean()) > 0:
+                axes.axvline(begun, color=looks[arm]["color"], linewidth=1, linestyle="--", zorder=0.5)
+            ends[arm] = seconds[-1], 100 * estimates[-1].mean
+    if not ends:
+        return None
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
+    axes.minorticks_off()
+    low, high = axes.get_ylim()
+    limits = {"ylim": (max(low, 0), min(high, 100.5))}
+    axes.set(xlabel="seconds of training, pretraining included", ylabel="validation accuracy (%)", **limits)
+    name_lines(axes, ends, looks)
+    return figure

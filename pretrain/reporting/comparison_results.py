@@ -1,0 +1,222 @@
+"""What a comparison's folder holds, as tables: runs, trials, probes, curves, pretrainings, and what failed."""
+
+import json
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from pretrain.comparison.tasks import Cell, Pretraining, Probing, Task, tasks, tuning_of
+from pretrain.errors import UserError
+from pretrain.runs.run_folder import RunFolder
+from pretrain.runs.settings import Config
+
+COLUMNS = (
+    "arm",
+    "init",
+    "stack",
+    "labels",
+    "seed",
+    "val_accuracy",
+    "test_accuracy",
+    "pretrain_seconds",
+    "finetune_seconds",
+    "pretrain_flops",
+    "finetune_flops",
+    "images_per_second",
+    "steps",
+    "parameters",
+)
+
+
+@dataclass(frozen=True)
+class Results:
+    """A comparison as far as it has got.
+
+    Attributes
+    ----------
+    path : Path
+        Its folder.
+    config, environment : dict
+        What its config.yaml and env.json say.
+    runs : DataFrame
+        A row a complete run, with the columns `COLUMNS`.
+    trials : DataFrame
+        A row a trial that came to an end: arm, labels, seed, trial, each tuned setting, val_accuracy, seconds,
+        chosen, failure.
+    probes : DataFrame
+        A row a depth of a complete probe: init, labels, seed, depth, features, C, val_accuracy, test_accuracy.
+    curves : DataFrame
+        A row a validation of a complete run: arm, labels, seed, step, pretrain_seconds, seconds (those included),
+        val_accuracy.
+    stages : DataFrame
+        A row a complete pretraining: pool, seed, unlabelled, seconds, flops.
+    progress : dict of str to (int, int)
+        For runs, trials, pretrainings and probes, how many are complete, and of how many.
+    failures : list of str
+        A line a reason, with all that failed for it.
+    leakage : dict, optional
+        What leakage.json says of the unlabelled pool; None where nobody looked.
+    test_images, classes : int, optional
+        As the runs counted them; None before the first is complete.
+    """
+
+    path: Path
+    config: Config
+    environment: dict[str, Any]
+    runs: pd.DataFrame
+    trials: pd.DataFrame
+    probes: pd.DataFrame
+    curves: pd.DataFrame
+    stages: pd.DataFrame
+    progress: dict[str, tuple[int, int]]
+    failures: list[str]
+    leakage: dict[str, Any] | None
+    test_images: int | None
+    classes: int | None
+
+
+def read_results(out: str | Path) -> Results:
+    """Read what the comparison in `out` holds so far.
+
+    Raises
+    ------
+    UserError
+        When the folder holds no comparison.
+    """
+    out = Path(out)
+    config = RunFolder(out).config()
+    if "arms" not in config:
+        raise UserError(f"{out} holds a run, but not a comparison.")
+    everything = list(tasks(config))
+    done = {task: summary for task in everything if (summary := RunFolder(task.folder(out)).accepted())}
+    runs = {task: summary for task, summary in done.items() if isinstance(task, Cell) and task.trial is None}
+    first = next(iter(runs.values()), {})
+    leakage = out / "leakage.json"
+    return Results(
+        path=out,
+        config=config,
+        environment=json.loads((out / "env.json").read_text()),
+        runs=pd.DataFrame([{column: s[column] for column in COLUMNS} for s in runs.values()], columns=list(COLUMNS)),
+        trials=_trials(everything, done, config, out),
+        probes=_probes(done),
+        curves=_curves(runs, out),
+        stages=_stages(done),
+        progress=_progress(everything, done),
+        failures=_failures(everything, done, out),
+        leakage=json.loads(leakage.read_text()) if leakage.exists() else None,
+        test_images=sum(map(sum, first["confusion"])) if "confusion" in first else None,
+        classes=len(first["confusion"]) if "confusion" in first else None,
+    )
+
+
+def _kind(task: Task) -> str:
+    """Return what a task is called in the progress of a comparison."""
+    if isinstance(task, Cell):
+        return "runs" if task.trial is None else "trials"
+    return "probes" if isinstance(task, Probing) else "pretrainings"
+
+
+def _progress(everything: list[Task], done: Mapping[Task, Any]) -> dict[str, tuple[int, int]]:
+    counts = dict.fromkeys(("runs", "trials", "pretrainings", "probes"), (0, 0))
+    for task in everything:
+        complete, total = counts[_kind(task)]
+        counts[_kind(task)] = complete + (task in done), total + 1
+    return {kind: (complete, total) for kind, (complete, total) in counts.items() if total}
+
+
+def _failures(everything: list[Task], done: Mapping[Task, Any], out: Path) -> list[str]:
+    """Return a line for each reason: one that hits a pretraining hits all that need it."""
+    reasons: dict[str, list[str]] = defaultdict(list)
+    for task in everything:
+        if task not in done and (reason := RunFolder(task.folder(out)).failure()):
+            reasons[reason].append(str(task))
+    return [f"{'; '.join(failed)}: {reason}" for reason, failed in reasons.items()]
+
+
+def _trials(everything: list[Task], done: Mapping[Task, Any], config: Config, out: Path) -> pd.DataFrame:
+    """Return a row for each trial that came to an end, arm by arm; the choice is marked once all of its arm have."""
+    rows = []
+    candidates = tuning_of(config).candidates()
+    settings = list(dict.fromkeys(key for candidate in candidates for key in candidate))
+    groups: dict[tuple[str, Any], list[Cell]] = defaultdict(list)
+    for task in everything:
+        if isinstance(task, Cell) and task.trial is not None:
+            groups[task.arm, task.labels].append(task)
+    for cells in groups.values():
+        ended = {cell: done.get(cell) or {"failure": RunFolder(cell.folder(out)).failure()} for cell in cells}
+        ended = {cell: summary for cell, summary in ended.items() if summary.get("failure", "none") is not None}
+        whole = len(ended) == len(cells) and any("val_accuracy" in summary for summary in ended.values())
+        chosen = _winner(cells[0], config, out) if whole else None
+        for cell, summary in ended.items():
+            assert cell.trial is not None
+            rows.append(
+                {
+                    "arm": cell.arm,
+                    "labels": summary.get("labels", cell.labels),
+                    "seed": cell.seed,
+                    "trial": cell.trial + 1,
+                    **{key: candidates[cell.trial].get(key) for key in settings},
+                    "val_accuracy": summary.get("val_accuracy"),
+                    "seconds": summary.get("finetune_seconds"),
+                    "chosen": "yes" if cell.trial == chosen else "no",
+                    "failure": summary.get("failure"),
+                }
+            )
+    columns = ["arm", "labels", "seed", "trial", *settings, "val_accuracy", "seconds", "chosen", "failure"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _winner(cell: Cell, config: Config, out: Path) -> int | None:
+    try:
+        return cell.winner(config, out)
+    except UserError:  # no candidate went well on every seed
+        return None
+
+
+def _probes(done: Mapping[Task, dict[str, Any]]) -> pd.DataFrame:
+    columns = ["depth", "features", "C", "val_accuracy", "test_accuracy"]
+    rows = [
+        {"init": task.init, "labels": summary["labels"], "seed": task.seed, **depth}
+        for task, summary in done.items()
+        if isinstance(task, Probing)
+        for depth in summary["depths"]
+    ]
+    return pd.DataFrame(rows, columns=["init", "labels", "seed", *columns])
+
+
+def _curves(runs: Mapping[Cell, dict[str, Any]], out: Path) -> pd.DataFrame:
+    rows = [
+        {
+            "arm": cell.arm,
+            "labels": summary["labels"],
+            "seed": cell.seed,
+            "step": row["step"],
+            "pretrain_seconds": summary["pretrain_seconds"],
+            "seconds": summary["pretrain_seconds"] + row["seconds"],
+            "val_accuracy": row["val_accuracy"],
+        }
+        for cell, summary in runs.items()
+        for row in RunFolder(cell.folder(out)).metrics()
+        if "val_accuracy" in row
+    ]
+    columns = ["arm", "labels", "seed", "step", "pretrain_seconds", "seconds", "val_accuracy"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _stages(done: Mapping[Task, dict[str, Any]]) -> pd.DataFrame:
+    rows = [
+        {
+            "pool": task.pool,
+            "seed": task.seed,
+            "unlabelled": summary["unlabelled"],
+            "seconds": summary["pretrain_seconds"],
+            "flops": sum(summary["stage_flops"]),
+        }
+        for task, summary in done.items()
+        if isinstance(task, Pretraining)
+    ]
+    return pd.DataFrame(rows, columns=["pool", "seed", "unlabelled", "seconds", "flops"])

@@ -1,0 +1,205 @@
+"""The report of a comparison: a pure function of what its folder holds."""
+
+import base64
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import yaml
+from matplotlib.figure import Figure
+
+from pretrain.comparison.label_efficiency import LabelsNeeded, labels_needed
+from pretrain.comparison.tasks import Pretraining
+from pretrain.comparison.verdicts import Comparison, as_json, compare_arms
+from pretrain.errors import UserError
+from pretrain.reporting import attribution_figures, comparison_figures, plotting, tables
+from pretrain.reporting.arm_roles import main_arm
+from pretrain.reporting.caveats import caveats
+from pretrain.reporting.comparison_figures import Drawing, file_name
+from pretrain.reporting.comparison_results import Results, read_results
+from pretrain.reporting.headline import against_matched, headline, worth
+from pretrain.reporting.methods_text import methods
+from pretrain.runs.atomic_files import write_text
+from pretrain.runs.run_folder import FIGURES
+
+SAVED = (
+    "Labels that the baseline needs for the same accuracy, with their 95% interval; the ring is what the arm had. An "
+    "arrowhead is beyond the budgets that were run, where intervals are cut off as well."
+)
+
+
+@dataclass(frozen=True)
+class Report:
+    """Where the report is, and what it says first."""
+
+    path: Path
+    headline: str
+
+
+def write_report(out: str | Path, into: str | Path | None = None) -> Report:
+    """Write the report of the comparison in `out`, as far as it has got.
+
+    That is report.html (one file that needs no other), report.md, results.csv (a row a run), results.json (the
+    statistics), trials.csv and probes.csv where there are any, and each figure as PNG and SVG in figures/.
+
+    Parameters
+    ----------
+    out : str or Path
+        The comparison's folder.
+    into : str or Path, optional
+        Where the report is written; by default in the folder itself.
+
+    Raises
+    ------
+    UserError
+        When `out` holds no comparison.
+    """
+    results = read_results(out)
+    into = Path(out) if into is None or Path(into).resolve() == Path(out).resolve() else open_folder(into)
+    baseline = results.config["baseline"]
+    comparisons, needed = compare_arms(results.runs, baseline), labels_needed(results.runs, baseline)
+    _write_tables(results, comparisons, needed, into)
+    drawings = export(draw(results, comparisons, needed), into)
+    page = _page(results, comparisons, needed) | {"drawings": drawings, "pictures": _pictures(results)}
+    render("report", page, into)
+    return Report(into / "report.html", page["headline"])
+
+
+def open_folder(path: str | Path) -> Path:
+    """Return a folder for a report of its own, made when missing.
+
+    Raises
+    ------
+    UserError
+        When it holds anything but such a report.
+    """
+    folder = Path(path)
+    there = {entry.name for entry in folder.iterdir()} if folder.is_dir() else set()
+    if folder.is_file() or "config.yaml" in there or (there and "results.csv" not in there):
+        raise UserError(f"out={path} holds something else than a report: give another out=.")
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _write_tables(results: Results, comparisons: list[Comparison], needed: list[LabelsNeeded], into: Path) -> None:
+    write_text(into / "results.csv", results.runs.to_csv(index=False))
+    write_text(into / "results.json", json.dumps(as_json(results.runs, comparisons, needed), indent=2) + "\n")
+    for name, table in (("trials", results.trials), ("probes", results.probes)):
+        if len(table):
+            write_text(into / f"{name}.csv", table.to_csv(index=False))
+        else:
+            (into / f"{name}.csv").unlink(missing_ok=True)
+
+
+def draw(results: Results, comparisons: list[Comparison], needed: list[LabelsNeeded]) -> Iterator[Drawing]:
+    """Draw all that there is data for."""
+    looks = plotting.styles(results.config["arms"], results.config["baseline"])
+    interval = f"mean{' and 95% interval' if results.runs['seed'].nunique() >= plotting.INTERVAL_FROM else ''}"
+    shown = comparison_figures.panels(results.config)
+    main = next(iter(shown.values()))
+    for title, arms in shown.items():
+        text = f"Test accuracy, {title}: {interval}."
+        yield from _drawing(
+            "results", f"accuracy {title}", text, comparison_figures.accuracy(results.runs, arms, looks)
+        )
+        text = f"Paired differences, {title}: each dot is a seed; {interval}."
+        found = comparison_figures.differences(results.runs, comparisons, arms, looks)
+        yield from _drawing("results", f"differences {title}", text, found)
+    yield from _drawing("results", "labels saved", SAVED, comparison_figures.labels_saved(needed, main, looks))
+    for labels, curves in results.curves.groupby("labels"):
+        text = f"Validation accuracy over time, {labels:,} labels: {interval}. Pretraining ends at the dashes."
+        yield from _drawing("time", f"time {labels} labels", text, comparison_figures.over_time(curves, main, looks))
+    for labels, probes in results.probes.groupby("labels"):
+        text = f"Linear probes at each depth, {labels:,} labels: {interval}."
+        yield from _drawing("attribution", f"probes {labels} labels", text, attribution_figures.probe_depths(probes))
+    text = f"Gain by the number of pretrained layers kept, paired by seed: {interval}."
+    yield from _drawing("attribution", "layers kept", text, attribution_figures.layers_kept(results, comparisons))
+    text = f"Gain by the number of unlabelled images, paired by seed: {interval}."
+    yield from _drawing(
+        "attribution", "unlabelled images", text, attribution_figures.unlabelled_images(results, comparisons)
+    )
+
+
+def _drawing(part: str, name: str, caption: str, figure: Figure | None) -> Iterator[Drawing]:
+    """Give a figure that could be drawn its name and caption."""
+    if figure is not None:
+        yield Drawing(part, file_name(name), caption, figure)
+
+
+def export(drawings: Iterable[Drawing], into: Path) -> dict[str, list[dict[str, str]]]:
+    """Write figures as PNG and SVG, take those of a former report away, and return them for a page, by its parts."""
+    shown: dict[str, list[dict[str, str]]] = {"results": [], "time": [], "attribution": []}
+    for drawing in drawings:
+        svg = plotting.export(drawing.figure, into / "figures" / drawing.name)
+        entry = {"svg": plotting.inline(svg, drawing.name.replace("-", " ")), "caption": drawing.caption}
+        shown[drawing.part].append({**entry, "name": drawing.name})
+    written = {entry["name"] for part in shown.values() for entry in part}
+    for old in [file for pattern in FIGURES for file in into.glob(pattern) if file.stem not in written]:
+        old.unlink(missing_ok=True)
+    return shown
+
+
+def render(template: str, page: dict[str, Any], into: Path) -> None:
+    """Write report.html and report.md from the templates of this name."""
+    templates = jinja2.Environment(
+        loader=jinja2.PackageLoader("pretrain.reporting"),
+        autoescape=lambda name: name is not None and ".html" in name,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    for suffix in ("html", "md"):
+        text = templates.get_template(f"{template}.{suffix}.j2").render(page)
+        write_text(into / f"report.{suffix}", text)
+
+
+def _page(results: Results, comparisons: list[Comparison], needed: list[LabelsNeeded]) -> dict[str, Any]:
+    """Return what both templates show, apart from figures."""
+    config, main = results.config, main_arm(results.config)
+    of_main, matched = [c for c in comparisons if c.arm == main], against_matched(results)
+    return {
+        "title": f"Did pretraining help? {config['stack']['name']} on {config['data']['name']}",
+        "headline": headline(comparisons, matched, config),
+        "sentences": [c.sentence() for c in [*of_main, *matched]],
+        "others": [c.sentence() for c in comparisons if c.arm != main],
+        "worth": worth(needed, config),
+        "caveats": caveats(results, comparisons, matched),
+        "progress": progress(results),
+        "failures": results.failures,
+        "accuracies": tables.accuracies(results.runs),
+        "paired": tables.paired(comparisons),
+        "labels": tables.labels(needed),
+        "cost": tables.cost(results.runs),
+        "searched": tables.seconds(results.trials["seconds"].astype(float).sum()),
+        "trials": tables.trials(results),
+        "methods": methods(results),
+        "baseline": config["baseline"],
+        "seeds": config["seeds"],
+        "command": results.environment.get("command", ""),
+        "environment": results.environment,
+        "configuration": yaml.safe_dump(config, sort_keys=False),
+    }
+
+
+def progress(results: Results) -> str:
+    """Return how much of a comparison is there, in a sentence; nothing once all of it is."""
+    if all(complete == total for complete, total in results.progress.values()):
+        return ""
+    parts = [f"{complete:,} of {total:,} {kind}" for kind, (complete, total) in results.progress.items()]
+    none = "No run is complete yet. " if not len(results.runs) else ""
+    return f"{none}{', '.join(parts)} are complete. The same command runs the rest."
+
+
+def _pictures(results: Results) -> list[dict[str, str]]:
+    """Return the pictures of the first seed's pretraining, inlined."""
+    folder = Pretraining(results.config["seeds"][0]).folder(results.path)
+    return [
+        {
+            "name": file.stem.replace("-", " ").replace("stage", "stage "),
+            "data": base64.b64encode(file.read_bytes()).decode(),
+        }
+        for file in sorted(folder.glob("stage*.png"))
+    ]

@@ -1,0 +1,319 @@
+"""How a comparison was done, in words: told by the configuration that ran, and by nothing else."""
+
+from typing import Any
+
+from pretrain.comparison.paired_differences import ENOUGH
+from pretrain.comparison.plan import stack_of
+from pretrain.comparison.tasks import tuning_of
+from pretrain.data.near_duplicates import SMALLEST
+from pretrain.data.sources import data_shape
+from pretrain.evaluation.layer_features import GRID
+from pretrain.reporting.arm_roles import settings_of
+from pretrain.reporting.comparison_results import Results
+from pretrain.reporting.plotting import INTERVAL_FROM
+from pretrain.runs.resumption import differing_settings, flatten
+from pretrain.runs.settings import Config, typed
+from pretrain.training.recipes import Finetuning, Optimisation, finetuning_settings
+
+KINDS = {
+    "Contrastive": "a contrastive layer",
+    "ConvAutoencoder": "a convolutional autoencoder",
+    "ConvRBM": "a convolutional restricted Boltzmann machine",
+    "KMeans": "spherical k-means on whitened patches",
+    "SoftHebb": "a soft winner-take-all Hebbian layer",
+}
+PREPROCESSING = {
+    "standardise": "Pixels are standardised in each channel.",
+    "whiten": "Pixels are standardised in each channel and whitened, so that neighbours are decorrelated.",
+    "contrast_standardise": "Images are brought to the same brightness and contrast, and pixels are standardised in "
+    "each channel.",
+    "contrast_whiten": "Images are brought to the same brightness and contrast; pixels are standardised in each "
+    "channel and whitened, so that neighbours are decorrelated.",
+    "none": "Pixels are taken as they are, from 0 to 1.",
+}
+NORMALISATION = {
+    "scale": "Each layer's output is scaled to unit variance, in arms from scratch as well.",
+    "standardise": "Each map of a layer's output is brought to zero mean and unit variance, from scratch as well.",
+    "none": "The layers' outputs are not normalised.",
+}
+# Settings of a stage that have a sentence.
+IN_WORDS = ("_target_", "training", "out_channels", "kernel_size", "pool", "window")
+
+
+def methods(results: Results) -> dict[str, list[str]]:
+    """Return paragraphs by heading."""
+    config = results.config
+    return {
+        "Data": [_data(results), *([_leakage(results.leakage, _shape(config)[1])] if results.leakage else [])],
+        "Network and pretraining": [_network(config), *_stages(config), *_other_stages(config)],
+        "Fine-tuning": [_finetuning(config)],
+        "Arms": [_arms(config)],
+        "Tuning": [_tuning(config)],
+        "Seeds and pairing": [_pairing(config)],
+        "Statistics": [_tests(config), _caveat_of_scope(results)],
+        **({"Probes": [_probing()]} if config["probe"] else {}),
+    }
+
+
+def _data(results: Results) -> str:
+    channels, height, width = _shape(results.config)
+    config = results.config["data"]
+    folder = config["name"] == "folder"
+    text = [f"Images of {config['root'] if folder else config['name']}, {channels}x{height}x{width}"]
+    if results.classes:
+        text.append(f", in {results.classes} classes")
+    held_out = config["validation"]
+    share = f"{held_out:.0%} of the" if 0 < held_out < 1 else f"{held_out:,}"
+    text.append(f". {share} training images are set aside for validation, the same for all runs.")
+    if results.test_images:
+        text.append(f" The test split has {results.test_images:,} images.")
+    whole = results.stages.loc[results.stages["pool"].isna(), "unlabelled"]
+    if len(whole):
+        text.append(f" The unlabelled pool has {int(whole.iloc[0]):,}: the training images, without their labels")
+        more = config["unlabelled"]
+        text.append(f", and those of {', '.join([more] if isinstance(more, str) else more)}." if more else ".")
+    return "".join(text)
+
+
+def _shape(config: Config) -> tuple[int, int, int]:
+    data = config["data"]
+    if data["name"] == "folder":
+        return data["channels"], data["image_size"], data["image_size"]
+    return data_shape(data)[0]
+
+
+def _leakage(found: Config, side: int) -> str:
+    """Return what the unlabelled pool was found to share with the images that results are judged by."""
+    near = ", equal or nearly so" if side >= SMALLEST else ", equal in every pixel (small images may look alike)"
+    searched = f"It was searched for copies of validation and test images{near}"
+    if not found["shared"]:
+        return f"{searched}: none was found."
+    sets = " and ".join(
+        f"{found[split]['exact'] + found[split]['near']:,} of {split} images ({found[split]['exact']:,} equal)"
+        for split in ("test", "validation")
+    )
+    became = "They were kept" if found["kept"] else "They were left out"
+    labelled = found["train_test"]["exact"] + found["train_test"]["near"]
+    kept = f" {labelled:,} labelled training images are copies of test images and keep their labels in every arm."
+    return f"{searched}: {found['shared']:,} of {found['pool']:,} are, {sets}. {became}.{kept if labelled else ''}"
+
+
+def _network(config: Config) -> str:
+    stack = config["stack"]
+    return (
+        f"The stack {stack['name']} has {_count(len(stack['stages']), 'stage')}, each a layer of the network; a "
+        f"fully connected head stands on the last. {PREPROCESSING[stack['preprocessing']]} "
+        f"{NORMALISATION[stack['normalisation']]} Stages are trained one after the other on unlabelled images, each on "
+        "the output of those below."
+    )
+
+
+def _stages(config: Config) -> list[str]:
+    return [_stage(k, settings) for k, settings in enumerate(config["stack"]["stages"].values(), 1)]
+
+
+def _other_stages(config: Config) -> list[str]:
+    """Return what arms of another pretraining do instead: a stage of another kind in full, else what differs."""
+    return [
+        f"{arm}, instead: {' '.join(_changed_stages(config['stack'], stack_of(arm, config)))}"
+        for arm in config["arms"]
+        if settings_of(arm, config).get("stack")
+    ]
+
+
+def _changed_stages(base: Config, own: Config) -> list[str]:
+    said = []
+    for k, (before, after) in enumerate(zip(base["stages"].values(), own["stages"].values(), strict=True), 1):
+        if before["_target_"] != after["_target_"]:
+            said.append(_stage(k, after))
+        elif before != after:
+            changed = [f"{key}={_value(now)}" for key, (_, now) in differing_settings(before, after).items()]
+            said.append(f"Stage {k} with {', '.join(changed)}.")
+    return said or ["the same."]
+
+
+def _stage(k: int, settings: Config) -> str:
+    kind = settings["_target_"].split(".")[-1]
+    shape = []
+    if "out_channels" in settings:
+        shape.append(f"{settings['out_channels']} maps")
+    if "kernel_size" in settings:
+        shape.append(f"filters of {settings['kernel_size']}x{settings['kernel_size']}")
+    pool = settings.get("pool", 1)
+    window = settings.get("window") or pool
+    if window > 1:
+        shape.append(f"pooled over {window}x{window}" + (f", {pool} apart" if window > pool else ""))
+    rest = ", ".join(f"{key}={_value(value)}" for key, value in settings.items() if key not in IN_WORDS)
+    training = typed(Optimisation, settings.get("training", {}))
+    described = f"Stage {k}: {KINDS.get(kind, kind)}, {', '.join(shape)}" + (f" ({rest})" if rest else "")
+    return f"{described}. Trained for {_optimisation(training)}."
+
+
+def _optimisation(s: Optimisation) -> str:
+    """Return how long and how fast something learns, as a phrase that begins with the number of steps."""
+    if s.optimizer == "adamw":
+        optimiser = "AdamW"
+    else:
+        start = f", {s.initial_momentum:g} during the warm-up" if s.initial_momentum is not None else ""
+        optimiser = f"SGD with {'Nesterov ' * s.nesterov}momentum {s.momentum:g}{start}"
+    rise = f"rising over the first {s.warmup:.0%} of the steps, " if s.warmup else ""
+    after = "then falling to zero along a cosine" if s.schedule == "cosine" else "then constant"
+    return (
+        f"{_count(s.steps, 'step')} on batches of {s.batch_size} by {optimiser}, learning rate {s.learning_rate:g} "
+        f"({rise}{after if s.warmup else after.removeprefix('then ')}), weight decay {s.weight_decay:g}"
+    )
+
+
+def _finetuning(config: Config) -> str:
+    s = finetuning_settings(config["finetuning"])
+    text = _head(s) + (_training(s) if s.steps else "Nothing is trained after that.")
+    if tuned := sorted({key for candidate in _tried(config) for key in candidate}):
+        text += f" Tuning replaces {', '.join(tuned)}."
+    return text
+
+
+def _training(s: Finetuning) -> str:
+    text = f"The assembled network is trained for {_optimisation(s)}; label smoothing {s.label_smoothing:g}, dropout "
+    text += f"{s.dropout:g} before the head. {_augmentation(s)}"
+    if s.freeze:
+        text += " Only the head learns."
+    elif s.head_steps:
+        text += f" Only the head learns in the first {_count(s.head_steps, 'step')}."
+    if s.l2_sp:
+        text += f" The layers are held to the weights that they start from (L2-SP, strength {s.l2_sp:g}), in "
+        text += "place of weight decay, which the head keeps."
+    if s.layer_rates != 1.0:
+        text += f" The layers' learning rates are multiplied by {_value(s.layer_rates)}."
+    if s.early_stopping:
+        text += f" Training stops after {s.patience} validations without a rise, and goes back to the best."
+    return text
+
+
+def _head(s: Finetuning) -> str:
+    """Return how a head is fitted before training, in sentences that end with a blank; nothing of a random one."""
+    if s.head == "random":
+        return ""
+    return (
+        f"The head is fitted by {s.head} regression on the standardised outputs of the layers, of the labelled images"
+        f"{' and their mirror images' if s.flip else ''}; each run chooses its penalty on the validation images, and "
+        "keeps what each gave in its summary.json. "
+    )
+
+
+def _augmentation(s: Finetuning) -> str:
+    ways = [f"shifted at random by up to {_count(s.crop, 'pixel')}"] if s.crop else []
+    ways += ["mirrored at random"] if s.flip else []
+    ways += [f"mixed in pairs (mixup, alpha {s.mixup:g})"] if s.mixup else []
+    return f"Training images are {' and '.join(ways)}." if ways else "Images are not augmented."
+
+
+def _heads(config: Config) -> set[str]:
+    """Return how heads begin: in the recipe, in what tuning tries and in what arms set."""
+    changes = [*_tried(config), *(settings_of(arm, config).get("finetuning", {}) for arm in config["arms"])]
+    return {finetuning_settings(config["finetuning"]).head, *(each["head"] for each in changes if "head" in each)}
+
+
+def _tried(config: Config) -> list[Config]:
+    tuning = tuning_of(config)
+    return [] if tuning.trials == 0 else tuning.candidates()
+
+
+def _arms(config: Config) -> str:
+    differing = "; ".join(f"{arm} ({settings_in_words(changed)})" for arm, changed in config["arms"].items())
+    text = f"The arms share the network, the preprocessing and the recipe, and differ in this alone: {differing}."
+    if _tried(config):
+        text += " And in what tuning chose for each."
+    if any(settings_of(arm, config).get("upto") for arm in config["arms"]):
+        text += " upto: only the first so many pretrained layers are kept, and the others begin from scratch."
+    if any(settings_of(arm, config).get("stack") for arm in config["arms"]):
+        text += " stack: pretrained in another way, described above; the network is the same."
+    if any(settings_of(arm, config).get("pool") for arm in config["arms"]):
+        text += " pool: pretrained on so many of the unlabelled images, to which its preprocessing is fitted as well."
+    if any(settings_of(arm, config).get("matched") for arm in config["arms"]):
+        text += (
+            " matched: from scratch, for as many more steps as pay for the floating-point operations of pretraining."
+        )
+    return text
+
+
+def settings_in_words(changed: Config | None) -> str:
+    """Return what an arm changes, as on a command line; of another stack, that it is its own."""
+    flat = flatten({key: "its own" if key == "stack" else value for key, value in (changed or {}).items()})
+    return ", ".join(f"{key.removeprefix('finetuning.')}={_value(v)}" for key, v in flat.items() if key) or "as is"
+
+
+def _tuning(config: Config) -> str:
+    tuning, tried = tuning_of(config), _tried(config)
+    if not tried:
+        return "No setting was tuned: every arm ran with the recipe above, which somebody chose."
+    space = " or ".join(_space(each) for each in tuning.spaces)
+    drawn = "every combination" if tuning.trials is None else f"{len(tried)} combinations"
+    listed = "; ".join(settings_in_words(candidate) for candidate in tried)
+    which = "" if tuning.trials is None else f" They are: {listed}."
+    seeds = f"{'seed' if len(tuning.seeds) == 1 else 'each of the seeds'} {_value(tuning.seeds)}"
+    return (
+        f"Each arm tried the same settings at each label budget, {drawn} of {space}, {len(tried)} in all, once for "
+        f"{seeds}, which no run has.{which} The runs use the settings with the best mean accuracy on validation "
+        "images. No trial opened the test split. What an arm sets itself is left alone."
+    )
+
+
+def _space(space: dict[str, list[Any]]) -> str:
+    """Return the values that tuning combines, in brackets."""
+    settings = [f"{key}{'=' if len(values) == 1 else ' in '}{_value(values)}" for key, values in space.items()]
+    return f"({'; '.join(settings)})"
+
+
+def _pairing(config: Config) -> str:
+    same_head = " and start from the same head" if _heads(config) == {"random"} else ""
+    return (
+        f"Label budgets: {_value(config['labels'])}. Seeds: {_value(config['seeds'])}. A seed draws the labels, the "
+        "initial weights, the order of images and, for pretrained arms, the pretraining. The subsets of labels are "
+        f"stratified, and nested over budgets. The arms of one seed see the same labels{same_head}, so each is "
+        f"compared with {config['baseline']} seed by seed."
+    )
+
+
+def _tests(config: Config) -> str:
+    correction = (
+        f" and corrected over the {len(config['labels'])} label budgets of an arm by Holm's method"
+        if len(config["labels"]) > 1
+        else ""
+    )
+    return (
+        f"p values are of a two-sided paired t test{correction}. A verdict needs at least {ENOUGH} seeds and a "
+        "corrected p below 0.05. Intervals are Student's t, not corrected; those by bootstrap (BCa) assume no normal "
+        "distribution and are shown as a check: they are too narrow for few seeds. The effect is the mean difference "
+        "in standard deviations of the differences, corrected for few seeds (Hedges). Detectable is the true "
+        "difference that so many seeds with such a spread would find four times in five. Figures leave out the "
+        f"intervals of fewer than {INTERVAL_FROM} seeds."
+    )
+
+
+def _caveat_of_scope(results: Results) -> str:
+    images = f" ({results.test_images:,} images)" if results.test_images else ""
+    return (
+        f"Intervals hold the chance of labels, initial weights and training, not that of the test split{images}, "
+        "which all runs share. Each finished run or probe opened it once, and nothing was chosen on it. Seconds are of "
+        "training alone. A pretraining serves every pretrained arm and budget of its seed, and is charged to each."
+    )
+
+
+def _probing() -> str:
+    return (
+        "At each depth, logistic regression on the frozen, standardised features of the labelled images, averaged over "
+        f"at most {GRID}x{GRID} places; its penalty is chosen on validation images. Random layers are those that "
+        "scratch starts from."
+    )
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(_value, value))
+    if isinstance(value, bool) or value is None:
+        return str(value).lower() if value is not None else "null"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number:,} {what}{'' if number == 1 else 's'}"

@@ -1,0 +1,53 @@
+"""What binds a run to its folder, and in which settings a resumed run may differ."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from pretrain.runs.settings import Config
+
+
+def differences(there: Config, wanted: Config, ignore: Iterable[str] = ()) -> list[str]:
+    """Return one phrase for each setting that differs, named by its dotted path."""
+    ignored = tuple(f"{key}." for key in ignore)
+    return [
+        f"{key} is {before} there and {after} here"
+        for key, (before, after) in differing_settings(there, wanted).items()
+        if not f"{key}.".startswith(ignored)
+    ]
+
+
+def differing_settings(before: Config, after: Config) -> dict[str, tuple[Any, Any]]:
+    """Return the settings that differ, by their dotted paths, with both values; "not set" where there is none."""
+    one, other = flatten(before), flatten(after)
+    pairs = {key: (one.get(key, "not set"), other.get(key, "not set")) for key in {**one, **other}}
+    return {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}
+
+
+def first_few(differing: list[str]) -> str:
+    """Return phrases as a sentence; of many, the first few and how many more there are."""
+    more = f"; and {len(differing) - 5} more" if len(differing) > 5 else ""
+    return "; ".join(differing[:5]) + more
+
+
+def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
+    """Return nested settings by their dotted paths."""
+    if not isinstance(config, dict) or not config:
+        return {prefix: config}
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        flat |= flatten(value, f"{prefix}.{key}" if prefix else str(key))
+    return flat
+
+
+# Settings in which a run may go on with other values: where things are, and what changes no more than rounding.
+HOUSEKEEPING = (
+    "stages",  # where they are: a digest says which
+    "out",
+    "overwrite",
+    "jobs",
+    "worker",
+    "device.accelerator",
+    "device.threads",
+    "data.cache",
+    "data.download",
+)

@@ -1,0 +1,80 @@
+"""How trained stages become a ConvNet."""
+
+import copy
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from pretrain.errors import require_between
+from pretrain.network.convnet import ConvNet
+from pretrain.network.layer import Layer
+from pretrain.runs.seeding import generator, seeded
+from pretrain.stages.stack import SAMPLE, Stack
+
+
+@torch.no_grad()
+def normalise_layers(layers: Iterable[Layer], inputs: Tensor, how: str) -> None:
+    """Normalise each layer in turn, on inputs of the first, (N, C, H, W)."""
+    for layer in layers:
+        layer.normalise(inputs, how)
+        inputs = layer(inputs)
+
+
+def assemble(
+    stack: Stack,
+    classes: Sequence[str],
+    *,
+    seed: int,
+    pretrained: bool = True,
+    upto: int | None = None,
+    unlabelled: Tensor | None = None,
+) -> ConvNet:
+    """Copy the layers of a stack into a ConvNet with a new fully connected head.
+
+    Parameters
+    ----------
+    stack : Stack
+        Left as it is.
+    classes : sequence of str
+        Names of the classes, in the order of the labels.
+    seed : int
+        Names the draw of the head's weights and, from scratch, of the layers'. The head is the same for both.
+    pretrained : bool
+        Keep what the layers learnt; otherwise give them a standard initialisation: the from-scratch network,
+        the same graph in all else.
+    upto : int, optional
+        Of pretrained layers, keep what the first so many learnt, and give those above a standard initialisation;
+        None keeps all.
+    unlabelled : Tensor, optional
+        Images (N, C, H, W). Given, the layers that start from scratch are normalised on a sample of them, in the
+        same way as the stack's trained ones.
+
+    Returns
+    -------
+    ConvNet
+        Pretrained, its layers compute the same function as those of the stages one after the other.
+
+    Raises
+    ------
+    UserError
+        When the stack has fewer layers than `upto`.
+    """
+    if upto is not None:
+        require_between("upto", upto, 0, len(stack))
+    kept = (len(stack) if upto is None else upto) if pretrained else 0
+    preprocessing = copy.deepcopy(stack.preprocessing)
+    layers = [copy.deepcopy(stage.layer) for stage in stack]
+    for position, layer in enumerate(layers[kept:], kept):
+        with seeded(seed, "initialise", position):
+            layer.reset_parameters()
+    if kept < len(layers) and unlabelled is not None:
+        sample = torch.randperm(len(unlabelled), generator=generator(seed, "initialise", "sample"))[:SAMPLE]
+        with torch.no_grad():
+            below = nn.Sequential(preprocessing, *layers[:kept])(unlabelled[sample].to(preprocessing.mean.device))
+        normalise_layers(layers[kept:], below, stack.normalisation)
+    with seeded(seed, "initialise", "head"):
+        network = ConvNet(preprocessing, layers, stack.image_shape, classes)
+    for layer in layers:
+        layer.fold_scale()
+    return network

@@ -1,0 +1,74 @@
+"""Random corruption of an autoencoder's input."""
+
+import torch
+from torch import Tensor, nn
+
+from pretrain.errors import UserError, choose
+
+
+def gaussian_noise(x: Tensor, level: float, generator: torch.Generator) -> Tensor:
+    """Return x + level * N(0, 1): `level` is a standard deviation, in the units of `x`.
+
+    References
+    ----------
+    Vincent et al. (2010), Stacked denoising autoencoders, JMLR 11, section 3.3.
+    """
+    return x + level * torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
+
+
+def masking_noise(x: Tensor, level: float, generator: torch.Generator) -> Tensor:
+    """Return `x` with a share `level` in [0, 1] of its elements, chosen at random, set to zero.
+
+    References
+    ----------
+    Vincent et al. (2010), Stacked denoising autoencoders, JMLR 11, section 3.3.
+    """
+    return x * (torch.rand(x.shape, generator=generator, device=x.device) >= level)
+
+
+def salt_and_pepper_noise(x: Tensor, level: float, generator: torch.Generator) -> Tensor:
+    """Return `x` with a share `level` in [0, 1] of its elements set to the batch's least or greatest value.
+
+    References
+    ----------
+    Vincent et al. (2010), Stacked denoising autoencoders, JMLR 11, section 3.3.
+    """
+    draw = torch.rand(x.shape, generator=generator, device=x.device)
+    x = torch.where(draw < level / 2, x.amin(), x)
+    return torch.where(draw >= 1 - level / 2, x.amax(), x)
+
+
+CORRUPTIONS = {
+    "none": None,
+    "gaussian": gaussian_noise,
+    "masking": masking_noise,
+    "salt_and_pepper": salt_and_pepper_noise,
+}
+
+
+class Corruption(nn.Module):
+    """Random corruption of the input while training; like dropout, it does nothing in eval mode.
+
+    Parameters
+    ----------
+    kind : {"none", "gaussian", "masking", "salt_and_pepper"}
+        Which noise; see `pretrain.functional`.
+    level : float
+        The noise's standard deviation ("gaussian"), or the share of elements changed.
+    """
+
+    def __init__(self, kind: str, level: float):
+        super().__init__()
+        choose("corruption", kind, CORRUPTIONS)
+        if level < 0 or (kind != "gaussian" and level > 1):
+            raise UserError(f"corruption_level={level}: it must be a share from 0 to 1 (any size for gaussian).")
+        self.kind, self.level = kind, level
+
+    def forward(self, x: Tensor, generator: torch.Generator) -> Tensor:
+        """Return `x` corrupted, of the same shape."""
+        noise = CORRUPTIONS[self.kind]
+        return noise(x, self.level, generator) if noise and self.training else x
+
+    def extra_repr(self) -> str:
+        """Name the noise, for printing."""
+        return f"{self.kind}, level={self.level}"
