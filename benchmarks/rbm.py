@@ -27,7 +27,7 @@ def ours(images: torch.Tensor, **options: object) -> Callable[[], object]:
     from torch import nn
 
     import pretrain
-    from pretrain.network.preprocessing import Standardise
+    from pretrain.network.preprocessing import Standardize
     from pretrain.runs.device import keep_freed_memory
     from pretrain.training.greedy import fit_stage
     from pretrain.training.stage_inputs import Inputs
@@ -35,8 +35,8 @@ def ours(images: torch.Tensor, **options: object) -> Callable[[], object]:
     keep_freed_memory()  # as the commands do
     fabric = pretrain.Device(accelerator="cpu").launch()
     stage = pretrain.ConvRBM(3, pooling="max", **options)  # type: ignore[arg-type]
-    inputs = Inputs(images, nn.Sequential(Standardise.identity(3)), fabric, 0)
-    settings = pretrain.Optimisation(
+    inputs = Inputs(images, nn.Sequential(Standardize.identity(3)), fabric, 0)
+    settings = pretrain.Training(
         steps=len(images) // BATCH, batch_size=BATCH, optimizer="sgd", learning_rate=1e-4, nesterov=False
     )
     return lambda: fit_stage(stage, inputs, settings, seed=0, name="stage 1", fabric=fabric)

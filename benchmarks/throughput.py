@@ -1,7 +1,7 @@
 """Images a second of stage training and of fine-tuning, beside the loop that people write.
 
 The plain loop is torchvision's ImageFolder and transforms, a DataLoader, float32, and the same network with the same
-optimiser. Both see the same folder, the same batch size and the same number of steps; they take turns, and the ratio
+optimizer. Both see the same folder, the same batch size and the same number of steps; they take turns, and the ratio
 is that of the medians.
 
     python benchmarks/throughput.py --root DIR            # DIR/train/<class>/*, DIR/test/<class>/*
@@ -96,8 +96,8 @@ def ours(data: pretrain.Dataset, fabric: pretrain.Device) -> dict[str, Callable[
 
     def finetune(steps: int) -> None:
         network = pretrain.assemble(stack, data.classes, seed=0, pretrained=False)
-        settings = pretrain.Finetuning(steps=steps, batch_size=64, evaluate_every=10**9)
-        pretrain.finetune(network, data, settings=settings, fabric=launched)
+        settings = pretrain.Recipe(steps=steps, batch_size=64, evaluate_every=10**9)
+        pretrain.finetune_network(network, data, settings=settings, fabric=launched)
 
     def stage(position: int) -> Callable[[int], None]:
         inputs: list[Inputs] = []  # kept from the warm-up on: computing them is once for a whole stage
@@ -106,7 +106,7 @@ def ours(data: pretrain.Dataset, fabric: pretrain.Device) -> dict[str, Callable[
             if not inputs:
                 draws = len(data.unlabelled) if position else 0
                 inputs.append(Inputs(data.unlabelled, stack.below(position), launched, draws))
-            settings = pretrain.Optimisation(steps=steps, batch_size=128)
+            settings = pretrain.Training(steps=steps, batch_size=128)
             fit_stage(stack[position], inputs[0], settings, seed=0, name="benchmark", fabric=launched)
 
         return fit

@@ -7,11 +7,11 @@ from pretrain.data.digits import load_digits
 from pretrain.data.image_folder import load_folder, load_unlabelled
 from pretrain.errors import UserError
 from pretrain.evaluation.gradient_check import check_gradients
-from pretrain.evaluation.linear_probe import Probe, probe
+from pretrain.evaluation.linear_probe import Probe, probe_layers
 from pretrain.evaluation.predictions import Evaluation, evaluate
 from pretrain.network.convnet import ConvNet
 from pretrain.network.layer import Layer
-from pretrain.network.preprocessing import Standardise
+from pretrain.network.preprocessing import Standardize
 from pretrain.network.shapes import layer_rows, output_size
 from pretrain.network.whitening import Whiten
 from pretrain.reporting.html_report import write_report
@@ -26,9 +26,9 @@ from pretrain.stages.conv_rbm import ConvRBM
 from pretrain.stages.kmeans import KMeans
 from pretrain.stages.soft_hebb import SoftHebb
 from pretrain.stages.stack import Stack
-from pretrain.training.finetuning import Result, finetune
+from pretrain.training.finetuning import Result, finetune_network
 from pretrain.training.greedy import fit_stage, fit_stages
-from pretrain.training.recipes import Finetuning, Optimisation
+from pretrain.training.recipes import Recipe, Training
 
 __all__ = [
     "AutogradStage",
@@ -39,25 +39,25 @@ __all__ = [
     "Dataset",
     "Device",
     "Evaluation",
-    "Finetuning",
     "KMeans",
     "Labelled",
     "Layer",
-    "Optimisation",
     "Probe",
+    "Recipe",
     "Result",
     "RunFolder",
     "SoftHebb",
     "Stack",
     "Stage",
-    "Standardise",
+    "Standardize",
+    "Training",
     "UserError",
     "Whiten",
     "assemble",
     "check_gradients",
     "compare",
     "evaluate",
-    "finetune",
+    "finetune_network",
     "fit_stage",
     "fit_stages",
     "layer_rows",
@@ -66,7 +66,7 @@ __all__ = [
     "load_folder",
     "load_unlabelled",
     "output_size",
-    "probe",
+    "probe_layers",
     "write_report",
     "write_side_by_side",
 ]

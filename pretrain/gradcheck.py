@@ -14,7 +14,7 @@ from pretrain.evaluation.gradient_check import (
     format_gradients,
     turned_off,
 )
-from pretrain.network.preprocessing import Standardise
+from pretrain.network.preprocessing import Standardize
 from pretrain.runs.seeding import generator
 from pretrain.runs.settings import Config
 from pretrain.stages.assembly import assemble
@@ -30,7 +30,7 @@ def main(config: Config) -> None:
     require_between("images", count, 1)
     require_between("dimensions", config["dimensions"], 1)
     stack = build_stack(config["stack"], blank_images(shape), seed).stack
-    stack.preprocessing = Standardise.identity(shape[0])  # there are no images to fit it to
+    stack.preprocessing = Standardize.identity(shape[0])  # there are no images to fit it to
     images = torch.rand(count, *shape, generator=generator(seed, "images"), dtype=torch.float64)
     labels = torch.randint(len(classes), (count,), generator=generator(seed, "classes"))
     network = assemble(stack, classes, seed=seed)

@@ -1,4 +1,4 @@
-"""Probe what each layer has learnt: ``python -m pretrain.probe init=pretrained stages=runs/cae labels=1000``."""
+"""Probe what each layer has learned: ``python -m pretrain.probe init=pretrained stages=runs/cae labels=1000``."""
 
 from pretrain.command_line.command import command
 from pretrain.data.sources import load_data

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 from sklearn.isotonic import IsotonicRegression
 
-from pretrain.comparison.label_efficiency import interval_of_labels, labels_needed
+from pretrain.comparison.label_efficiency import interval_of_labels, label_efficiency
 from pretrain.comparison.verdicts import as_json
 
 BUDGETS = [100, 400, 1600]
@@ -35,7 +35,7 @@ SCRATCH = dict(zip(BUDGETS, line(BUDGETS), strict=True))
 
 def test_an_arm_that_halves_the_labels_needed_is_worth_twice_its_labels():
     arm = {n: line(2 * n) for n in (100, 200, 400, 800)}
-    needed = labels_needed(results({"scratch": SCRATCH, "pretrained": arm}), "scratch")
+    needed = label_efficiency(results({"scratch": SCRATCH, "pretrained": arm}), "scratch")
     assert [n.labels for n in needed] == [100, 200, 400, 800]
     for n in needed:
         assert (n.estimate, n.low, n.high) == pytest.approx([2 * n.labels] * 3)
@@ -47,7 +47,7 @@ def test_an_arm_that_halves_the_labels_needed_is_worth_twice_its_labels():
 def test_seeds_are_resampled_for_both_arms_at_once():
     """What a seed adds to both arms cancels, however much it is, since the curve is linear."""
     arm = {400: line(500)}
-    (needed,) = labels_needed(results({"scratch": SCRATCH, "pretrained": arm}, noise=0.2), "scratch")
+    (needed,) = label_efficiency(results({"scratch": SCRATCH, "pretrained": arm}, noise=0.2), "scratch")
     assert (needed.estimate, needed.low, needed.high) == pytest.approx((500, 500, 500))
 
 
@@ -56,7 +56,7 @@ def test_the_same_arm_needs_its_own_labels():
     budgets = [100, 400, 1600, 6400]
     scratch = results({"scratch": dict(zip(budgets, line(budgets), strict=True))}, seeds=10)
     scratch["test_accuracy"] += np.random.default_rng(1).normal(0, 0.01, len(scratch)).round(4)
-    needed = labels_needed(pd.concat([scratch, scratch.assign(arm="twin")]), "scratch")
+    needed = label_efficiency(pd.concat([scratch, scratch.assign(arm="twin")]), "scratch")
     assert [(n.low, n.estimate, n.high) for n in needed] == [pytest.approx((n, n, n)) for n in budgets]
     assert not any(n.fewer or n.more for n in needed)
 
@@ -71,7 +71,7 @@ def test_means_that_differ_by_rounding_alone_are_equal():
 
 def test_what_lies_beyond_the_baselines_budgets_has_no_number():
     arm = {100: 0.4, 1600: 0.9}
-    low, high = labels_needed(results({"scratch": SCRATCH, "pretrained": arm}), "scratch")
+    low, high = label_efficiency(results({"scratch": SCRATCH, "pretrained": arm}), "scratch")
     assert (low.estimate, low.fewer, low.more) == (0, True, False)
     assert (high.estimate, high.fewer, high.more) == (math.inf, False, True)
     assert low.sentence() == (
@@ -87,7 +87,7 @@ def test_an_interval_may_end_beyond_the_budgets():
     runs = results({"scratch": SCRATCH, "pretrained": {400: line(1500)}})
     moved = runs["arm"] == "pretrained"
     runs.loc[moved, "test_accuracy"] += np.random.default_rng(1).normal(0, 0.01, moved.sum())
-    (needed,) = labels_needed(runs, "scratch")
+    (needed,) = label_efficiency(runs, "scratch")
     assert 400 < needed.low < needed.estimate < needed.high == math.inf
     assert needed.sentence().endswith(" to more than 1,600).")
 
@@ -128,20 +128,20 @@ def test_with_five_seeds_the_interval_reaches_to_the_second_of_all_possible_resa
 
 
 def test_fewer_than_five_seeds_give_a_number_but_no_interval():
-    (needed,) = labels_needed(results({"scratch": SCRATCH, "pretrained": {100: line(300)}}, seeds=4), "scratch")
+    (needed,) = label_efficiency(results({"scratch": SCRATCH, "pretrained": {100: line(300)}}, seeds=4), "scratch")
     assert needed.estimate == pytest.approx(300)
     assert math.isnan(needed.low)
     assert needed.sentence().endswith("are worth 300 with scratch (too few seeds for an interval).")
 
 
 def test_one_budget_says_nothing_of_labels():
-    assert labels_needed(results({"scratch": {100: 0.5}, "pretrained": {100: 0.6}}), "scratch") == []
-    assert labels_needed(results({"pretrained": SCRATCH}), "scratch") == []
+    assert label_efficiency(results({"scratch": {100: 0.5}, "pretrained": {100: 0.6}}), "scratch") == []
+    assert label_efficiency(results({"pretrained": SCRATCH}), "scratch") == []
 
 
 def test_the_order_of_rows_and_runs_without_a_partner_change_nothing():
     runs = results({"scratch": SCRATCH, "pretrained": {100: line(250)}}, noise=0.01)
-    expected = labels_needed(runs, "scratch")
+    expected = label_efficiency(runs, "scratch")
     extra = runs[runs["arm"] == "pretrained"].assign(seed=lambda t: t["seed"] + 100, test_accuracy=0.9)
     extra.iloc[0, extra.columns.get_loc("test_accuracy")] = math.nan
-    assert labels_needed(pd.concat([runs, extra]).sample(frac=1, random_state=0), "scratch") == expected
+    assert label_efficiency(pd.concat([runs, extra]).sample(frac=1, random_state=0), "scratch") == expected

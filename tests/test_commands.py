@@ -50,7 +50,7 @@ def test_from_images_to_predictions(folder):
     stage = run(folder, "stage", *DATA, *SMALL, "out=runs/cae")
     assert stage.returncode == 0, stage.stderr
     assert stage.stderr.count("1 files could not be read") == 1
-    options = [*DATA, *SMALL, "init=pretrained", "stages=runs/cae", "finetuning.steps=60", "labels=16"]
+    options = [*DATA, *SMALL, "init=pretrained", "stages=runs/cae", "recipe.steps=60", "labels=16"]
     finetune = run(folder, "finetune", *options, "out=runs/ft")
     assert finetune.returncode == 0, finetune.stderr
     assert "test accuracy 100.00%" in finetune.stdout
@@ -98,8 +98,8 @@ def test_two_processes_share_a_batch(folder):
 
 
 def test_a_comparison_tells_its_verdict_and_goes_on_after_a_failure(folder):
-    options = [*DATA, *SMALL, "finetuning.steps=10", "labels=[16]", "seeds=[0]", "out=runs/compared"]
-    failing = "+arms.wild={init: pretrained, finetuning: {learning_rate: 1e30}}"
+    options = [*DATA, *SMALL, "recipe.steps=10", "labels=[16]", "seeds=[0]", "out=runs/compared"]
+    failing = "+arms.wild={init: pretrained, recipe: {learning_rate: 1e30}}"
     both = run(folder, "compare", *options, failing)
     assert both.returncode == 2
     assert "1 run failed, and the report names them; the first: wild, 16 labels, seed 0" in both.stderr
@@ -155,8 +155,8 @@ def test_two_processes_make_one_line_of_a_mistake(folder):
         ("stage", ["out=photos/train/light/0.png"], "is a file"),
         ("stage", ["out=runs/y", "upto=3"], "the stack has 2 stages"),
         ("stage", ["out=runs/y", "device.precision=64-true"], "choose one of auto, 32-true, bf16-mixed"),
-        ("finetune", ["out=runs/y", "finetuning.crop=8"], "crop=8: it must be from 0 to 7"),
-        ("finetune", ["out=runs/y", "finetuning.dropout=1.5"], "dropout=1.5: it must be from 0 to 1"),
+        ("finetune", ["out=runs/y", "recipe.crop=8"], "crop=8: it must be from 0 to 7"),
+        ("finetune", ["out=runs/y", "recipe.dropout=1.5"], "dropout=1.5: it must be from 0 to 1"),
         ("compare", ["out=runs/y", "seeds=[0,0]"], "without repeats"),
         ("compare", ["out=runs/y", "labels=[5]"], "labels=5: give a number from 10"),
         ("compare", ["out=runs/y", "+arms.pretrained.int=scratch"], "arms.pretrained.int cannot differ"),

@@ -16,9 +16,9 @@ from pretrain.reporting.comparison_results import COLUMNS
 GRID = [
     "labels=[20,40]",
     "seeds=[0,1]",
-    "finetuning.steps=6",
-    "finetuning.batch_size=16",
-    "finetuning.evaluate_every=3",
+    "recipe.steps=6",
+    "recipe.batch_size=16",
+    "recipe.evaluate_every=3",
 ]
 
 
@@ -68,7 +68,7 @@ def test_the_arms_of_a_seed_differ_in_nothing_else(out):
     for run in runs:
         for key in ("arm", "init", "stages", "stages_digest", "out", "labels", "seed"):
             run.pop(key)
-        run["finetuning"].pop("freeze")
+        run["recipe"].pop("freeze")
     assert all(run == runs[0] for run in runs)
 
 
@@ -91,7 +91,7 @@ def test_a_comparison_on_other_images_is_refused_and_keeps_its_runs(tmp_path, co
         Image.new("L", (8, 8), value).save(root / split / name / f"{k}.png")
     data = ["data=folder", f"data.root={root}", "data.image_size=8", "data.channels=1", "data.cache=null"]
     data.append("stack=cae_small")
-    options = [f"out={tmp_path / 'run'}", *data, *GRID, "labels=[4]", "seeds=[0]", "finetuning.crop=1"]
+    options = [f"out={tmp_path / 'run'}", *data, *GRID, "labels=[4]", "seeds=[0]", "recipe.crop=1"]
     assert compare(configure("compare", *options)) == []
     before = summaries(tmp_path / "run")
     Image.new("L", (8, 8), 255).save(root / "train" / "light" / "new.png")
@@ -103,13 +103,13 @@ def test_a_comparison_on_other_images_is_refused_and_keeps_its_runs(tmp_path, co
 
 def test_an_arm_may_be_added_but_not_changed(out, configure):
     before = summaries(out)
-    with pytest.raises(UserError, match=r"arms\.pretrained\.finetuning\.dropout is not set there and 0\.1 here"):
-        compare(configure("compare", f"out={out}", *GRID, "+arms.pretrained.finetuning.dropout=0.1"))
-    options = ["+arms.gentle={init: pretrained, finetuning: {learning_rate: 0.001}}", "labels=[20]", "seeds=[0]"]
+    with pytest.raises(UserError, match=r"arms\.pretrained\.recipe\.dropout is not set there and 0\.1 here"):
+        compare(configure("compare", f"out={out}", *GRID, "+arms.pretrained.recipe.dropout=0.1"))
+    options = ["+arms.gentle={init: pretrained, recipe: {learning_rate: 0.001}}", "labels=[20]", "seeds=[0]"]
     compare(configure("compare", f"out={out}", *GRID, *options))
     added = out / "runs" / "gentle" / "labels-20" / "seed-0" / "summary.json"
     assert {file: time for file, time in summaries(out).items() if file != added} == before
-    assert RunFolder(added.parent).config()["finetuning"]["learning_rate"] == 0.001
+    assert RunFolder(added.parent).config()["recipe"]["learning_rate"] == 0.001
 
 
 @pytest.mark.parametrize(
@@ -121,7 +121,7 @@ def test_an_arm_may_be_added_but_not_changed(out, configure):
         ("labels=[1000,all]", "1000 are all"),
         ("labels=[20,5000]", "give a number from 10"),
         ("seeds=[0,1.5]", "1.5 is not a whole number"),
-        ("finetuning.optimizer=sdg", "choose one of sgd, adamw"),
+        ("recipe.optimizer=sdg", "choose one of sgd, adamw"),
         ("+arms.pretrained.labels=50", "arms.pretrained.labels cannot differ"),
         ("arms.scratch.init=nothing", "choose one of scratch, pretrained"),
         ("+arms.scratch.upto=1", "arms.scratch.upto is of pretrained arms"),
@@ -133,15 +133,15 @@ def test_an_arm_may_be_added_but_not_changed(out, configure):
             "arms.pretrained.stack changes the network, which all arms share: "
             "stage2.kernel_size is 5, not 3; stage2.padding is 2, not 1",
         ),
-        ("+arms.pretrained.stack={normalisation:none}", "normalisation is none, not scale"),
+        ("+arms.pretrained.stack={normalization:none}", "normalization is none, not scale"),
         ("+arms.pretrained.stack={stages:{stage2:{loss:x}}}", "arms.pretrained: stack.stages.stage2.loss: there is no"),
         ("+arms.pretrained.matched=true", "arms.pretrained.matched is of arms from scratch"),
         ("~arms.pretrained ~arms.pretrained-frozen +arms.scratch.matched=true", "arms.scratch.matched: no arm is pre"),
-        ("+arms.pretrained.finetuning.drop_out=0", "arms.pretrained.finetuning.drop_out: .*did you mean dropout?"),
-        ("finetuning.head=ridge data.validation=0", "finetuning.head needs validation images"),
-        ("+arms.pretrained.finetuning.head_steps=1000", "arms.pretrained.finetuning: head_steps=1000"),
-        ("finetuning.layer_rates=[0.1]", r"finetuning\.layer_rates=\[0\.1\]: there are 2 layers"),
-        ("+arms.pretrained.finetuning.crop=8", r"arms\.pretrained\.finetuning\.crop=8"),
+        ("+arms.pretrained.recipe.drop_out=0", "arms.pretrained.recipe.drop_out: .*did you mean dropout?"),
+        ("recipe.head=ridge data.validation=0", "recipe.head needs validation images"),
+        ("+arms.pretrained.recipe.head_steps=1000", "arms.pretrained.recipe: head_steps=1000"),
+        ("recipe.layer_rates=[0.1]", r"recipe\.layer_rates=\[0\.1\]: there are 2 layers"),
+        ("+arms.pretrained.recipe.crop=8", r"arms\.pretrained\.recipe\.crop=8"),
         ("tuning.seeds=[0] tuning.trials=1", "tuning.seeds and seeds share 0"),
         ("jobs=0", "jobs=0: it must be at least 1"),
     ],
@@ -166,10 +166,10 @@ def test_a_setting_that_cannot_be_tuned_is_named(tmp_path, configure):
 
 
 TUNED = [
-    *("labels=[20]", "seeds=[0,1]", "tuning.trials=3", "tuning.seeds=[7]", "finetuning.batch_size=16"),
-    *("finetuning.steps=6", "finetuning.evaluate_every=3"),
+    *("labels=[20]", "seeds=[0,1]", "tuning.trials=3", "tuning.seeds=[7]", "recipe.batch_size=16"),
+    *("recipe.steps=6", "recipe.evaluate_every=3"),
     *("+tuning.space.learning_rate=[0.001,0.1]", "+tuning.space.weight_decay=[0.0,0.1]", "probe=true"),
-    "finetuning.head_steps=2",
+    "recipe.head_steps=2",
     *("~arms.pretrained-frozen", "~arms.random-frozen", "+arms.scratch-matched={matched: true}"),
     *("+arms.pretrained-1={init: pretrained, upto: 1}", "+arms.pool-50={init: pretrained, pool: 50}"),
 ]
@@ -215,12 +215,12 @@ def test_a_trial_that_was_refused_chooses_nothing(tmp_path, configure):
 
 def test_an_arm_whose_recipes_come_to_the_same_has_no_trials_and_runs_with_the_first(tmp_path, configure):
     """A fitted head on frozen layers knows nothing of learning rates, but learns from mirror images or does not."""
-    frozen = "{finetuning: {freeze: true, head: ridge, steps: 0}}"
+    frozen = "{recipe: {freeze: true, head: ridge, steps: 0}}"
     config = configure("compare", f"out={tmp_path}", *TUNED, f"+arms.fitted={frozen}")
     fitted, scratch = Cell("fitted", 20, 0), Cell("scratch", 20, 0)
     first, *others = tuning_of(config).candidates()
     assert (len(fitted.trials(config)), len(scratch.trials(config))) == (0, 1 + len(others))
-    assert first.items() <= fitted.config(config, tmp_path)["finetuning"].items()
+    assert first.items() <= fitted.config(config, tmp_path)["recipe"].items()
     config["tuning"]["space"]["flip"] = [True, False]
     assert len(fitted.trials(config)) == 3
 
@@ -260,7 +260,7 @@ def test_every_arm_tries_the_same_and_runs_with_its_best_on_validation_images(tu
     tried = {}
     for file in out.glob("trials/*/*/*/*/summary.json"):
         run = RunFolder(file.parent)
-        settings = {key: run.config()["finetuning"][key] for key in ("learning_rate", "weight_decay")}
+        settings = {key: run.config()["recipe"][key] for key in ("learning_rate", "weight_decay")}
         arm, trial = run.config()["arm"], int(file.parts[-5].removeprefix("trial-"))
         assert run.config()["seed"] == 7
         tried.setdefault(arm, {})[trial] = (settings, run.summary()["val_accuracy"])
@@ -270,7 +270,7 @@ def test_every_arm_tries_the_same_and_runs_with_its_best_on_validation_images(tu
         best = max(accuracy for _, accuracy in trials.values())
         first = next(settings for _, (settings, accuracy) in sorted(trials.items()) if accuracy == best)
         for seed in (0, 1):
-            chosen = run_of(out, arm, seed).config()["finetuning"]
+            chosen = run_of(out, arm, seed).config()["recipe"]
             assert {key: chosen[key] for key in first} == first
 
 
@@ -306,7 +306,7 @@ CENTROIDS = {
 
 
 def test_an_arm_of_other_stages_is_what_a_comparison_of_those_stages_has(tmp_path, configure):
-    one = ["labels=[20]", "seeds=[0]", "finetuning.steps=6", "~arms.pretrained-frozen", "~arms.random-frozen"]
+    one = ["labels=[20]", "seeds=[0]", "recipe.steps=6", "~arms.pretrained-frozen", "~arms.random-frozen"]
     arms = [f"+arms.{name}={{init: pretrained, stack: {{{NOISY}}}}}" for name in ("noisy", "alike")]
     together, alone = tmp_path / "together", tmp_path / "alone"
     config = configure("compare", f"out={together}", *one, *arms)

@@ -17,7 +17,7 @@ def views(count=6):
     return images.repeat(2, 1, 1, 1) + 0.1 * noise
 
 
-def test_the_normalisation_becomes_a_part_of_the_layer():
+def test_the_normalization_becomes_a_part_of_the_layer():
     stage, x = build(), views()
     u = F.batch_norm(stage.layer.conv(x), None, None, training=True)
     expected = F.max_pool2d(u.relu(), 2)
@@ -71,7 +71,7 @@ def test_a_single_image_cannot_be_told_from_others():
         build().losses(views(1), generator(0))
 
 
-def test_health_is_that_of_the_normalised_maps():
+def test_health_is_that_of_the_normalized_maps():
     stage, x = build(), views()
     with torch.no_grad():
         stage.layer.conv.bias.fill_(-100)

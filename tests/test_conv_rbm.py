@@ -7,7 +7,7 @@ import torch
 from sklearn.datasets import load_digits
 from sklearn.neural_network import BernoulliRBM
 
-from pretrain import ConvRBM, Optimisation, Stack, Standardise, UserError, assemble, fit_stage
+from pretrain import ConvRBM, Stack, Standardize, Training, UserError, assemble, fit_stage
 from pretrain.rbm.likelihood import pseudo_likelihood
 from pretrain.runs.seeding import generator, seeded
 from pretrain.training.stage_inputs import Inputs
@@ -32,10 +32,10 @@ def patches(count=64, channels=1, side=8):
 
 def train(stage, fabric, images=None, **options):
     images = patches() if images is None else images
-    preprocessing = Standardise.from_images(images) if stage.visible == "gaussian" else Standardise.identity(1)
+    preprocessing = Standardize.from_images(images) if stage.visible == "gaussian" else Standardize.identity(1)
     inputs = Inputs(images, torch.nn.Sequential(preprocessing), fabric, 0)
     settings = {"steps": 200, "batch_size": 32, "optimizer": "sgd", "learning_rate": 0.05, "nesterov": False, **options}
-    fit_stage(stage, inputs, Optimisation(**settings), seed=0, name="stage 1", fabric=fabric)
+    fit_stage(stage, inputs, Training(**settings), seed=0, name="stage 1", fabric=fabric)
     return inputs[torch.arange(len(images))]
 
 
@@ -46,18 +46,18 @@ def test_in_eval_mode_the_gradient_is_torchs_own_of_the_free_energy():
     positions = stage.rbm.hidden_input(x)[0, 0].numel()
     objective = stage.rbm.free_energy(x).mean() / positions
     assert metrics["free_energy"] == pytest.approx(float(objective.detach()), rel=1e-6)
-    learnt = [p for p in stage.parameters() if p.requires_grad]
-    for parameter, expected in zip(learnt, torch.autograd.grad(objective, learnt), strict=True):
+    learned = [p for p in stage.parameters() if p.requires_grad]
+    for parameter, expected in zip(learned, torch.autograd.grad(objective, learned), strict=True):
         torch.testing.assert_close(parameter.grad, expected, rtol=1e-4, atol=1e-7)
 
 
-@pytest.mark.parametrize("centred", [False, True])
-def test_a_dense_machine_learns_digits_as_well_as_scikit_learns(fabric, centred):
+@pytest.mark.parametrize("centered", [False, True])
+def test_a_dense_machine_learns_digits_as_well_as_scikit_learns(fabric, centered):
     """Pseudo-likelihood after as many updates, of the same size, with the same chains: persistent ones."""
     digits = torch.from_numpy(load_digits().images).float()[:, None] / 16
     theirs = BernoulliRBM(64, learning_rate=0.05, batch_size=100, n_iter=10, random_state=0)
     theirs.fit(digits.flatten(1).numpy())
-    stage = build(out_channels=64, kernel_size=8, pool=1, sampler="pcd", chains=100, centred=centred)
+    stage = build(out_channels=64, kernel_size=8, pool=1, sampler="pcd", chains=100, centered=centered)
     plain = {"momentum": 0.0, "schedule": "constant", "warmup": 0.0}
     train(stage, fabric, digits, steps=10 * len(digits) // 100, batch_size=100, **plain)
     ours = pseudo_likelihood(stage.rbm, digits.repeat(20, 1, 1, 1), generator(0, "pl")).mean()
@@ -76,9 +76,9 @@ def test_every_sampler_learns_to_tell_its_images_from_noise(fabric, sampler):
 
 def test_the_learnt_variance_is_that_of_images_that_have_no_structure(fabric):
     noise = 0.5 + 0.3 * torch.randn(512, 1, 8, 8, generator=generator(0, "noise"))
-    stage = build(visible="gaussian", variance="learnt", sample_last=True)
+    stage = build(visible="gaussian", variance="learned", sample_last=True)
     train(stage, fabric, noise * 0.5, steps=600, batch_size=128, learning_rate=0.05, schedule="cosine")
-    # Standardised: 1, within what 600 small steps from anywhere near it leave.
+    # Standardized: 1, within what 600 small steps from anywhere near it leave.
     assert float(stage.log_variance.detach().exp()) == pytest.approx(1.0, abs=0.05)
 
 
@@ -99,11 +99,11 @@ def test_filters_are_no_longer_than_max_norm(fabric):
     assert norms.max() == pytest.approx(0.3, rel=1e-5)
 
 
-def test_centring_learns_from_dark_images_and_bright_ones_alike(fabric):
-    """What a centred machine makes of images and of their negatives is the same but for the sign of its filters."""
+def test_centering_learns_from_dark_images_and_bright_ones_alike(fabric):
+    """What a centered machine makes of images and of their negatives is the same but for the sign of its filters."""
     filters = []
     for images in (patches(), 1 - patches()):
-        stage = build(out_channels=8, kernel_size=3, centred=True)
+        stage = build(out_channels=8, kernel_size=3, centered=True)
         train(stage, fabric, images, learning_rate=0.2)
         filters.append(stage.layer.conv.weight.flatten(1).detach())
     norms = [f.norm() for f in filters]
@@ -126,31 +126,31 @@ def test_persistent_chains_of_an_interrupted_run_go_on(fabric):
     assert torch.equal(fresh.sampler.states, whole.sampler.states)
 
 
-def test_binary_units_take_the_values_that_black_and_white_have_once_standardised(fabric):
+def test_binary_units_take_the_values_that_black_and_white_have_once_standardized(fabric):
     images = patches()
-    standardise = Standardise.from_images(images)
+    standardize = Standardize.from_images(images)
     stage = build()
-    stage.prepare(standardise(images), standardise.bounds, generator(0))
-    assert float(stage.rbm.visible.low) == pytest.approx(float(standardise(torch.zeros(1, 1, 1, 1))))
-    assert float(stage.rbm.visible.high) == pytest.approx(float(standardise(torch.ones(1, 1, 1, 1))))
+    stage.prepare(standardize(images), standardize.bounds, generator(0))
+    assert float(stage.rbm.visible.low) == pytest.approx(float(standardize(torch.zeros(1, 1, 1, 1))))
+    assert float(stage.rbm.visible.high) == pytest.approx(float(standardize(torch.ones(1, 1, 1, 1))))
 
 
-def test_binary_units_on_the_standardised_probabilities_of_a_stage_are_those_on_the_probabilities():
+def test_binary_units_on_the_standardized_probabilities_of_a_stage_are_those_on_the_probabilities():
     images = patches(side=7)
-    stack = Stack([build(1, 3), build(3, 2)], images, preprocessing="none", normalisation="standardise")
+    stack = Stack([build(1, 3), build(3, 2)], images, preprocessing="none", normalization="standardize")
     lower = stack[0].layer
     probabilities = stack.below(1)(images).detach()
-    lower.normalise(images, "standardise")
-    standardised = stack.below(1)(images).detach()
-    plain, centred = build(3, 2), build(3, 2)
+    lower.normalize(images, "standardize")
+    standardized = stack.below(1)(images).detach()
+    plain, centered = build(3, 2), build(3, 2)
     plain.prepare(probabilities, (torch.zeros(3), torch.ones(3)), generator(0))
-    centred.prepare(standardised, lower.bounds, generator(0))
-    torch.testing.assert_close(centred.visible_bias, plain.visible_bias)
-    with torch.no_grad():  # the same machine: filters on the standardised scale
+    centered.prepare(standardized, lower.bounds, generator(0))
+    torch.testing.assert_close(centered.visible_bias, plain.visible_bias)
+    with torch.no_grad():  # the same machine: filters on the standardized scale
         conv = plain.layer.conv
-        centred.layer.conv.weight.copy_(conv.weight / lower.scale[:, None, None])
-        centred.layer.conv.bias.copy_(conv.bias + (conv.weight * lower.shift[:, None, None]).sum(dim=(1, 2, 3)))
-        torch.testing.assert_close(centred.rbm.free_energy(standardised), plain.rbm.free_energy(probabilities))
+        centered.layer.conv.weight.copy_(conv.weight / lower.scale[:, None, None])
+        centered.layer.conv.bias.copy_(conv.bias + (conv.weight * lower.shift[:, None, None]).sum(dim=(1, 2, 3)))
+        torch.testing.assert_close(centered.rbm.free_energy(standardized), plain.rbm.free_energy(probabilities))
 
 
 def test_the_layer_puts_out_the_probability_that_a_window_is_on():
@@ -169,8 +169,8 @@ def test_the_layer_puts_out_the_probability_that_a_window_is_on():
         ({"sampler": "gibbs"}, "choose one of cd, pcd, pt"),
         ({"sparsity": "l1"}, "choose one of none, lee, hinton"),
         ({"hidden": "rectified", "pooling": "probabilistic"}, "use pooling=max"),
-        ({"variance": "learnt"}, "variance=learnt needs visible=gaussian"),
-        ({"visible": "gaussian", "variance": "learnt"}, "sample_last=true"),
+        ({"variance": "learned"}, "variance=learned needs visible=gaussian"),
+        ({"visible": "gaussian", "variance": "learned"}, "sample_last=true"),
         ({"gibbs_steps": 0}, "gibbs_steps=0: it must be at least 1"),
         ({"max_norm": 0.0}, "max_norm=0.0: it must be at least"),
         ({"temperatures": 1}, "temperatures=1: it must be at least 2"),
@@ -181,7 +181,7 @@ def test_a_setting_that_cannot_be_meant_is_refused(options, message):
         build(**options)
 
 
-def test_images_of_one_grey_neither_diverge_nor_stop_the_chains(fabric):
+def test_images_of_one_gray_neither_diverge_nor_stop_the_chains(fabric):
     for options in ({"visible": "gaussian"}, {"sampler": "pcd", "chains": 1}):
         train(build(**options), fabric, torch.full((8, 1, 8, 8), 0.5), steps=40, batch_size=8, learning_rate=0.01)
 
@@ -191,7 +191,7 @@ def test_a_dead_map_below_leaves_the_bounds_of_its_units_within_reach_of_the_oth
     torch.nn.init.normal_(lower.layer.conv.weight, generator=generator(0, "weights"))
     with torch.no_grad():
         lower.layer.conv.bias[0] = -30.0
-    lower.layer.normalise(patches(), "standardise")
+    lower.layer.normalize(patches(), "standardize")
     low, high = lower.layer.bounds
     assert (high - low).max() < 11 * (high - low).min()
 
@@ -242,8 +242,8 @@ def test_bfloat16_changes_no_statistics(visible, pooling):
 
 def test_a_stack_of_machines_becomes_a_network_that_computes_the_same():
     images = patches(side=14)
-    stack = Stack([build(1, 3, kernel_size=3), build(3, 2, kernel_size=3)], images, normalisation="standardise")
+    stack = Stack([build(1, 3, kernel_size=3), build(3, 2, kernel_size=3)], images, normalization="standardize")
     for position, stage in enumerate(stack):
-        stage.layer.normalise(stack.below(position)(images), "standardise")
+        stage.layer.normalize(stack.below(position)(images), "standardize")
     network = assemble(stack, ["a", "b"], seed=0).eval()
     torch.testing.assert_close(network.layers(network.preprocessing(images)), stack.below(2)(images))

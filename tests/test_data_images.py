@@ -11,8 +11,8 @@ from pretrain.data.decoding import decode_image, list_files
 from pretrain.data.image_cache import decode_files
 
 RNG = np.random.default_rng(0)
-GREY = RNG.integers(0, 256, (8, 8), dtype=np.uint8)
-COLOUR = RNG.integers(0, 256, (8, 8, 3), dtype=np.uint8)
+GRAY = RNG.integers(0, 256, (8, 8), dtype=np.uint8)
+COLOR = RNG.integers(0, 256, (8, 8, 3), dtype=np.uint8)
 QUADRANTS = np.kron(np.array([[0, 80], [160, 240]], dtype=np.uint8), np.ones((8, 8), dtype=np.uint8))
 
 # How an upright picture is stored for each Orientation of the EXIF standard.
@@ -56,21 +56,21 @@ def mode_on_disk(path):
         return opened.mode
 
 
-def grey(path, size=8):
+def gray(path, size=8):
     return decode_image(path, size, 1)[:, :, 0]
 
 
-def test_grey_comes_back_as_it_was_in_one_channel_and_in_three(tmp_path):
-    path = save(Image.fromarray(GREY), tmp_path / "grey.png")
-    assert np.array_equal(decode_image(path, 8, 1), GREY[:, :, None])
-    assert np.array_equal(decode_image(path, 8, 3), np.stack([GREY] * 3, axis=2))
+def test_gray_comes_back_as_it_was_in_one_channel_and_in_three(tmp_path):
+    path = save(Image.fromarray(GRAY), tmp_path / "gray.png")
+    assert np.array_equal(decode_image(path, 8, 1), GRAY[:, :, None])
+    assert np.array_equal(decode_image(path, 8, 3), np.stack([GRAY] * 3, axis=2))
 
 
-def test_colour_comes_back_as_it_was_and_as_luma(tmp_path):
-    path = save(Image.fromarray(COLOUR), tmp_path / "colour.png")
-    assert np.array_equal(decode_image(path, 8, 3), COLOUR)
-    luma = COLOUR @ np.array([0.299, 0.587, 0.114])
-    assert np.abs(grey(path) - luma).max() < 0.505  # rounded, with 16-bit coefficients
+def test_color_comes_back_as_it_was_and_as_luma(tmp_path):
+    path = save(Image.fromarray(COLOR), tmp_path / "color.png")
+    assert np.array_equal(decode_image(path, 8, 3), COLOR)
+    luma = COLOR @ np.array([0.299, 0.587, 0.114])
+    assert np.abs(gray(path) - luma).max() < 0.505  # rounded, with 16-bit coefficients
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I", "I;16", "F"])
@@ -102,40 +102,40 @@ def test_transparency_lies_on_white(tmp_path, mode, black, alpha, expected, chan
 
 
 @pytest.mark.parametrize(("mode", "key"), [("L", 7), ("RGB", (7, 8, 9))])
-def test_a_colour_declared_transparent_lies_on_white(tmp_path, mode, key):
+def test_a_color_declared_transparent_lies_on_white(tmp_path, mode, key):
     image = Image.new(mode, (8, 8), key)
     assert (decode_image(save(image, tmp_path / "image.png", transparency=key), 8, 3) == 255).all()
 
 
 @pytest.mark.parametrize(
-    ("ink", "colour"),
+    ("ink", "color"),
     [((0, 255, 255, 0), (255, 0, 0)), ((255, 0, 100, 0), (0, 255, 155)), ((0, 0, 0, 255), (0, 0, 0))],
 )
-def test_ink_becomes_light(tmp_path, ink, colour):
+def test_ink_becomes_light(tmp_path, ink, color):
     path = save(Image.new("CMYK", (8, 8), ink), tmp_path / "print.tif")
-    assert (decode_image(path, 8, 3) == colour).all()
+    assert (decode_image(path, 8, 3) == color).all()
 
 
 @pytest.mark.parametrize("name", ["deep.png", "deep.tif"])
 @pytest.mark.parametrize("order", ["<u2", ">u2"])
 def test_sixteen_bits_are_scaled_by_their_full_range(tmp_path, name, order):
-    path = save(Image.fromarray((GREY.astype(np.uint16) * 257).astype(order)), tmp_path / name)
+    path = save(Image.fromarray((GRAY.astype(np.uint16) * 257).astype(order)), tmp_path / name)
     assert mode_on_disk(path).startswith("I;16")
-    assert np.array_equal(grey(path), GREY)
-    assert np.array_equal(decode_image(path, 8, 3), np.stack([GREY] * 3, axis=2))
+    assert np.array_equal(gray(path), GRAY)
+    assert np.array_equal(decode_image(path, 8, 3), np.stack([GRAY] * 3, axis=2))
 
 
 @pytest.mark.parametrize("dtype", [np.int32, np.float32])
 def test_deeper_pixels_are_scaled_by_their_own_range(tmp_path, dtype):
-    pixels = np.clip(GREY, 1, 254)
+    pixels = np.clip(GRAY, 1, 254)
     pixels[0, :2] = 0, 255
     path = save(Image.fromarray(pixels.astype(dtype) * 1000 - 5000), tmp_path / "deeper.tif")
-    assert np.array_equal(grey(path), pixels)
+    assert np.array_equal(gray(path), pixels)
 
 
 def test_one_bit_is_black_or_white(tmp_path):
-    bits = GREY > 127
-    assert np.array_equal(grey(save(Image.fromarray(bits), tmp_path / "bits.png")), np.where(bits, 255, 0))
+    bits = GRAY > 127
+    assert np.array_equal(gray(save(Image.fromarray(bits), tmp_path / "bits.png")), np.where(bits, 255, 0))
 
 
 def test_of_an_animation_the_first_frame_is_taken(tmp_path):
@@ -154,7 +154,7 @@ def test_a_picture_taken_sideways_comes_out_upright(tmp_path, suffix, orientatio
     stored = np.ascontiguousarray(STORED[orientation](QUADRANTS))
     options = {"quality": 100} if suffix == "jpg" else {}  # which keeps flat blocks of 8x8 exactly
     path = save(Image.fromarray(stored), tmp_path / f"sideways.{suffix}", exif=exif, **options)
-    assert np.array_equal(grey(path, 16), QUADRANTS)
+    assert np.array_equal(gray(path, 16), QUADRANTS)
 
 
 @pytest.mark.parametrize("tall", [False, True])
@@ -162,12 +162,12 @@ def test_the_centre_of_a_longer_side_is_kept(tmp_path, tall):
     strip = RNG.integers(0, 256, (8, 20), dtype=np.uint8)
     path = save(Image.fromarray(strip.T.copy() if tall else strip), tmp_path / "strip.png")
     middle = strip[:, 6:14]
-    assert np.array_equal(grey(path), middle.T if tall else middle)
+    assert np.array_equal(gray(path), middle.T if tall else middle)
 
 
 def test_a_ramp_shrunk_by_half_takes_the_mean_of_each_two_pixels(tmp_path):
     ramp = np.tile(np.arange(64, dtype=np.uint8) * 4, (64, 1))
-    small = grey(save(Image.fromarray(ramp), tmp_path / "ramp.png"), 32)
+    small = gray(save(Image.fromarray(ramp), tmp_path / "ramp.png"), 32)
     inside = slice(4, -4)  # where the kernel does not reach the edge
     assert np.array_equal(small[:, inside], np.tile(np.arange(32) * 8 + 2, (32, 1))[:, inside])
 

@@ -6,7 +6,7 @@ from torchvision.transforms.v2 import functional as transforms
 from pretrain.data.contrastive_views import Views
 from pretrain.runs.seeding import generator
 
-NONE = {"crop": 1.0, "flip": False, "jitter": 0.0, "grey": 0.0}
+NONE = {"crop": 1.0, "flip": False, "jitter": 0.0, "gray": 0.0}
 
 
 def images(count=8, channels=3):
@@ -37,9 +37,9 @@ def test_half_of_the_views_are_mirrored():
     assert abs(int(mirrored.sum()) - 200) < 5 * 10
 
 
-def test_views_without_colours_have_the_luminance_that_torchvision_gives():
+def test_views_without_colors_have_the_luminance_that_torchvision_gives():
     x = images()
-    views = Views(**{**NONE, "grey": 1.0})(x, generator(1))
+    views = Views(**{**NONE, "gray": 1.0})(x, generator(1))
     torch.testing.assert_close(views, transforms.rgb_to_grayscale(x, 3), rtol=0, atol=1e-3)
 
 

@@ -123,8 +123,8 @@ def test_visible_energies_are_those_of_their_densities():
     np.testing.assert_allclose(gaussian_energy(v, bias, log_variance), expected)
     bits = (v > 0).double()
     likelihood = stats.bernoulli(bias.sigmoid()[:, None, None]).logpmf(bits).sum(axis=(1, 2, 3))
-    normaliser = 16 * torch.nn.functional.softplus(bias).sum()
-    np.testing.assert_allclose(-bernoulli_energy(bits, bias), likelihood + normaliser.numpy())
+    normalizer = 16 * torch.nn.functional.softplus(bias).sum()
+    np.testing.assert_allclose(-bernoulli_energy(bits, bias), likelihood + normalizer.numpy())
 
 
 # The tests below draw 200,000 samples; each rejects a right sampler with probability 1e-6.

@@ -7,14 +7,14 @@ import torch.nn.functional as F
 from sklearn.metrics import balanced_accuracy_score, confusion_matrix
 
 import pretrain
-from pretrain import RunFolder, UserError, evaluate, finetune
+from pretrain import RunFolder, UserError, evaluate, finetune_network
 from pretrain.data.augmentation import mixup
 from pretrain.data.splits import label_subset
 from pretrain.runs.seeding import generator
 from pretrain.training.minibatches import BatchOrder
-from pretrain.training.trainer import Loop
+from pretrain.training.trainer import Trainer
 
-SETTINGS = pretrain.Finetuning(steps=12, batch_size=16, crop=1, flip=False, evaluate_every=4)
+SETTINGS = pretrain.Recipe(steps=12, batch_size=16, crop=1, flip=False, evaluate_every=4)
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def test_the_plain_case_is_torchs_own_training_on_mixtures_and_held_to_the_start
     settings = replace(SETTINGS, schedule="constant", mixup=alpha, l2_sp=l2_sp, **plain)
     theirs = copy.deepcopy(network).eval()
     start = [parameter.detach().clone() for parameter in theirs.layers.parameters()]
-    finetune(network, digits, labels=50, seed=3, settings=settings, fabric=fabric)
+    finetune_network(network, digits, labels=50, seed=3, settings=settings, fabric=fabric)
     subset = digits.train.subset(label_subset(digits.train.labels, 50, 3))
     order = BatchOrder(50, 16, 3, "finetune")
     optimizer = torch.optim.SGD(theirs.parameters(), lr=settings.learning_rate, momentum=0.9, nesterov=True)
@@ -53,14 +53,14 @@ def test_the_plain_case_is_torchs_own_training_on_mixtures_and_held_to_the_start
 
 def test_a_frozen_network_trains_its_head_alone(network, digits, fabric):
     before = copy.deepcopy(network)
-    finetune(network, digits, labels=50, settings=replace(SETTINGS, freeze=True), fabric=fabric)
+    finetune_network(network, digits, labels=50, settings=replace(SETTINGS, freeze=True), fabric=fabric)
     assert torch.equal(bits(network.layers), bits(before.layers))
     assert not torch.equal(bits(network.head), bits(before.head))
 
 
 def test_the_head_goes_first_and_then_all_learn(network, digits, fabric, monkeypatch):
     learning = []
-    step = Loop._timed_step
+    step = Trainer._timed_step
 
     def watched(loop):
         before = [bits(layer).clone() for layer in loop.module.layers]
@@ -68,47 +68,47 @@ def test_the_head_goes_first_and_then_all_learn(network, digits, fabric, monkeyp
         learning.append(not all(torch.equal(a, bits(b)) for a, b in zip(before, loop.module.layers, strict=True)))
         return metrics
 
-    monkeypatch.setattr(Loop, "_timed_step", watched)
-    finetune(network, digits, labels=50, settings=replace(SETTINGS, head_steps=5), fabric=fabric)
+    monkeypatch.setattr(Trainer, "_timed_step", watched)
+    finetune_network(network, digits, labels=50, settings=replace(SETTINGS, head_steps=5), fabric=fabric)
     assert learning == [False] * 5 + [True] * 7
 
 
 def test_early_stopping_waits_for_the_layers_to_learn(network, digits, fabric):
     settings = replace(SETTINGS, learning_rate=0.0, head_steps=8, early_stopping=True, evaluate_every=1, patience=2)
-    assert finetune(network, digits, labels=50, settings=settings, fabric=fabric).steps == 10
+    assert finetune_network(network, digits, labels=50, settings=settings, fabric=fabric).steps == 10
 
 
 def test_where_layers_are_frozen_the_head_needs_no_phase_of_its_own(network, digits, fabric):
     frozen, other = replace(SETTINGS, freeze=True), copy.deepcopy(network)
-    finetune(network, digits, labels=50, settings=frozen, fabric=fabric)
-    finetune(other, digits, labels=50, settings=replace(frozen, head_steps=100), fabric=fabric)
+    finetune_network(network, digits, labels=50, settings=frozen, fabric=fabric)
+    finetune_network(other, digits, labels=50, settings=replace(frozen, head_steps=100), fabric=fabric)
     assert torch.equal(bits(network), bits(other))
 
 
 def test_a_layer_with_rate_zero_stays_and_the_rates_are_as_many_as_the_layers(network, digits, fabric):
     before = copy.deepcopy(network)
     settings = replace(SETTINGS, layer_rates=[0.0, 1.0], weight_decay=0.0)
-    finetune(network, digits, labels=50, settings=settings, fabric=fabric)
+    finetune_network(network, digits, labels=50, settings=settings, fabric=fabric)
     assert torch.equal(bits(network.layers[0]), bits(before.layers[0]))
     assert not torch.equal(bits(network.layers[1]), bits(before.layers[1]))
     with pytest.raises(UserError, match="there are 2 layers"):
-        finetune(network, digits, labels=50, settings=replace(SETTINGS, layer_rates=[1.0]), fabric=fabric)
+        finetune_network(network, digits, labels=50, settings=replace(SETTINGS, layer_rates=[1.0]), fabric=fabric)
 
 
 def test_l2_sp_at_its_strongest_freezes_the_layers_and_decays_the_head_alone(network, digits, fabric):
     still = replace(SETTINGS, warmup=0.0, schedule="constant", learning_rate=0.1, weight_decay=0.01)
     frozen, held = copy.deepcopy(network), copy.deepcopy(network)
-    finetune(frozen, digits, labels=50, settings=replace(still, freeze=True), fabric=fabric)
-    finetune(held, digits, labels=50, settings=replace(still, l2_sp=10.0), fabric=fabric)
+    finetune_network(frozen, digits, labels=50, settings=replace(still, freeze=True), fabric=fabric)
+    finetune_network(held, digits, labels=50, settings=replace(still, l2_sp=10.0), fabric=fabric)
     torch.testing.assert_close(bits(held), bits(frozen))
     with pytest.raises(UserError, match="moves layers by 200% of the way back"):
-        finetune(network, digits, labels=50, settings=replace(still, l2_sp=20.0), fabric=fabric)
+        finetune_network(network, digits, labels=50, settings=replace(still, l2_sp=20.0), fabric=fabric)
 
 
 def test_the_same_seed_gives_the_same_bits(network, digits, fabric):
     copies = [copy.deepcopy(network) for _ in range(3)]
     for each, seed in zip(copies, (0, 0, 1), strict=True):
-        finetune(each, digits, labels=50, seed=seed, settings=SETTINGS, fabric=fabric)
+        finetune_network(each, digits, labels=50, seed=seed, settings=SETTINGS, fabric=fabric)
     assert torch.equal(bits(copies[0]), bits(copies[1]))
     assert not torch.equal(bits(copies[0]), bits(copies[2]))
 
@@ -116,21 +116,21 @@ def test_the_same_seed_gives_the_same_bits(network, digits, fabric):
 def test_an_interrupted_run_goes_on_to_the_same_bits(network, digits, fabric, tmp_path, monkeypatch):
     settings = replace(SETTINGS, head_steps=4, early_stopping=True, l2_sp=5.0)
     whole, first, second = (copy.deepcopy(network) for _ in range(3))
-    expected = finetune(whole, digits, labels=50, settings=settings, fabric=fabric)
+    expected = finetune_network(whole, digits, labels=50, settings=settings, fabric=fabric)
     monkeypatch.setattr("pretrain.training.trainer.CHECKPOINT_EVERY", 0.0)
     folder = RunFolder.open(tmp_path / "run", {})
-    step = Loop._timed_step
+    step = Trainer._timed_step
 
     def interrupted(loop):
         if loop.step == 9:
             raise KeyboardInterrupt
         return step(loop)
 
-    monkeypatch.setattr(Loop, "_timed_step", interrupted)
+    monkeypatch.setattr(Trainer, "_timed_step", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        finetune(first, digits, labels=50, settings=settings, fabric=fabric, folder=folder)
-    monkeypatch.setattr(Loop, "_timed_step", step)
-    result = finetune(second, digits, labels=50, settings=settings, fabric=fabric, folder=folder)
+        finetune_network(first, digits, labels=50, settings=settings, fabric=fabric, folder=folder)
+    monkeypatch.setattr(Trainer, "_timed_step", step)
+    result = finetune_network(second, digits, labels=50, settings=settings, fabric=fabric, folder=folder)
     assert torch.equal(bits(whole), bits(second))
     assert result.test.accuracy == expected.test.accuracy
     assert [row["step"] for row in folder.metrics() if "val_accuracy" in row] == [4, 8, 12]
@@ -138,10 +138,10 @@ def test_an_interrupted_run_goes_on_to_the_same_bits(network, digits, fabric, tm
 
 def test_the_test_split_is_opened_once_and_after_the_last_step(network, digits, fabric, monkeypatch):
     events = []
-    step = Loop._timed_step
-    monkeypatch.setattr(Loop, "_timed_step", lambda loop: events.append("step") or step(loop))
+    step = Trainer._timed_step
+    monkeypatch.setattr(Trainer, "_timed_step", lambda loop: events.append("step") or step(loop))
     watched = replace(digits, open_test=lambda: events.append("test") or digits.open_test())
-    finetune(network, watched, labels=50, settings=SETTINGS, fabric=fabric)
+    finetune_network(network, watched, labels=50, settings=SETTINGS, fabric=fabric)
     assert events == ["step"] * 12 + ["test"]
 
 
@@ -151,7 +151,9 @@ def test_test_images_change_nothing_in_what_is_learnt(network, digits, fabric):
     networks = [copy.deepcopy(network) for _ in range(2)]
     settings = replace(SETTINGS, early_stopping=True)
     for each, split in zip(networks, (test, shuffled), strict=True):
-        finetune(each, replace(digits, open_test=lambda s=split: s), labels=50, settings=settings, fabric=fabric)
+        finetune_network(
+            each, replace(digits, open_test=lambda s=split: s), labels=50, settings=settings, fabric=fabric
+        )
     assert torch.equal(bits(networks[0]), bits(networks[1]))
 
 
@@ -167,5 +169,5 @@ def test_evaluation_agrees_with_scikit_learn(network, digits):
 
 def test_it_learns_digits(stack, digits, fabric):
     network = pretrain.assemble(stack, digits.classes, seed=0, pretrained=False, unlabelled=digits.unlabelled)
-    settings = pretrain.Finetuning(steps=250, batch_size=32, dropout=0.0, crop=0, flip=False)
-    assert finetune(network, digits, settings=settings, fabric=fabric).test.accuracy > 0.95
+    settings = pretrain.Recipe(steps=250, batch_size=32, dropout=0.0, crop=0, flip=False)
+    assert finetune_network(network, digits, settings=settings, fabric=fabric).test.accuracy > 0.95

@@ -23,17 +23,15 @@ def forward(part):
 def test_an_update_costs_three_times_the_forward_pass_less_the_gradient_of_the_images():
     net = network()
     first, second, head = (forward(row) for row in layer_rows(net, net.image_shape) if row.multiply_adds)
-    assert finetuning_flops(net, pretrain.Finetuning(batch_size=5), 100, 7) == 7 * 5 * (
-        2 * first + 3 * second + 3 * head
-    )
+    assert finetuning_flops(net, pretrain.Recipe(batch_size=5), 100, 7) == 7 * 5 * (2 * first + 3 * second + 3 * head)
 
 
 def test_what_is_frozen_costs_its_forward_pass_alone():
     net = network()
     first, second, head = (forward(row) for row in layer_rows(net, net.image_shape) if row.multiply_adds)
     frozen, whole = first + second + 2 * head, 2 * first + 3 * second + 3 * head
-    assert finetuning_flops(net, pretrain.Finetuning(freeze=True, batch_size=4), 100, 10) == 10 * 4 * frozen
-    mixed = finetuning_flops(net, pretrain.Finetuning(head_steps=6, batch_size=4), 100, 10)
+    assert finetuning_flops(net, pretrain.Recipe(freeze=True, batch_size=4), 100, 10) == 10 * 4 * frozen
+    mixed = finetuning_flops(net, pretrain.Recipe(head_steps=6, batch_size=4), 100, 10)
     assert mixed == 6 * 4 * frozen + 4 * 4 * whole
 
 
@@ -41,21 +39,21 @@ def test_a_fitted_head_costs_the_pass_of_the_labelled_images_and_their_mirror_im
     net = network()
     first, second, _ = (forward(row) for row in layer_rows(net, net.image_shape) if row.multiply_adds)
     for flip in (False, True):
-        settings = pretrain.Finetuning(steps=0, freeze=True, head="ridge", flip=flip)
+        settings = pretrain.Recipe(steps=0, freeze=True, head="ridge", flip=flip)
         assert finetuning_flops(net, settings, 100, 0) == 100 * (1 + flip) * (first + second)
 
 
 def test_a_batch_has_no_more_images_than_there_are_labels():
     net = network()
-    assert finetuning_flops(net, pretrain.Finetuning(batch_size=64), 10, 1) == finetuning_flops(
-        net, pretrain.Finetuning(batch_size=10), 1000, 1
+    assert finetuning_flops(net, pretrain.Recipe(batch_size=64), 10, 1) == finetuning_flops(
+        net, pretrain.Recipe(batch_size=10), 1000, 1
     )
 
 
 def test_contrastive_divergence_costs_four_convolutions_and_the_gradient_of_two_batches():
     stack = pretrain.Stack([pretrain.ConvRBM(2, 8, kernel_size=3, pooling="max", visible="gaussian")], images())
     (row,) = [row for row in layer_rows(stack[0].layer, (2, 8, 8)) if row.multiply_adds]
-    settings = pretrain.Optimisation(steps=3, batch_size=4)
+    settings = pretrain.Training(steps=3, batch_size=4)
     # Up, down (2 x 2 pixels at once by a filter of 4 x 4 where one of 3 x 3 would do: 64 / 36 as much), up, gradient.
     down = 2 * 8 * 4 * 4 * 4 * 2 * 4 * 4
     prepare = 50 * forward(row)  # the hidden units of as many images, where their running mean starts
@@ -66,8 +64,8 @@ def test_contrastive_divergence_costs_four_convolutions_and_the_gradient_of_two_
 def test_the_layers_below_compute_each_image_once_at_most(steps, passes):
     stages = [pretrain.ConvAutoencoder(2, 4, kernel_size=3), pretrain.ConvAutoencoder(4, 6, kernel_size=3)]
     stack = pretrain.Stack(stages, images())
-    settings = pretrain.Optimisation(steps=steps, batch_size=8)
-    alone = stage_flops(stack, 1, pretrain.Optimisation(steps=1, batch_size=8), 10**9)
+    settings = pretrain.Training(steps=steps, batch_size=8)
+    alone = stage_flops(stack, 1, pretrain.Training(steps=1, batch_size=8), 10**9)
     (row,) = [row for row in layer_rows(stack[0].layer, (2, 8, 8)) if row.multiply_adds]
     update = alone - 8 * forward(row)
     assert stage_flops(stack, 1, settings, 20) == steps * update + passes * forward(row)
@@ -81,7 +79,7 @@ def test_two_views_cost_twice_as_much_and_the_layers_below_compute_each():
     head = 2 * (6 * 5 + 5 * 3) * 2 * 2
     similarity = 3 * 2 * 16 * 16 * 3  # of 16 views, 3 numbers each: forward, and the gradient of both factors
     update = 16 * (2 * layer + 3 * head) + similarity
-    cost = stage_flops(stack, 1, pretrain.Optimisation(steps=10, batch_size=8), 20)
+    cost = stage_flops(stack, 1, pretrain.Training(steps=10, batch_size=8), 20)
     assert cost == 10 * (update + 16 * below)
 
 
@@ -89,7 +87,7 @@ def test_smaller_views_cost_less_in_the_layers_below_and_in_the_update():
     def cost(size, side):
         layers = [pretrain.ConvAutoencoder(2, 4, kernel_size=3), pretrain.Contrastive(4, 6, size=size)]
         stack = pretrain.Stack(layers, images()[:, :, :side, :side])
-        return stage_flops(stack, 1, pretrain.Optimisation(steps=10, batch_size=8), 20)
+        return stage_flops(stack, 1, pretrain.Training(steps=10, batch_size=8), 20)
 
     assert cost(size=0.5, side=8) == cost(size=1, side=4) < cost(size=1, side=8)
 
@@ -97,7 +95,7 @@ def test_smaller_views_cost_less_in_the_layers_below_and_in_the_update():
 def test_the_search_for_centroids_before_training_is_counted():
     def cost(filters):
         stack = pretrain.Stack([pretrain.ConvAutoencoder(2, 4, kernel_size=3, filters=filters)], images())
-        return stage_flops(stack, 0, pretrain.Optimisation(steps=1, batch_size=4), 8)
+        return stage_flops(stack, 0, pretrain.Training(steps=1, batch_size=4), 8)
 
     size, patches = 2 * 9, 10 * 8  # ten patches of each of eight images, in each of twenty passes
     passes = 20 * 2 * patches * (size * size + 2 * 4 * size)  # whitened, compared with centroids, added up
@@ -109,7 +107,7 @@ def test_counting_changes_nothing():
     stack = pretrain.Stack([pretrain.ConvRBM(2, 4, kernel_size=3, sampler="pcd", chains=4)], images())
     stack[0].prepare(stack.preprocessing(images()), stack.preprocessing.bounds, torch.Generator().manual_seed(0))
     before = {name: value.clone() for name, value in stack.state_dict().items()}
-    stage_flops(stack, 0, pretrain.Optimisation(steps=1), 8)
+    stage_flops(stack, 0, pretrain.Training(steps=1), 8)
     after = stack.state_dict()
     assert all(torch.equal(before[name], after[name]) for name in before)
     assert all(parameter.grad is None for parameter in stack.parameters())

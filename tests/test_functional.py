@@ -10,7 +10,7 @@ from sklearn.preprocessing import StandardScaler
 from torch.distributions import Bernoulli, kl_divergence
 
 from pretrain.network.activations import scaled_tanh, triangle
-from pretrain.network.preprocessing import contrast_normalised
+from pretrain.network.preprocessing import contrast_normalized
 from pretrain.network.whitening import whitening_power
 from pretrain.rbm.transposed_convolution import conv_transpose
 from pretrain.runs.seeding import generator
@@ -243,17 +243,17 @@ def test_where_no_map_is_above_the_mean_triangle_has_no_gradient(power):
     assert x.grad.eq(0).all()
 
 
-def test_contrast_normalised_patches_have_zero_mean_and_unit_variance():
+def test_contrast_normalized_patches_have_zero_mean_and_unit_variance():
     patches = 3 * normal(4, 50) + 2
     expected = StandardScaler().fit_transform(patches.numpy().T).T
-    torch.testing.assert_close(contrast_normalised(patches, 0.0).numpy(), expected)
+    torch.testing.assert_close(contrast_normalized(patches, 0.0).numpy(), expected)
 
 
 @pytest.mark.parametrize("power", [-0.5, 0.5])
-def test_the_whitening_power_is_scipys_of_the_regularised_covariance(power):
+def test_the_whitening_power_is_scipys_of_the_regularized_covariance(power):
     covariance = torch.cov(normal(6, 40))
-    regularised = covariance + 0.1 * covariance.trace() / 6 * torch.eye(6, dtype=torch.float64)
-    expected = fractional_matrix_power(regularised.numpy(), power)
+    regularized = covariance + 0.1 * covariance.trace() / 6 * torch.eye(6, dtype=torch.float64)
+    expected = fractional_matrix_power(regularized.numpy(), power)
     torch.testing.assert_close(whitening_power(covariance, 0.1, power).numpy(), expected)
 
 

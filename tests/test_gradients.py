@@ -76,7 +76,7 @@ def test_a_stages_gradients_are_right_for_every_parameter(file):
 
 @pytest.mark.parametrize("pooling", ["max", "probabilistic"])
 @pytest.mark.parametrize(
-    "units", [{"visible": "bernoulli"}, {"visible": "gaussian"}, {"variance": "learnt", "sample_last": True}], ids=str
+    "units", [{"visible": "bernoulli"}, {"visible": "gaussian"}, {"variance": "learned", "sample_last": True}], ids=str
 )
 def test_the_exact_likelihoods_gradients_are_right_for_every_parameter(units, pooling):
     stage = ConvRBM(2, 3, pooling=pooling, **units)

@@ -11,10 +11,10 @@ from pretrain.data.contrastive_views import Views
 from pretrain.runs.seeding import generator
 from pretrain.training.greedy import load_stack
 from pretrain.training.stage_inputs import Inputs
-from pretrain.training.trainer import Loop
+from pretrain.training.trainer import Trainer
 
-SETTINGS = pretrain.Optimisation(steps=12, batch_size=16)
-RULE = pretrain.Optimisation(steps=12, batch_size=16, optimizer="sgd")
+SETTINGS = pretrain.Training(steps=12, batch_size=16)
+RULE = pretrain.Training(steps=12, batch_size=16, optimizer="sgd")
 OTHERS = [RULE, SETTINGS, RULE]  # of `other_kinds`
 
 
@@ -86,7 +86,7 @@ def test_each_trained_layer_has_unit_variance(stack, digits, fabric):
 
 
 def test_without_rescaling_the_layers_keep_their_own_scale(digits, fabric):
-    stack = pretrain.Stack([pretrain.ConvAutoencoder(1, 4)], digits.unlabelled, normalisation="none")
+    stack = pretrain.Stack([pretrain.ConvAutoencoder(1, 4)], digits.unlabelled, normalization="none")
     fit_stages(stack, digits.unlabelled, SETTINGS, fabric=fabric)
     assert (stack[0].layer.scale == 1).all()
 
@@ -109,7 +109,7 @@ def other_kinds(images):
     return pretrain.Stack(
         [pretrain.KMeans(1, 8, kernel_size=3), pretrain.Contrastive(8, 6, **views), pretrain.SoftHebb(6, 5, 3, pool=1)],
         images,
-        normalisation="standardise",
+        normalization="standardize",
     )
 
 
@@ -118,7 +118,7 @@ def machines(images):
     torch.manual_seed(0)
     chains = {"sampler": "pt", "chains": 5, "temperatures": 3, "sparsity": "hinton"}
     return pretrain.Stack(
-        [pretrain.ConvRBM(1, 6, 3, padding=1, **chains), pretrain.ConvRBM(6, 4, 3, padding=1, centred=True)], images
+        [pretrain.ConvRBM(1, 6, 3, padding=1, **chains), pretrain.ConvRBM(6, 4, 3, padding=1, centered=True)], images
     )
 
 
@@ -139,7 +139,7 @@ def test_an_interrupted_run_goes_on_to_the_same_bits(stack, digits, fabric, tmp_
     build, settings = {
         "one": (lambda _: stack, SETTINGS),
         "others": (other_kinds, OTHERS),
-        "machines": (machines, pretrain.Optimisation(steps=12, batch_size=16, optimizer="sgd", learning_rate=0.01)),
+        "machines": (machines, pretrain.Training(steps=12, batch_size=16, optimizer="sgd", learning_rate=0.01)),
     }[kinds]
     stack = build(digits.unlabelled)
     whole = copy.deepcopy(stack)
@@ -147,7 +147,7 @@ def test_an_interrupted_run_goes_on_to_the_same_bits(stack, digits, fabric, tmp_
 
     monkeypatch.setattr("pretrain.training.trainer.CHECKPOINT_EVERY", 0.0)  # after every step
     folder = RunFolder.open(tmp_path / "run", {})
-    step, calls = Loop._timed_step, []
+    step, calls = Trainer._timed_step, []
 
     def interrupted(loop):
         calls.append(loop.step)
@@ -155,10 +155,10 @@ def test_an_interrupted_run_goes_on_to_the_same_bits(stack, digits, fabric, tmp_
             raise Interrupted
         return step(loop)
 
-    monkeypatch.setattr(Loop, "_timed_step", interrupted)
+    monkeypatch.setattr(Trainer, "_timed_step", interrupted)
     with pytest.raises(Interrupted):
         fit_stages(copy.deepcopy(stack), digits.unlabelled, settings, fabric=fabric, folder=folder)
-    monkeypatch.setattr(Loop, "_timed_step", step)
+    monkeypatch.setattr(Trainer, "_timed_step", step)
     resumed = copy.deepcopy(stack)
     fit_stages(resumed, digits.unlabelled, settings, fabric=fabric, folder=folder)
     assert same(bits(whole), bits(resumed))
@@ -167,7 +167,7 @@ def test_an_interrupted_run_goes_on_to_the_same_bits(stack, digits, fabric, tmp_
 
 def test_a_rule_takes_its_own_steps(digits, fabric):
     stack = pretrain.Stack([pretrain.KMeans(1, 4, 3)], digits.unlabelled)
-    settings = pretrain.Optimisation(steps=1, optimizer="adamw")
+    settings = pretrain.Training(steps=1, optimizer="adamw")
     with pytest.raises(UserError, match="stage 1, KMeans: it learns by a rule, not a gradient"):
         fit_stages(stack, digits.unlabelled, settings, fabric=fabric)
 
@@ -181,11 +181,11 @@ def test_a_rule_takes_its_own_steps(digits, fabric):
         pretrain.ConvAutoencoder(1, 4, sparsity="lifetime_winner_take_all"),
         pretrain.ConvAutoencoder(1, 4, activation="sigmoid", sparsity="kl"),
         pretrain.ConvRBM(1, 4, sparsity="hinton"),
-        pretrain.ConvRBM(1, 4, centred=True),
+        pretrain.ConvRBM(1, 4, centered=True),
     ],
 )
 def test_what_learns_from_whole_batches_is_refused_to_several_processes(stage, digits):
-    inputs = Inputs(digits.unlabelled, nn.Sequential(pretrain.Standardise.identity(1)), pretrain.Device().launch(), 0)
+    inputs = Inputs(digits.unlabelled, nn.Sequential(pretrain.Standardize.identity(1)), pretrain.Device().launch(), 0)
     several = SimpleNamespace(world_size=2)
     with pytest.raises(UserError, match=r"processes cannot share its batches: give device\.devices=1"):
         pretrain.fit_stage(stage, inputs, SETTINGS, seed=0, name="stage 1", fabric=several)

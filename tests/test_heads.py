@@ -14,7 +14,7 @@ from pretrain import Labelled, UserError
 from pretrain.evaluation.fitted_head import PENALTIES, _ridge, fit_head
 from pretrain.evaluation.linear_probe import INVERSE_STRENGTHS
 
-SETTINGS = pretrain.Finetuning(steps=0, batch_size=16, crop=1, flip=False, freeze=True, head="ridge")
+SETTINGS = pretrain.Recipe(steps=0, batch_size=16, crop=1, flip=False, freeze=True, head="ridge")
 
 
 @pytest.fixture
@@ -107,7 +107,7 @@ def test_with_flip_the_mirror_images_are_learnt_too(network, digits):
 
 
 def test_without_a_step_the_fitted_head_is_the_result(network, digits, fabric):
-    result = pretrain.finetune(network, digits, labels=100, settings=SETTINGS, fabric=fabric)
+    result = pretrain.finetune_network(network, digits, labels=100, settings=SETTINGS, fabric=fabric)
     assert result.steps == 0
     assert result.seconds > 0
     assert result.test.accuracy == pretrain.evaluate(network, digits.open_test()).accuracy > 0.5
@@ -116,8 +116,8 @@ def test_without_a_step_the_fitted_head_is_the_result(network, digits, fabric):
 def test_training_goes_on_from_the_fitted_head(network, digits, fabric):
     settings = replace(SETTINGS, head="logistic", steps=1, warmup=0.0, learning_rate=0.0, weight_decay=0.0)
     other = copy.deepcopy(network)
-    pretrain.finetune(network, digits, labels=100, settings=settings, fabric=fabric)
-    pretrain.finetune(other, digits, labels=100, settings=replace(settings, steps=0), fabric=fabric)
+    pretrain.finetune_network(network, digits, labels=100, settings=settings, fabric=fabric)
+    pretrain.finetune_network(other, digits, labels=100, settings=replace(settings, steps=0), fabric=fabric)
     assert torch.equal(network.head.fc.weight, other.head.fc.weight)
 
 
@@ -125,8 +125,8 @@ def test_training_that_only_makes_it_worse_goes_back_to_the_fitted_head(network,
     options = {"freeze": False, "early_stopping": True, "evaluate_every": 1, "patience": 2, "steps": 9}
     settings = replace(SETTINGS, head="ridge", learning_rate=1e3, **options)
     other = copy.deepcopy(network)
-    worse = pretrain.finetune(network, digits, labels=100, settings=settings, fabric=fabric)
-    fitted = pretrain.finetune(other, digits, labels=100, settings=SETTINGS, fabric=fabric)
+    worse = pretrain.finetune_network(network, digits, labels=100, settings=settings, fabric=fabric)
+    fitted = pretrain.finetune_network(other, digits, labels=100, settings=SETTINGS, fabric=fabric)
     assert worse.steps < 9
     assert worse.validation.accuracy == fitted.validation.accuracy
 
@@ -157,4 +157,4 @@ def test_a_head_cannot_be_chosen_without_validation_images(network, digits):
 @pytest.mark.parametrize("options", [{}, {"head": "ridge"}, {"freeze": True}])
 def test_only_a_fitted_head_on_frozen_layers_may_do_without_steps(options):
     with pytest.raises(UserError, match="steps=0: it must be at least 1"):
-        pretrain.Finetuning(steps=0, **options)
+        pretrain.Recipe(steps=0, **options)

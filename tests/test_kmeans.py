@@ -4,8 +4,8 @@ import torch.nn.functional as F
 from sklearn.decomposition import PCA
 
 import pretrain
-from pretrain import Device, KMeans, Optimisation, Standardise, UserError, fit_stage
-from pretrain.network.preprocessing import contrast_normalised
+from pretrain import Device, KMeans, Standardize, Training, UserError, fit_stage
+from pretrain.network.preprocessing import contrast_normalized
 from pretrain.runs.seeding import generator, seeded
 from pretrain.training.stage_inputs import Inputs
 
@@ -32,7 +32,7 @@ def centroids(stage):
     return stage.centroids.detach()
 
 
-def test_whitened_patches_are_uncorrelated_but_for_the_regulariser():
+def test_whitened_patches_are_uncorrelated_but_for_the_regularizer():
     stage = prepared(whitening=1e-6)
     p = stage._patches(inputs().double(), 50_000, generator(0, "prepare"))
     whitened = (p - stage.mean) @ stage.whiten
@@ -47,8 +47,8 @@ def test_the_layers_filters_answer_as_the_centroids_do_to_the_whitened_patch():
     with torch.no_grad():
         answers = F.conv2d(x, stage.layer.conv.weight).flatten(2)  # (N, K, positions)
     patches = F.unfold(x, 3).transpose(1, 2)
-    centred = patches - patches.mean(dim=2, keepdim=True)
-    expected = (centred - stage.mean) @ stage.whiten @ centroids(stage).T  # contrast is not divided by
+    centered = patches - patches.mean(dim=2, keepdim=True)
+    expected = (centered - stage.mean) @ stage.whiten @ centroids(stage).T  # contrast is not divided by
     offset = -(stage.mean @ stage.whiten @ centroids(stage).T)
     torch.testing.assert_close(answers.transpose(1, 2), expected - offset)
 
@@ -84,10 +84,10 @@ def test_planted_patterns_are_found():
     images = patterns[which] + 0.05 * torch.randn(400, 1, 3, 3, generator=generator(5))
     stage = build(1, 12, patches=1, padding=0, pool=1)
     fabric = Device(accelerator="cpu", precision="32-true").launch()
-    data = Inputs(images, torch.nn.Sequential(Standardise.identity(1)), fabric, 0)
-    settings = Optimisation(steps=100, batch_size=100, optimizer="sgd", learning_rate=0.5, momentum=0.0)
+    data = Inputs(images, torch.nn.Sequential(Standardize.identity(1)), fabric, 0)
+    settings = Training(steps=100, batch_size=100, optimizer="sgd", learning_rate=0.5, momentum=0.0)
     fit_stage(stage, data, settings, seed=1, name="stage 1", fabric=fabric)
-    z = stage._whitened(contrast_normalised(images.flatten(1), stage.flat))
+    z = stage._whitened(contrast_normalized(images.flatten(1), stage.flat))
     found = (z @ centroids(stage).T).argmax(dim=1)
     pairs = {(int(a), int(b)) for a, b in zip(which, found, strict=True)}
     assert {a for a, _ in pairs} == {0, 1, 2, 3}
@@ -110,7 +110,7 @@ def test_maps_that_compete_have_zero_mean_before_they_do():
     torch.testing.assert_close(means, torch.zeros_like(means), rtol=0, atol=1e-12)
 
 
-def test_images_of_one_grey_give_filters_that_are_finite():
+def test_images_of_one_gray_give_filters_that_are_finite():
     stage = build()
     stage.prepare(torch.full((20, 2, 10, 10), 0.5), BOUNDS, generator(0, "prepare"))
     assert stage.layer.conv.weight.isfinite().all()
@@ -154,7 +154,7 @@ def test_a_filter_as_large_as_the_image_starts_as_a_whitened_image():
     machine.prepare(images, BOUNDS, generator(0, "prepare"))
     other = pretrain.KMeans(1, 6, kernel_size=8, padding=0, pool=1)
     other.prepare(images, BOUNDS, generator(0, "prepare"))
-    whitened = other._whitened(contrast_normalised(images.flatten(1), other.flat))
+    whitened = other._whitened(contrast_normalized(images.flatten(1), other.flat))
     nearest = F.normalize(machine.layer.conv.weight.detach().flatten(1)) @ whitened.T
     assert nearest.max(dim=1).values.numpy() == pytest.approx(1, abs=1e-5)
 
@@ -182,7 +182,7 @@ def test_an_autoencoders_own_decoder_starts_from_the_same_patches():
 def test_patches_are_those_that_the_padded_convolution_sees():
     stage, x = build(1, 4), torch.rand(1, 1, 2, 2, generator=generator(1))
     found = stage._patches(x, 200, generator(0))
-    seen = contrast_normalised(F.unfold(x, 3, padding=1)[0].T, stage.flat)
+    seen = contrast_normalized(F.unfold(x, 3, padding=1)[0].T, stage.flat)
     nearest = (found[:, None] - seen).norm(dim=2).min(dim=1)
     assert nearest.values.max() < 1e-5
     assert nearest.indices.unique().tolist() == [0, 1, 2, 3]

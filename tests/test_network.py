@@ -8,7 +8,7 @@ from pretrain import ConvAutoencoder, ConvNet, Layer, Stack, UserError, assemble
 from pretrain.network.activations import ACTIVATIONS
 from pretrain.network.convnet import set_trainable
 from pretrain.runs.seeding import generator, seeded
-from pretrain.stages.assembly import normalise_layers
+from pretrain.stages.assembly import normalize_layers
 
 CLASSES = ["ant", "bee", "cow", "dog"]
 
@@ -21,7 +21,7 @@ def small_stack(activation="relu", **options):
     with seeded(0, "stack"):
         stages = [ConvAutoencoder(3, 4, activation=activation), ConvAutoencoder(4, 5, activation=activation)]
     stack = Stack(stages, pictures(), **options)
-    normalise_layers([stage.layer for stage in stack], stack.preprocessing(pictures()), "scale")
+    normalize_layers([stage.layer for stage in stack], stack.preprocessing(pictures()), "scale")
     return stack
 
 
@@ -148,7 +148,7 @@ def test_layers_from_scratch_are_rescaled_as_the_stack_rescales_its_own():
     for layer in (scratch.preprocessing, *scratch.layers):
         x = layer(x)
         torch.testing.assert_close(x.var().item(), 1.0, rtol=1e-2, atol=0)
-    plain = assemble(small_stack(normalisation="none"), CLASSES, seed=0, pretrained=False, unlabelled=pictures())
+    plain = assemble(small_stack(normalization="none"), CLASSES, seed=0, pretrained=False, unlabelled=pictures())
     assert equal(plain.state_dict(), network(pretrained=False).state_dict())
 
 
@@ -229,7 +229,7 @@ def test_a_dead_layer_is_refused():
     layer = Layer(3, 4, kernel_size=3)
     torch.nn.init.constant_(layer.conv.bias, -1e3)
     with pytest.raises(UserError, match="constant"):
-        layer.normalise(torch.rand(2, 3, 8, 8), "scale")
+        layer.normalize(torch.rand(2, 3, 8, 8), "scale")
 
 
 def test_probabilities_are_the_softmax_of_the_logits_and_sum_to_one():

@@ -16,12 +16,12 @@ def machines(*above):
     """Return a stack with a machine at the bottom, and its parts."""
     with seeded(0, "stack"):
         lower = ConvRBM(1, 4, kernel_size=3, padding=1, visible="bernoulli")
-        stack = Stack([lower, *above], IMAGES, normalisation="standardise")
+        stack = Stack([lower, *above], IMAGES, normalization="standardize")
     for position, stage in enumerate(stack):
         inputs = stack.below(position)(IMAGES)
         below = stack.below(position)[-1]
         stage.prepare(inputs, below.bounds, generator(0))
-        stage.layer.normalise(inputs, "standardise")
+        stage.layer.normalize(inputs, "standardize")
     return stack
 
 
@@ -35,7 +35,7 @@ def test_no_steps_of_a_chain_are_the_reconstruction_by_means_of_all_units():
     x = stack.preprocessing(IMAGES)
     rbm = stack[0].rbm
     expected = stack.preprocessing.inverse(rbm.visible_mean(rbm.hidden_mean(rbm.hidden_input(x))))
-    torch.testing.assert_close(stack.dream(IMAGES, 1, 0, generator(0)), expected)
+    torch.testing.assert_close(stack.sample(IMAGES, 1, 0, generator(0)), expected)
 
 
 def test_a_chain_of_the_upper_machine_is_decoded_through_the_lower():
@@ -45,7 +45,7 @@ def test_a_chain_of_the_upper_machine_is_decoded_through_the_lower():
     state = stack[1].rbm.gibbs_step(low, draw)
     h = stack[1].rbm.sample_hidden(stack[1].rbm.hidden_input(state), draw)
     expected = stack.preprocessing.inverse(stack[0].decode(stack[1].rbm.visible_mean(h), None))
-    torch.testing.assert_close(stack.dream(IMAGES, 2, 2, generator(0, "dream")), expected)
+    torch.testing.assert_close(stack.sample(IMAGES, 2, 2, generator(0, "dream")), expected)
 
 
 def test_chains_of_a_machine_without_weights_draw_its_visible_biases():
@@ -54,7 +54,7 @@ def test_chains_of_a_machine_without_weights_draw_its_visible_biases():
         stack[0].layer.conv.weight.zero_()
         stack[0].visible_bias.fill_(0.4)
     torch.testing.assert_close(
-        stack.dream(IMAGES, 1, 3, generator(0)), torch.full((6, 1, 8, 8), 0.4).sigmoid(), atol=1e-6, rtol=0
+        stack.sample(IMAGES, 1, 3, generator(0)), torch.full((6, 1, 8, 8), 0.4).sigmoid(), atol=1e-6, rtol=0
     )
 
 
@@ -68,7 +68,7 @@ def test_nothing_is_drawn_through_the_switches_of_an_autoencoder():
     with seeded(0, "stack"):
         stack = Stack([ConvAutoencoder(1, 4), ConvRBM(4, 5, kernel_size=3, padding=1)], IMAGES)
     with pytest.raises(NotImplementedError):
-        stack.dream(IMAGES, 2, 1, generator(0))
+        stack.sample(IMAGES, 2, 1, generator(0))
 
 
 def test_a_picture_of_health_has_a_panel_for_each_kind_of_figure_and_a_line_for_each_that_is_there():

@@ -13,11 +13,11 @@ from pretrain.pipelines.layer_probing import run_probe
 from pretrain.pipelines.network_finetuning import run_finetune
 from pretrain.pipelines.stage_training import run_stages
 from pretrain.training.greedy import load_stack
-from pretrain.training.recipes import finetuning_settings
+from pretrain.training.recipes import recipe_settings
 from pretrain.training.stack_settings import build_stack
-from pretrain.training.trainer import Loop
+from pretrain.training.trainer import Trainer
 
-FINETUNE = ["finetuning.steps=8", "finetuning.batch_size=16", "labels=40"]
+FINETUNE = ["recipe.steps=8", "recipe.batch_size=16", "labels=40"]
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +59,7 @@ def test_a_stage_that_was_interrupted_does_not_count_as_trained(
     trained, configure, digits, fabric, tmp_path, monkeypatch
 ):
     out = tmp_path / "run"
-    step = Loop._timed_step
+    step = Trainer._timed_step
 
     def interrupted(loop):
         if loop.name == "stage 2" and loop.step == 4:
@@ -67,10 +67,10 @@ def test_a_stage_that_was_interrupted_does_not_count_as_trained(
         return step(loop)
 
     monkeypatch.setattr("pretrain.training.trainer.LOG_EVERY", 2)
-    monkeypatch.setattr(Loop, "_timed_step", interrupted)
+    monkeypatch.setattr(Trainer, "_timed_step", interrupted)
     with pytest.raises(KeyboardInterrupt):
         run_stages(configure("stage", f"out={out}"), digits, fabric)
-    monkeypatch.setattr(Loop, "_timed_step", step)
+    monkeypatch.setattr(Trainer, "_timed_step", step)
     assert run_stages(configure("stage", f"out={out}", "upto=1"), digits, fabric)["stages"] == 1
     assert not (out / "summary.json").exists()
     assert run_stages(configure("stage", f"out={out}"), digits, fabric)["stages"] == 2
@@ -96,14 +96,14 @@ def test_layers_that_saw_other_images_are_used_but_it_is_said(trained, configure
 
 
 def test_a_head_that_is_fitted_at_once_takes_no_steps_in_place_of_pretraining(tmp_path, configure, digits, fabric):
-    options = ["labels=20", "finetuning.head=ridge", "finetuning.freeze=true", "finetuning.steps=0", "test=false"]
+    options = ["labels=20", "recipe.head=ridge", "recipe.freeze=true", "recipe.steps=0", "test=false"]
     options += ["extra_flops=1000000000"]
     summary = run_finetune(configure("finetune", f"out={tmp_path / 'ft'}", *options), digits, fabric)
     assert summary["steps"] == 0
 
 
 def test_pretrained_layers_reach_the_network(trained, configure, digits, fabric, tmp_path):
-    options = ["init=pretrained", f"stages={trained}", "finetuning.freeze=true", *FINETUNE]
+    options = ["init=pretrained", f"stages={trained}", "recipe.freeze=true", *FINETUNE]
     summary = run_finetune(configure("finetune", f"out={tmp_path / 'ft'}", *options), digits, fabric)
     assert summary["arm"] == "pretrained-frozen"
     assert summary["pretrain_seconds"] == json.loads((trained / "summary.json").read_text())["pretrain_seconds"]
@@ -141,8 +141,8 @@ def test_a_complete_run_is_left_as_it_is(configure, digits, fabric, tmp_path):
         (["labels=7"], "from 10 .one a class. to 1000"),
         (["labels=100000"], "from 10 .one a class. to 1000"),
         (["labels=many"], "give a number, or all"),
-        (["finetuning.steps=0"], "at least 1"),
-        (["finetuning.learning_rate=fast"], "finetuning.learning_rate=fast: it must be a number"),
+        (["recipe.steps=0"], "at least 1"),
+        (["recipe.learning_rate=fast"], "recipe.learning_rate=fast: it must be a number"),
         (["stack.stages.stage1.activation=step"], "choose one of relu"),
         (["stack.stages.stage1.stride=3", "stack.stages.stage1.padding=0"], "do not come out whole"),
     ],
@@ -170,7 +170,7 @@ def test_a_probe_is_of_the_trained_layers_or_of_those_a_network_starts_from(
         if arm == "pretrained":
             load_stack(stack, RunFolder(trained))
         start = {"seed": 0, "pretrained": arm == "pretrained", "unlabelled": digits.unlabelled}
-        expected = pretrain.probe(pretrain.assemble(stack, digits.classes, **start), digits, labels=40)
+        expected = pretrain.probe_layers(pretrain.assemble(stack, digits.classes, **start), digits, labels=40)
         assert summary["depths"] == [asdict(each) for each in expected]
 
 
@@ -185,7 +185,7 @@ def test_a_complete_probe_is_left_as_it_is(configure, digits, fabric, tmp_path):
     ("overrides", "message"),
     [
         (["init=pretrained"], "needs trained stages"),
-        (["init=pretrained", "stages={trained}", "stack.preprocessing=whiten"], "stack.preprocessing is standardise"),
+        (["init=pretrained", "stages={trained}", "stack.preprocessing=whiten"], "stack.preprocessing is standardize"),
         (["labels=7"], "from 10 .one a class. to 1000"),
         (["labels=many"], "give a number, or all"),
     ],
@@ -205,8 +205,8 @@ def test_skipped_files_are_listed_in_the_run(configure, digits, fabric, tmp_path
 
 
 def test_settings_reach_the_recipe(configure):
-    config = configure("finetune", "out=x", "finetuning.layer_rates=[0.1,0.5]", "finetuning.head_steps=3")
-    settings = finetuning_settings(config["finetuning"])
+    config = configure("finetune", "out=x", "recipe.layer_rates=[0.1,0.5]", "recipe.head_steps=3")
+    settings = recipe_settings(config["recipe"])
     assert (settings.layer_rates, settings.head_steps) == ([0.1, 0.5], 3)
 
 

@@ -7,9 +7,9 @@ from scipy.linalg import fractional_matrix_power
 from scipy.signal import lfilter
 from torch.utils.flop_counter import FlopCounterMode
 
-from pretrain import ConvAutoencoder, ConvNet, Stack, Standardise, UserError, Whiten, assemble, layer_rows
+from pretrain import ConvAutoencoder, ConvNet, Stack, Standardize, UserError, Whiten, assemble, layer_rows
 from pretrain.network.preprocessing import FLAT
-from pretrain.network.whitening import PREPROCESSINGS, REGULARISER, zca_kernel
+from pretrain.network.whitening import PREPROCESSINGS, REGULARIZER, zca_kernel
 from pretrain.runs.seeding import generator, seeded
 
 
@@ -35,25 +35,25 @@ def equal(first, second):
     return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
 
 
-def test_standardisation_has_the_statistics_that_numpy_gives():
+def test_standardization_has_the_statistics_that_numpy_gives():
     images = pictures(count=50)
     pixels = images.numpy() / 255
-    standardise = Standardise.from_images(images)
-    np.testing.assert_allclose(standardise.mean, pixels.mean(axis=(0, 2, 3)), rtol=1e-6)
-    np.testing.assert_allclose(standardise.std, pixels.std(axis=(0, 2, 3)), rtol=1e-6)
-    standardised = standardise(images)
-    np.testing.assert_allclose(standardised.mean(dim=(0, 2, 3)), 0, atol=1e-5)
-    np.testing.assert_allclose(standardised.std(dim=(0, 2, 3), correction=0), 1, rtol=1e-5)
+    standardize = Standardize.from_images(images)
+    np.testing.assert_allclose(standardize.mean, pixels.mean(axis=(0, 2, 3)), rtol=1e-6)
+    np.testing.assert_allclose(standardize.std, pixels.std(axis=(0, 2, 3)), rtol=1e-6)
+    standardized = standardize(images)
+    np.testing.assert_allclose(standardized.mean(dim=(0, 2, 3)), 0, atol=1e-5)
+    np.testing.assert_allclose(standardized.std(dim=(0, 2, 3), correction=0), 1, rtol=1e-5)
 
 
-@pytest.mark.parametrize("kind", [Standardise, Whiten])
+@pytest.mark.parametrize("kind", [Standardize, Whiten])
 def test_bytes_and_floats_are_preprocessed_alike(kind):
     from_bytes, from_floats = kind.from_images(pictures()), kind.from_images(pictures() / 255)
     assert equal(from_bytes.state_dict(), from_floats.state_dict())
     assert torch.equal(from_bytes(pictures()), from_bytes(pictures() / 255))
 
 
-@pytest.mark.parametrize("kind", [Standardise, Whiten])
+@pytest.mark.parametrize("kind", [Standardize, Whiten])
 def test_the_identity_leaves_pixels_as_they_are(kind):
     assert torch.equal(kind.identity(3)(pictures()), pictures() / 255)
 
@@ -70,7 +70,7 @@ def test_preprocessing_can_be_undone(name, images):
     assert preprocessing.inverse(extremes).unique().tolist() == [0, 1]
 
 
-@pytest.mark.parametrize("kind", [Standardise, Whiten])
+@pytest.mark.parametrize("kind", [Standardize, Whiten])
 def test_with_equal_contrast_brightness_and_haze_do_not_matter(kind):
     images = autoregressive(200, channels=3)
     preprocessing = kind.from_images(images, contrast=True)
@@ -93,7 +93,7 @@ def test_whitened_digits_can_be_brought_back(digits):
 
 @pytest.mark.parametrize("name", PREPROCESSINGS)
 @pytest.mark.parametrize("side", [1, 2, 5])
-def test_images_of_a_single_grey_value_stay_finite(name, side):
+def test_images_of_a_single_gray_value_stay_finite(name, side):
     images = torch.full((2, 3, side, side), 7, dtype=torch.uint8)
     assert PREPROCESSINGS[name](images)(images).isfinite().all()
 
@@ -111,7 +111,7 @@ def test_whitening_flattens_the_spectrum_of_autoregressive_images():
     one = (1 - rho**2) / np.abs(1 - rho * np.exp(-2j * np.pi * np.fft.fftfreq(32))) ** 2
     spectrum = one[:, None] * one
     left = np.abs(np.fft.fft2(kernel, (32, 32))) ** 2 * spectrum
-    expected = spectrum / (spectrum + REGULARISER)
+    expected = spectrum / (spectrum + REGULARIZER)
     assert spectrum.max() / spectrum.min() > 1000
     np.testing.assert_allclose(left / left.mean(), expected / expected.mean(), atol=0.2)
 
@@ -122,8 +122,8 @@ def correlations(images, side=4):
     return torch.corrcoef(patches.flatten(0, 2).flatten(1).T)
 
 
-def test_without_a_regulariser_whitened_pixels_and_channels_are_uncorrelated(monkeypatch):
-    monkeypatch.setattr("pretrain.network.whitening.REGULARISER", 1e-6)
+def test_without_a_regularizer_whitened_pixels_and_channels_are_uncorrelated(monkeypatch):
+    monkeypatch.setattr("pretrain.network.whitening.REGULARIZER", 1e-6)
     images = autoregressive(channels=2)
     images[:, 1] = images.mean(dim=1)
     x = Whiten.from_images(images)(images)[:, :, 4:-4, 4:-4]  # away from the reflected edges
@@ -137,7 +137,7 @@ def test_the_matrix_of_the_filter_is_that_of_scipy():
     both = torch.cat([patches, patches.flip(2, 3)]).flatten(1).numpy()
     covariance = np.cov(both - np.concatenate([[h.mean(axis=0)] * 500 for h in np.split(both, 2)]), rowvar=False)
     covariance *= 999 / 998  # two means were taken off, not one
-    ridge = REGULARISER * np.trace(covariance) / 18 * np.eye(18)
+    ridge = REGULARIZER * np.trace(covariance) / 18 * np.eye(18)
     whole = fractional_matrix_power(covariance + ridge, -0.5)
     np.testing.assert_allclose(zca_kernel(patches).reshape(2, 18), whole[[4, 13]], rtol=1e-9, atol=1e-12)
 
@@ -192,5 +192,5 @@ def test_the_layer_table_counts_the_whitening_as_torch_does():
 
 
 def test_an_unknown_preprocessing_is_refused():
-    with pytest.raises(UserError, match="choose one of standardise, whiten, contrast_standardise"):
+    with pytest.raises(UserError, match="choose one of standardize, whiten, contrast_standardize"):
         Stack([ConvAutoencoder(3, 4)], pictures(), preprocessing="bleach")

@@ -8,7 +8,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 import pretrain
-from pretrain import UserError, probe
+from pretrain import UserError, probe_layers
 from pretrain.data.splits import label_subset
 from pretrain.evaluation.layer_features import pooled_features
 from pretrain.evaluation.linear_probe import INVERSE_STRENGTHS
@@ -26,7 +26,7 @@ def test_a_probe_is_scikit_learns_own_search_for_c(network, digits):
     model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
     split = PredefinedSplit([-1] * len(train) + [0] * len(val))
     search = GridSearchCV(model, {"logisticregression__C": INVERSE_STRENGTHS}, cv=split, refit=False)
-    found = probe(network, digits, labels=100, seed=3)
+    found = probe_layers(network, digits, labels=100, seed=3)
     assert [each.depth for each in found] == [0, 1, 2]
     for depth, each in enumerate(found):
         x, held_out, unseen = (pooled_features(network, part.images)[depth] for part in (train, val, test))
@@ -54,14 +54,14 @@ def test_features_are_means_over_a_grid_of_four_by_four_places_at_most(digits):
 def test_a_probe_sees_the_labels_that_fine_tuning_sees_and_no_others(network, digits, monkeypatch):
     labels = digits.train.labels
     seen = label_subset(labels, 50, 4)
-    expected = probe(network, digits, labels=50, seed=4)
-    assert probe(network, digits, labels=50, seed=5) != expected
+    expected = probe_layers(network, digits, labels=50, seed=4)
+    assert probe_layers(network, digits, labels=50, seed=5) != expected
     monkeypatch.setattr(
         "pretrain.evaluation.linear_probe.label_subset", lambda *_: seen
     )  # a stratified draw looks at all of them
     wrong = torch.zeros_like(labels).index_copy(0, seen, labels[seen])
     hidden = replace(digits, train=pretrain.Labelled(digits.train.images, wrong))
-    assert probe(network, hidden, labels=50, seed=4) == expected
+    assert probe_layers(network, hidden, labels=50, seed=4) == expected
 
 
 def test_the_test_split_is_opened_once_and_changes_no_choice(network, digits):
@@ -71,8 +71,8 @@ def test_the_test_split_is_opened_once_and_changes_no_choice(network, digits):
         opened.append("test")
         return pretrain.Labelled(test.images, test.labels.flip(0))
 
-    honest = probe(network, digits, labels=50)
-    misled = probe(network, replace(digits, open_test=shuffled), labels=50)
+    honest = probe_layers(network, digits, labels=50)
+    misled = probe_layers(network, replace(digits, open_test=shuffled), labels=50)
     assert opened == ["test"]
     assert [(each.C, each.val_accuracy) for each in misled] == [(each.C, each.val_accuracy) for each in honest]
     assert max(each.test_accuracy for each in misled) < 0.3
@@ -80,11 +80,11 @@ def test_the_test_split_is_opened_once_and_changes_no_choice(network, digits):
 
 def test_a_network_is_left_as_it_is(network, digits):
     before = {name: value.clone() for name, value in network.state_dict().items()}
-    probe(network.train(), digits, labels=20)
+    probe_layers(network.train(), digits, labels=20)
     assert network.training
     assert all(torch.equal(before[name], value) for name, value in network.state_dict().items())
 
 
 def test_without_validation_images_there_is_nothing_to_choose_by(network):
     with pytest.raises(UserError, match=r"give data\.validation more than 0"):
-        probe(network, pretrain.load_digits(validation=0))
+        probe_layers(network, pretrain.load_digits(validation=0))

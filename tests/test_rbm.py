@@ -9,7 +9,7 @@ from scipy import stats
 
 from pretrain import UserError
 from pretrain.rbm.boltzmann_machine import RBM
-from pretrain.rbm.centering import centred_gradient
+from pretrain.rbm.centering import centered_gradient
 from pretrain.rbm.exact import hidden_states, log_partition, visible_states
 from pretrain.rbm.gibbs_chains import ContrastiveDivergence, PersistentChains, correlation, log_exchange
 from pretrain.rbm.likelihood import annealed_log_partition, pseudo_likelihood
@@ -18,7 +18,7 @@ from pretrain.runs.seeding import generator
 
 SHAPE = (1, 3, 3)  # with filters of 2x2, 4 hidden units a map
 NOTHING = torch.empty(0)  # what persistent chains make of a batch
-KINDS = ["bernoulli", "centred", "gaussian"]
+KINDS = ["bernoulli", "centered", "gaussian"]
 
 
 def normal(*shape, scale=0.7, name="parameters"):
@@ -83,7 +83,7 @@ def test_the_free_energy_is_minus_the_log_of_the_sum_over_all_hidden_states(kind
 
 
 @pytest.mark.parametrize("block", [1, 2])
-@pytest.mark.parametrize("kind", ["bernoulli", "centred"])
+@pytest.mark.parametrize("kind", ["bernoulli", "centered"])
 def test_the_conditionals_and_log_z_are_those_of_all_states(kind, block):
     rbm = machine(kind, block=block)
     (v, p), h = visible_states(rbm, SHAPE), hidden_states(rbm, SHAPE)
@@ -95,7 +95,7 @@ def test_the_conditionals_and_log_z_are_those_of_all_states(kind, block):
     torch.testing.assert_close(p, joint.logsumexp(dim=1).softmax(dim=0))
 
 
-def test_gaussian_units_have_the_mean_variance_and_normaliser_of_their_density():
+def test_gaussian_units_have_the_mean_variance_and_normalizer_of_their_density():
     rbm = machine("gaussian")
     field = torch.tensor([[[[0.8]]]], dtype=torch.float64)
     grid = torch.linspace(-15, 15, 20_001, dtype=torch.float64)[:, None, None, None]
@@ -105,14 +105,14 @@ def test_gaussian_units_have_the_mean_variance_and_normaliser_of_their_density()
     mean = (p * grid.flatten()).sum()
     torch.testing.assert_close(rbm.visible.mean(field).squeeze(), mean)
     torch.testing.assert_close(rbm.visible.gain.squeeze(), (p * (grid.flatten() - mean).square()).sum())
-    torch.testing.assert_close(rbm.visible.log_normaliser(field).squeeze(), density.logsumexp(dim=0) + np.log(step))
+    torch.testing.assert_close(rbm.visible.log_normalizer(field).squeeze(), density.logsumexp(dim=0) + np.log(step))
 
 
 def test_the_quadrature_gives_the_moments_of_the_mixture_of_gaussians():
     rbm, shape = machine("gaussian"), (1, 2, 2)
     v, p = visible_states(rbm, shape)
     h = hidden_states(rbm, shape)
-    log_weights = (h * rbm.hidden_bias[:, None, None]).sum(dim=(1, 2, 3)) + rbm.visible.log_normaliser(rbm.field(h))
+    log_weights = (h * rbm.hidden_bias[:, None, None]).sum(dim=(1, 2, 3)) + rbm.visible.log_normalizer(rbm.field(h))
     expected = torch.einsum("h,hcij->cij", log_weights.softmax(dim=0), rbm.visible_mean(h))
     torch.testing.assert_close(p.sum(), torch.ones((), dtype=torch.float64))
     torch.testing.assert_close(torch.einsum("v,vcij->cij", p, v), expected)
@@ -184,7 +184,7 @@ def test_expectations_over_the_enumerated_model_make_the_exact_gradient(kind):
     torch.testing.assert_close(flat(gradient), exact, rtol=1e-7, atol=1e-9)
 
 
-@pytest.mark.parametrize(("kind", "block"), [("bernoulli", 1), ("centred", 2), ("gaussian", 2)])
+@pytest.mark.parametrize(("kind", "block"), [("bernoulli", 1), ("centered", 2), ("gaussian", 2)])
 def test_contrastive_divergence_with_long_chains_is_the_exact_gradient(kind, block):
     rbm = machine(kind, block=block)
     data = values(rbm, 6)
@@ -243,7 +243,7 @@ def test_chains_go_on_from_a_checkpoint():
     assert torch.equal(again, expected)
 
 
-@pytest.mark.parametrize("kind", ["bernoulli", "centred"])
+@pytest.mark.parametrize("kind", ["bernoulli", "centered"])
 def test_the_pseudo_likelihood_is_that_of_the_conditionals(kind):
     rbm = machine(kind)
     v, p = visible_states(rbm, SHAPE)
@@ -282,7 +282,7 @@ def test_at_no_temperature_the_hidden_units_receive_nothing():
     torch.testing.assert_close(constant, torch.full_like(constant, -2 * np.log(5)))
 
 
-def test_the_centred_gradient_does_not_depend_on_what_is_called_zero():
+def test_the_centered_gradient_does_not_depend_on_what_is_called_zero():
     """A dense machine and the one with every visible unit turned over learn the same (Melchior et al. 2016)."""
     rbm = machine(channels=4, maps=3, size=1)
     weight, bias = rbm.weight, rbm.visible.bias
@@ -294,7 +294,7 @@ def test_the_centred_gradient_does_not_depend_on_what_is_called_zero():
         h = one.hidden_mean(one.hidden_input(data))
         gradient = one.gradient((data, h, weights))
         means = h[:3].mean(dim=(0, 2, 3)), data[:3].mean(dim=(0, 2, 3))
-        steps.append(centred_gradient(gradient, *means, one.visible.gain, 1.0))
+        steps.append(centered_gradient(gradient, *means, one.visible.gain, 1.0))
     straight, over = steps
     torch.testing.assert_close(over["weight"], -straight["weight"])
     torch.testing.assert_close(over["visible_bias"], -straight["visible_bias"])
@@ -306,12 +306,12 @@ def ends(channels):
     return torch.zeros(channels, dtype=torch.float64), torch.ones(channels, dtype=torch.float64)
 
 
-def test_the_centred_gradient_is_that_of_the_centred_parameters():
+def test_the_centered_gradient_is_that_of_the_centered_parameters():
     rbm = machine(channels=4, maps=3, size=1)
     v = values(rbm, 6, (4, 1, 1))
     weights = torch.tensor([0.5, 0.3, 0.2, -0.1, -0.1, -0.8], dtype=torch.float64)
     hidden_mean, visible_mean = torch.tensor([0.2, 0.5, 0.9]).double(), torch.tensor([0.1, 0.6, 0.4, 0.8]).double()
-    centred = {
+    centered = {
         "weight": rbm.weight.clone(),
         "hidden_bias": rbm.hidden_bias + rbm.weight[:, :, 0, 0] @ visible_mean,
         "visible_bias": rbm.visible.bias + hidden_mean @ rbm.weight[:, :, 0, 0],
@@ -325,12 +325,12 @@ def test_the_centred_gradient_is_that_of_the_centred_parameters():
         weight, hidden_bias, visible_bias = usual(**parameters)
         return (weights * RBM(weight, hidden_bias, BinaryUnits(visible_bias, *ends(4))).free_energy(v)).sum()
 
-    for parameter in centred.values():
+    for parameter in centered.values():
         parameter.requires_grad_()
-    slopes = torch.autograd.grad(objective(centred), list(centred.values()))
+    slopes = torch.autograd.grad(objective(centered), list(centered.values()))
     rate = 0.01
-    moved = usual(*(p.detach() - rate * g for p, g in zip(centred.values(), slopes, strict=True)))
-    gradient = centred_gradient(
+    moved = usual(*(p.detach() - rate * g for p, g in zip(centered.values(), slopes, strict=True)))
+    gradient = centered_gradient(
         rbm.gradient((v, rbm.hidden_mean(rbm.hidden_input(v)), weights)),
         hidden_mean,
         visible_mean,
@@ -342,14 +342,14 @@ def test_the_centred_gradient_is_that_of_the_centred_parameters():
     torch.testing.assert_close(moved[2], rbm.visible.bias - rate * gradient["visible_bias"])
 
 
-def test_a_dense_machines_centred_gradient_does_not_depend_on_which_hidden_state_is_called_on():
+def test_a_dense_machines_centered_gradient_does_not_depend_on_which_hidden_state_is_called_on():
     """On average over pixels, which one bias serves: four pixels, of which a hidden unit's one position sees all."""
     rbm = machine(maps=3)
     v = values(rbm, 6, (1, 2, 2))
     weights = torch.tensor([0.5, 0.3, 0.2, -0.1, -0.1, -0.8], dtype=torch.float64)
     on = rbm.hidden_mean(rbm.hidden_input(v))
     straight, over = (
-        centred_gradient(
+        centered_gradient(
             rbm.gradient((v, h, weights)), h[:3].mean(dim=(0, 2, 3)), torch.zeros(1).double(), rbm.visible.gain, 1 / 4
         )
         for h in (on, 1 - on)

@@ -152,11 +152,11 @@ def test_with_all_labels_the_seeds_share_them_and_that_is_said(out):
 
 
 def test_settings_that_arms_keep_to_themselves_are_named(tmp_path, make):
-    ridge = "finetuning: {freeze: true, head: ridge, steps: 0}"
+    ridge = "recipe: {freeze: true, head: ridge, steps: 0}"
     options = (
         *("labels=[20]", "tuning.trials=2", "+tuning.space.learning_rate=[0.01,0.1]"),
         *(f"++arms.pretrained-frozen={{init: pretrained, {ridge}}}", f"++arms.random-frozen={{{ridge}}}"),
-        "++arms.pretrained={init: pretrained, finetuning: {mixup: 1.0}}",
+        "++arms.pretrained={init: pretrained, recipe: {mixup: 1.0}}",
     )
     out = make(tmp_path / "run", *options)
     write_report(out)
@@ -208,7 +208,7 @@ def test_where_the_baseline_is_pretrained_each_arm_is_judged(tmp_path, make):
 
 
 def test_layers_that_the_whole_comparison_freezes_are_frozen(configure):
-    frozen = ("finetuning.freeze=true", "finetuning.head=ridge", "finetuning.steps=0")
+    frozen = ("recipe.freeze=true", "recipe.head=ridge", "recipe.steps=0")
     assert list(panels(configure("compare", "out=x", *frozen))) == ["frozen layers"]
 
 
@@ -377,17 +377,17 @@ def test_there_is_no_report_of_what_is_not_there(tmp_path):
         ("stack.preprocessing=whiten", "Network and pretraining", "whitened"),
         ("stack=crbm_small", "Network and pretraining", "a convolutional restricted Boltzmann machine"),
         ("stack.stages.stage1.training.steps=77", "Network and pretraining", "Trained for 77 steps on batches of 128"),
-        ("finetuning.flip=true", "Fine-tuning", "mirrored at random"),
-        ("finetuning.crop=0", "Fine-tuning", "Images are not augmented"),
-        ("finetuning.schedule=constant", "Fine-tuning", "then constant"),
-        ("finetuning.early_stopping=true", "Fine-tuning", "Training stops after 5 validations without a rise"),
-        ("finetuning.l2_sp=10", "Fine-tuning", "(L2-SP, strength 10), in place of weight decay, which the head keeps."),
-        ("finetuning.head=ridge", "Fine-tuning", "The head is fitted by ridge regression on the standardised outputs"),
-        ("finetuning.head=ridge", "Seeds and pairing", "The arms of one seed see the same labels, so each is compared"),
-        ("+arms.scratch.finetuning.head=ridge", "Seeds and pairing", "see the same labels, so each is compared"),
+        ("recipe.flip=true", "Fine-tuning", "mirrored at random"),
+        ("recipe.crop=0", "Fine-tuning", "Images are not augmented"),
+        ("recipe.schedule=constant", "Fine-tuning", "then constant"),
+        ("recipe.early_stopping=true", "Fine-tuning", "Training stops after 5 validations without a rise"),
+        ("recipe.l2_sp=10", "Fine-tuning", "(L2-SP, strength 10), in place of weight decay, which the head keeps."),
+        ("recipe.head=ridge", "Fine-tuning", "The head is fitted by ridge regression on the standardized outputs"),
+        ("recipe.head=ridge", "Seeds and pairing", "The arms of one seed see the same labels, so each is compared"),
+        ("+arms.scratch.recipe.head=ridge", "Seeds and pairing", "see the same labels, so each is compared"),
         ("+tuning.space.head=[random, ridge]", "Seeds and pairing", "see the same labels, so each is compared"),
         (
-            "finetuning={head: logistic, freeze: true, steps: 0}",
+            "recipe={head: logistic, freeze: true, steps: 0}",
             "Fine-tuning",
             "Nothing is trained after that. Tuning replaces",
         ),
@@ -397,7 +397,7 @@ def test_there_is_no_report_of_what_is_not_there(tmp_path):
         ("tuning.seeds=[8,9]", "Tuning", "each of the seeds 8, 9"),
         ("seeds=[4,5]", "Seeds and pairing", "Seeds: 4, 5."),
         ("labels=[30]", "Statistics", "two-sided paired t test. A verdict"),
-        ("+arms.scratch.finetuning.dropout=0.1", "Arms", "scratch (init=scratch, dropout=0.1)"),
+        ("+arms.scratch.recipe.dropout=0.1", "Arms", "scratch (init=scratch, dropout=0.1)"),
     ],
 )
 def test_the_methods_follow_the_configuration(tmp_path, make, usual_methods, override, heading, said):
@@ -502,8 +502,5 @@ def test_the_methods_say_what_the_pool_shared_with_what_it_is_judged_by(tmp_path
 @pytest.mark.parametrize(("freeze", "frozen"), [(True, True), ("yes", True), ("no", False), (False, False)])
 def test_an_arm_is_frozen_where_its_run_is(freeze, frozen):
     """OmegaConf takes "no" for false."""
-    assert (
-        is_frozen("own", {"finetuning": {"freeze": False}, "arms": {"own": {"finetuning": {"freeze": freeze}}}})
-        == frozen
-    )
-    assert is_frozen("shared", {"finetuning": {"freeze": freeze}, "arms": {"shared": None}}) == frozen
+    assert is_frozen("own", {"recipe": {"freeze": False}, "arms": {"own": {"recipe": {"freeze": freeze}}}}) == frozen
+    assert is_frozen("shared", {"recipe": {"freeze": freeze}, "arms": {"shared": None}}) == frozen

@@ -10,7 +10,7 @@ from hydra.utils import get_class
 from omegaconf import OmegaConf
 from torch import nn
 
-from pretrain import Device, Layer, Optimisation, Stack, Standardise, assemble, fit_stage, layer_rows, output_size
+from pretrain import Device, Layer, Stack, Standardize, Training, assemble, fit_stage, layer_rows, output_size
 from pretrain.command_line.command import CONF
 from pretrain.runs.seeding import generator, seeded
 from pretrain.training.stage_inputs import Inputs
@@ -35,7 +35,7 @@ class Kind:
             return self.cls(in_channels=in_channels, **{**self.keywords, "out_channels": FILTERS})
 
     def settings(self, steps):
-        return Optimisation(**{**self.training, "steps": steps, "batch_size": 16})
+        return Training(**{**self.training, "steps": steps, "batch_size": 16})
 
 
 @pytest.fixture(params=sorted((CONF / "stage").glob("*.yaml")), ids=lambda file: file.stem)
@@ -62,7 +62,7 @@ def gradients(stage):
 
 def train(stage, settings, fabric):
     images = pictures()
-    inputs = Inputs(images, nn.Sequential(Standardise.from_images(images)), fabric, settings.steps * 16)
+    inputs = Inputs(images, nn.Sequential(Standardize.from_images(images)), fabric, settings.steps * 16)
     fit_stage(stage, inputs, settings, seed=0, name="stage 1", fabric=fabric)
     everything = torch.arange(len(images))
     return stage, inputs.views(everything, stage.views, noise()) if stage.views else inputs[everything]
@@ -170,5 +170,5 @@ def test_the_yaml_lists_the_constructors_keywords_with_their_defaults(kind):
 
 
 def test_the_yamls_training_block_lists_all_that_can_be_set(kind):
-    assert set(kind.training) == {field.name for field in fields(Optimisation)}
-    assert Optimisation(**kind.training).steps >= 1
+    assert set(kind.training) == {field.name for field in fields(Training)}
+    assert Training(**kind.training).steps >= 1

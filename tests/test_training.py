@@ -4,15 +4,15 @@ import pytest
 import torch
 from torch import nn
 
-from pretrain import Optimisation, UserError
+from pretrain import Training, UserError
 from pretrain.training.minibatches import BatchOrder
 from pretrain.training.optimizers import build_optimizer
 from pretrain.training.schedules import Schedule, schedule_factor
-from pretrain.training.trainer import Loop
+from pretrain.training.trainer import Trainer
 
 
 def test_cosine_schedule_is_torchs_after_the_warm_up():
-    settings = Optimisation(warmup=0.0)
+    settings = Training(warmup=0.0)
     parameter = nn.Parameter(torch.zeros(1))
     optimizer = torch.optim.SGD([parameter], lr=1.0)
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=50)
@@ -23,13 +23,13 @@ def test_cosine_schedule_is_torchs_after_the_warm_up():
 
 
 def test_warm_up_rises_linearly_to_the_full_rate():
-    settings = Optimisation(warmup=0.1, schedule="constant")
+    settings = Training(warmup=0.1, schedule="constant")
     factors = [schedule_factor(step, settings, 40) for step in range(6)]
     assert factors == pytest.approx([1 / 5, 2 / 5, 3 / 5, 4 / 5, 1, 1])
 
 
 def test_each_phase_of_a_schedule_warms_up_its_rate_and_its_momentum():
-    settings = Optimisation(steps=12, learning_rate=0.5, warmup=0.5, schedule="constant", initial_momentum=0.1)
+    settings = Training(steps=12, learning_rate=0.5, warmup=0.5, schedule="constant", initial_momentum=0.1)
     schedule = Schedule(settings, multiplier=2.0, first=4)
     assert [schedule.rate(step) for step in range(12)] == pytest.approx(
         [1 / 3, 2 / 3, 1, 1, 1 / 5, 2 / 5, 3 / 5, 4 / 5, 1, 1, 1, 1]
@@ -57,16 +57,16 @@ def test_fewer_images_than_a_batch_are_all_shown():
 
 def test_biases_are_not_decayed():
     network = nn.Linear(3, 2)
-    optimizer = build_optimizer([{"params": list(network.parameters())}], Optimisation(weight_decay=0.1))
+    optimizer = build_optimizer([{"params": list(network.parameters())}], Training(weight_decay=0.1))
     decay = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
     assert (decay[id(network.weight)], decay[id(network.bias)]) == (0.1, 0.0)
 
 
 def loop(fabric, module, compute_gradients, **options):
     plain = {"optimizer": "sgd", "learning_rate": 0.1, "warmup": 0.0, "schedule": "constant"}
-    settings = Optimisation(steps=options.pop("steps", 10), **plain)
+    settings = Training(steps=options.pop("steps", 10), **plain)
     groups = [{"params": list(module.parameters()), "schedule": Schedule(settings)}]
-    return Loop("x", module, build_optimizer(groups, settings), settings, compute_gradients, 0, fabric, **options)
+    return Trainer("x", module, build_optimizer(groups, settings), settings, compute_gradients, 0, fabric, **options)
 
 
 def test_the_loop_is_torchs_own_sgd(fabric):

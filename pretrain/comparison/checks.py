@@ -10,7 +10,7 @@ from pretrain.errors import UserError, require_between
 from pretrain.runs.resumption import differing_settings, first_few
 from pretrain.runs.settings import Config
 from pretrain.stages.stack import SAMPLE
-from pretrain.training.recipes import Finetuning, finetuning_settings
+from pretrain.training.recipes import Recipe, recipe_settings
 from pretrain.training.stack_settings import build_stack, stage_settings
 
 
@@ -40,16 +40,16 @@ def check_comparison(config: Config) -> None:
     for _, settings in _recipes(config):
         for key, asked in (("early_stopping", settings.early_stopping), ("head", settings.head != "random")):
             if asked and not config["data"]["validation"]:
-                raise UserError(f"finetuning.{key} needs validation images: give data.validation more than 0.")
+                raise UserError(f"recipe.{key} needs validation images: give data.validation more than 0.")
 
 
-def _recipes(config: Config) -> Iterator[tuple[str, Finetuning]]:
+def _recipes(config: Config) -> Iterator[tuple[str, Recipe]]:
     """Go through what each arm may be fine-tuned with, and where that comes from in the configuration."""
     for name in config["arms"]:
-        own, candidates = arm_of(name, config).finetuning, [{}, *tuning_of(config).candidates()]
+        own, candidates = arm_of(name, config).recipe, [{}, *tuning_of(config).candidates()]
         for tuned, recipe in zip(candidates, recipes_of(name, config, candidates), strict=True):
-            where = f"arms.{name}.finetuning" if own else "tuning.space" if tuned else "finetuning"
-            yield where, finetuning_settings(recipe, where)
+            where = f"arms.{name}.recipe" if own else "tuning.space" if tuned else "recipe"
+            yield where, recipe_settings(recipe, where)
 
 
 def check_data(config: Config, data: Dataset) -> None:
@@ -91,4 +91,4 @@ def _network(stack: Config, data: Dataset) -> Config:
     """Return what decides the network that a stack becomes."""
     built = build_stack(stack, data.unlabelled[:SAMPLE], seed=0).stack
     layers = {name: stage.layer.settings for name, stage in zip(stack["stages"], built, strict=True)}
-    return {key: stack[key] for key in ("preprocessing", "normalisation")} | layers
+    return {key: stack[key] for key in ("preprocessing", "normalization")} | layers

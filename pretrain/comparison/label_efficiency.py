@@ -13,7 +13,7 @@ RESAMPLES = 9999
 
 
 @dataclass(frozen=True)
-class LabelsNeeded:
+class LabelEfficiency:
     """How many labels the baseline needs to reach what an arm reaches with `labels`.
 
     Attributes
@@ -66,7 +66,7 @@ class LabelsNeeded:
         return f"{float(f'{labels:.3g}'):,.0f}"
 
 
-def labels_needed(results: pd.DataFrame, baseline: str) -> list[LabelsNeeded]:
+def label_efficiency(results: pd.DataFrame, baseline: str) -> list[LabelEfficiency]:
     """Return for each other arm and budget how many labels the baseline needs to reach the same mean accuracy.
 
     The baseline's mean accuracy over its budgets is made monotone and interpolated linearly in the logarithm of the
@@ -85,7 +85,7 @@ def labels_needed(results: pd.DataFrame, baseline: str) -> list[LabelsNeeded]:
 
     Returns
     -------
-    list of LabelsNeeded
+    list of LabelEfficiency
         Empty when the baseline has fewer than two budgets.
 
     References
@@ -106,7 +106,7 @@ def labels_needed(results: pd.DataFrame, baseline: str) -> list[LabelsNeeded]:
                 generator = np.random.default_rng(derive_seed(0, "labels needed", arm, baseline, int(labels)))
                 worth = interval_of_labels(seeds.to_numpy(), curve.columns.to_numpy(), generator)
                 ends = int(curve.columns[0]), int(curve.columns[-1])
-                needed.append(LabelsNeeded(str(arm), baseline, int(labels), len(seeds), *worth, *ends))
+                needed.append(LabelEfficiency(str(arm), baseline, int(labels), len(seeds), *worth, *ends))
     return needed
 
 

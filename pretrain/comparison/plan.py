@@ -15,7 +15,7 @@ class Arm:
     ----------
     init : {"scratch", "pretrained"}
         Where the layers start.
-    finetuning : dict
+    recipe : dict
         Settings of its own, which tuning leaves alone.
     upto : int, optional
         Of a pretrained arm: keep the first so many layers, and begin the others from scratch.
@@ -28,7 +28,7 @@ class Arm:
     """
 
     init: str = "scratch"
-    finetuning: dict[str, Any] = field(default_factory=dict)
+    recipe: dict[str, Any] = field(default_factory=dict)
     upto: int | None = None
     pool: int | None = None
     stack: dict[str, Any] = field(default_factory=dict)

@@ -123,7 +123,7 @@ class Cell:
             "out": str(self.folder(out)),
             **{key: config[key] for key in SHARED},
             "stack": stack_of(self.arm, config),
-            "finetuning": recipes_of(self.arm, config, tuning_of(config).candidates() or [{}])[chosen],
+            "recipe": recipes_of(self.arm, config, tuning_of(config).candidates() or [{}])[chosen],
             "init": arm.init,
             "stages": str(stages) if arm.init == "pretrained" else None,
             "upto": arm.upto,
@@ -217,7 +217,7 @@ def tuning_of(config: Config) -> Tuning:
 
 def recipes_of(arm: str, config: Config, candidates: Sequence[Config]) -> list[Config]:
     """Return what an arm may be fine-tuned with: what all share, each of the candidates, and what the arm changes."""
-    shared, own = config["finetuning"], arm_of(arm, config).finetuning
+    shared, own = config["recipe"], arm_of(arm, config).recipe
     return [{**shared, **tried, **own} for tried in candidates]
 
 

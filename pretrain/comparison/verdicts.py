@@ -8,7 +8,7 @@ import pandas as pd
 from statsmodels.stats.multitest import multipletests
 
 from pretrain.comparison.hypothesis_tests import paired_p, smallest_detectable
-from pretrain.comparison.label_efficiency import LabelsNeeded
+from pretrain.comparison.label_efficiency import LabelEfficiency
 from pretrain.comparison.paired_differences import (
     ENOUGH,
     LEVEL,
@@ -132,7 +132,7 @@ def arm_estimates(results: pd.DataFrame, column: str = "test_accuracy") -> dict[
     return {(str(arm), int(labels)): estimate(values) for (arm, labels), values in groups}  # type: ignore[misc, call-overload]
 
 
-def as_json(results: pd.DataFrame, comparisons: list[Comparison], needed: list[LabelsNeeded]) -> dict[str, Any]:
+def as_json(results: pd.DataFrame, comparisons: list[Comparison], needed: list[LabelEfficiency]) -> dict[str, Any]:
     """Return all statistics as plain values, for results.json; NaN and infinities become null.
 
     Of the labels needed, 0 stands for fewer than the smallest budget and null for more than the largest; both bounds

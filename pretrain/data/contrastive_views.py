@@ -17,7 +17,7 @@ ASPECT = 4 / 3  # a crop is at most so many times as wide as it is high, or the 
 
 @dataclass
 class Views:
-    """How views are made: a crop, resized to the size of the image; mirrored; and its colours changed.
+    """How views are made: a crop, resized to the size of the image; mirrored; and its colors changed.
 
     Attributes
     ----------
@@ -30,9 +30,9 @@ class Views:
     flip : bool
         Mirror half of the views left to right; wrong for digits and text.
     jitter : float
-        Brightness, contrast and, of colour images, saturation are each multiplied by a factor within 1 +- so much.
-    grey : float
-        Share of the views of colour images that lose their colours.
+        Brightness, contrast and, of color images, saturation are each multiplied by a factor within 1 +- so much.
+    gray : float
+        Share of the views of color images that lose their colors.
 
     References
     ----------
@@ -46,14 +46,14 @@ class Views:
     size: float = 1.0
     flip: bool = True
     jitter: float = 0.4
-    grey: float = 0.2
+    gray: float = 0.2
 
     def __post_init__(self) -> None:
         """Refuse values that cannot be meant."""
         require_between("crop", self.crop, 0.01, 1)
         require_between("size", self.size, 0.01, 4)
         require_between("jitter", self.jitter, 0, 1)
-        require_between("grey", self.grey, 0, 1)
+        require_between("gray", self.gray, 0, 1)
 
     def shape(self, image_shape: Sequence[int]) -> tuple[int, int, int]:
         """Return the volume (C, H', W') of a view of an image of volume (C, H, W)."""
@@ -72,7 +72,7 @@ class Views:
             On the CPU.
         """
         with torch.autocast(images.device.type, enabled=False):  # or crops are some tenths of a pixel off
-            return self._recolour(self._resized_crop(unit_range(images), generator), generator)
+            return self._recolor(self._resized_crop(unit_range(images), generator), generator)
 
     def _resized_crop(self, x: Tensor, generator: torch.Generator) -> Tensor:
         """Cut a rectangle out of each image, mirrored or not, and bring it to the view's size (bilinear)."""
@@ -82,7 +82,7 @@ class Views:
         widest = torch.minimum(torch.tensor(math.log(ASPECT)), -area.log())  # that still fits
         aspect = torch.exp((2 * draw[1] - 1) * widest)
         width, height = ((area * ratio).sqrt() for ratio in (aspect, 1 / aspect))  # shares of a side
-        left, top = (2 * draw[2] - 1) * (1 - width), (2 * draw[3] - 1) * (1 - height)  # of the centre, from -1 to 1
+        left, top = (2 * draw[2] - 1) * (1 - width), (2 * draw[3] - 1) * (1 - height)  # of the center, from -1 to 1
         sign = torch.where(draw[4] < 0.5, -1.0, 1.0) if self.flip else torch.ones(n)
         zero = torch.zeros(n)
         rows = [torch.stack(row, dim=1) for row in ((width * sign, zero, left), (zero, height, top))]
@@ -90,22 +90,22 @@ class Views:
         grid = F.affine_grid(affine, [n, *self.shape(x.shape[1:])], align_corners=False)
         return F.grid_sample(x, grid, padding_mode="reflection", align_corners=False)
 
-    def _recolour(self, x: Tensor, generator: torch.Generator) -> Tensor:
-        """Change brightness, contrast and saturation of each image, and take the colours of some away."""
+    def _recolor(self, x: Tensor, generator: torch.Generator) -> Tensor:
+        """Change brightness, contrast and saturation of each image, and take the colors of some away."""
         draw = torch.rand(4, len(x), 1, 1, 1, generator=generator).to(x)
         brightness, contrast, saturation = 1 + self.jitter * (2 * draw[:3] - 1)
         x = (x * brightness).clamp(0, 1)
-        grey = _grey(x)
-        mean = grey.mean(dim=(2, 3), keepdim=True)
+        gray = _gray(x)
+        mean = gray.mean(dim=(2, 3), keepdim=True)
         x = (mean + contrast * (x - mean)).clamp(0, 1)
         if x.shape[1] != len(LUMINANCE):
             return x
-        grey = _grey(x)
-        x = (grey + saturation * (x - grey)).clamp(0, 1)
-        return torch.where(draw[3] < self.grey, grey, x)
+        gray = _gray(x)
+        x = (gray + saturation * (x - gray)).clamp(0, 1)
+        return torch.where(draw[3] < self.gray, gray, x)
 
 
-def _grey(x: Tensor) -> Tensor:
+def _gray(x: Tensor) -> Tensor:
     """Return the luminance of images, (N, 1, H, W): of any but three channels, their mean."""
     if x.shape[1] != len(LUMINANCE):
         return x.mean(dim=1, keepdim=True)

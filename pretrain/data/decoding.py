@@ -10,7 +10,7 @@ MODES = {1: "L", 3: "RGB"}
 
 
 def decode_image(path: Path, size: int, channels: int) -> np.ndarray:
-    """Read one file: EXIF rotation applied, transparency on white, shorter side scaled to `size`, centre kept.
+    """Read one file: EXIF rotation applied, transparency on white, shorter side scaled to `size`, center kept.
 
     Parameters
     ----------
@@ -19,7 +19,7 @@ def decode_image(path: Path, size: int, channels: int) -> np.ndarray:
     size : int
         Side in pixels of the result.
     channels : {1, 3}
-        Grey or RGB.
+        Gray or RGB.
 
     Returns
     -------
@@ -42,7 +42,7 @@ def decode_image(path: Path, size: int, channels: int) -> np.ndarray:
 
 
 def _to_eight_bits(image: Image.Image) -> Image.Image:
-    """Scale 16-bit grey (I;16) by its full range, and other deep modes by their own; Pillow would clip them."""
+    """Scale 16-bit gray (I;16) by its full range, and other deep modes by their own; Pillow would clip them."""
     pixels = np.asarray(image, dtype=np.float64)
     low, high = (0, 65535) if image.mode.startswith("I;16") else (pixels.min(), pixels.max())
     return Image.fromarray(np.uint8(np.rint((pixels - low) / max(high - low, 1e-12) * 255)))

@@ -32,9 +32,9 @@ def load_folder(
     root : str or Path
         Folder with `train` and `test` in it. The classes are the folders in `train`, in alphabetical order.
     image_size : int
-        Side in pixels to which every image is brought: the shorter side is scaled, the centre kept.
+        Side in pixels to which every image is brought: the shorter side is scaled, the center kept.
     channels : {1, 3}
-        Grey or RGB.
+        Gray or RGB.
     validation : int or float
         Training images set aside for validation: a number, or a share below 1.
     unlabelled : sequence of str or Path
@@ -102,7 +102,7 @@ def _load_files(folder: Path, image_size: int, channels: int, cache: Folder | No
     if not folder.is_dir():
         raise UserError(f"{folder} is not a folder.")
     if channels not in (1, 3):
-        raise UserError(f"data.channels={channels}: give 1 (grey) or 3 (RGB).")
+        raise UserError(f"data.channels={channels}: give 1 (gray) or 3 (RGB).")
     require_between("data.image_size", image_size, 1)
     decoded = decode_files(list_files(folder), image_size, channels, Path(cache).expanduser() if cache else None)
     if not decoded.paths:

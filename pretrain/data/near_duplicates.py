@@ -17,7 +17,7 @@ THUMBNAIL = 32  # pixels of a side, to which larger images are reduced before th
 DISTANCE = 12  # of 64 bits: greatest distance of the hashes of two images that are worth a closer look
 NEAREST = 8  # candidates for each image that get one: a film may have thousands alike
 CORRELATION = 0.6  # least correlation of the gradients of near-duplicates
-CONTRAST = 1.0  # grey levels: least root mean square of the gradients of an image that can have near-duplicates
+CONTRAST = 1.0  # gray levels: least root mean square of the gradients of an image that can have near-duplicates
 DETAIL = 0.9  # least ratio of second to first differences of such an image; of photographs it is 1 and more
 
 
@@ -105,16 +105,16 @@ def _detailed(small: Tensor) -> Tensor:
 
 
 def thumbnails(images: Tensor) -> Tensor:
-    """Return grey images of `THUMBNAIL` pixels a side or fewer, (N, h, w), float32, from 0 to 255."""
-    grey = images.float().mean(dim=1, keepdim=True)
+    """Return gray images of `THUMBNAIL` pixels a side or fewer, (N, h, w), float32, from 0 to 255."""
+    gray = images.float().mean(dim=1, keepdim=True)
     height, width = (min(side, THUMBNAIL) for side in images.shape[2:])
-    return F.adaptive_avg_pool2d(grey, (height, width))[:, 0].contiguous()
+    return F.adaptive_avg_pool2d(gray, (height, width))[:, 0].contiguous()
 
 
-def gradients(grey: Tensor) -> Tensor:
-    """Return the differences of grey images (N, H, W) down and to the right, (N, 2, H - 1, W - 1)."""
-    corner = grey[:, :-1, :-1]
-    return torch.stack([grey[:, 1:, :-1] - corner, grey[:, :-1, 1:] - corner], dim=1)
+def gradients(gray: Tensor) -> Tensor:
+    """Return the differences of gray images (N, H, W) down and to the right, (N, 2, H - 1, W - 1)."""
+    corner = gray[:, :-1, :-1]
+    return torch.stack([gray[:, 1:, :-1] - corner, gray[:, :-1, 1:] - corner], dim=1)
 
 
 def find_shared(one: Fingerprints, other: Fingerprints) -> list[Match]:
@@ -188,7 +188,7 @@ def _confirmed(one: Fingerprints, other: Fingerprints, candidates: Tensor, mirro
 
 
 def alignment(one: Tensor, other: Tensor) -> Tensor:
-    """Return how well pairs of grey images agree, (N,): the greatest correlation of gradients over shifts of a pixel.
+    """Return how well pairs of gray images agree, (N,): the greatest correlation of gradients over shifts of a pixel.
 
     Brightness does not matter to it, nor does contrast; edges do. Of a flat image it is 0.
 
@@ -198,12 +198,12 @@ def alignment(one: Tensor, other: Tensor) -> Tensor:
     """
     one, other = gradients(one.double()), gradients(other.double())
     height, width = (size - 2 for size in one.shape[2:])
-    middle = _normalised(one[:, :, 1:-1, 1:-1])
+    middle = _normalized(one[:, :, 1:-1, 1:-1])
     shifted = [other[:, :, y : y + height, x : x + width] for y in range(3) for x in range(3)]
-    return torch.stack([(middle * _normalised(view)).sum(dim=1) for view in shifted]).amax(dim=0)
+    return torch.stack([(middle * _normalized(view)).sum(dim=1) for view in shifted]).amax(dim=0)
 
 
-def _normalised(images: Tensor) -> Tensor:
+def _normalized(images: Tensor) -> Tensor:
     """Return images as vectors, (N, D), of mean 0 and length 1."""
     flat = images.flatten(1)
     flat = flat - flat.mean(dim=1, keepdim=True)

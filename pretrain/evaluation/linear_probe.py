@@ -42,10 +42,10 @@ class Probe:
     test_accuracy: float
 
 
-def probe(network: ConvNet, data: Dataset, *, labels: int | None = None, seed: int = 0) -> list[Probe]:
+def probe_layers(network: ConvNet, data: Dataset, *, labels: int | None = None, seed: int = 0) -> list[Probe]:
     """Fit a linear classifier to the frozen features of each depth, and test it, once.
 
-    Multinomial logistic regression on standardised features: those of `pooled_features`.
+    Multinomial logistic regression on standardized features: those of `pooled_features`.
 
     Parameters
     ----------
@@ -56,7 +56,7 @@ def probe(network: ConvNet, data: Dataset, *, labels: int | None = None, seed: i
     labels : int, optional
         Label budget; None for all.
     seed : int
-        Draws the label subset: the one that `finetune` draws.
+        Draws the label subset: the one that `finetune_network` draws.
 
     Returns
     -------

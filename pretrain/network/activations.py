@@ -48,8 +48,8 @@ class _Triangle(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         above, result = ctx.saved_tensors
         least = 1e-6 if ctx.power < 1 else torch.finfo(above.dtype).tiny  # a bound to slopes that would be infinite
-        centred = gradient * (ctx.power * result / above.clamp(min=least))  # silent maps have no gradient
-        return centred - centred.mean(dim=1, keepdim=True), None
+        centered = gradient * (ctx.power * result / above.clamp(min=least))  # silent maps have no gradient
+        return centered - centered.mean(dim=1, keepdim=True), None
 
 
 class ScaledTanh(nn.Module):

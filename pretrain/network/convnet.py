@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from pretrain.errors import UserError
 from pretrain.network.layer import Layer
-from pretrain.network.preprocessing import Standardise
+from pretrain.network.preprocessing import Standardize
 from pretrain.network.shapes import layer_rows
 from pretrain.network.whitening import unfitted
 from pretrain.runs.atomic_files import load_data
@@ -20,7 +20,7 @@ class ConvNet(nn.Module):
 
     Parameters
     ----------
-    preprocessing : Standardise or Whiten
+    preprocessing : Standardize or Whiten
         Fitted to unlabelled images alone.
     layers : sequence of Layer
         From the input upwards.
@@ -37,7 +37,7 @@ class ConvNet(nn.Module):
 
     def __init__(
         self,
-        preprocessing: Standardise,
+        preprocessing: Standardize,
         layers: Iterable[Layer],
         image_shape: tuple[int, int, int],
         classes: Sequence[str],

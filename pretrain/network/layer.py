@@ -15,10 +15,10 @@ from pretrain.network.probabilistic_pooling import ProbabilisticMaxPool
 Bounds = tuple[Tensor, Tensor]
 
 POOLINGS = ("max", "average", "probabilistic")
-# What is done to a layer's output for what is built on it, once it has learnt: unit variance of all maps together; zero
-# mean and unit variance of each map; nothing.
-NORMALISATIONS = ("scale", "standardise", "none")
-CHUNK = 100  # inputs at a time, of those that a layer is normalised on
+# What is done to the output of a layer that has learned: unit variance of all maps together; zero mean and unit
+# variance of each map; nothing.
+NORMALIZATIONS = ("scale", "standardize", "none")
+CHUNK = 100  # inputs at a time, of those that a layer is normalized on
 NOTHING = torch.finfo(torch.float32).tiny  # added to variances, and changes none: torch 2.11 wants more than zero
 LEAST_SPREAD = 0.1  # of the greatest: a map that hardly moves is not blown up
 
@@ -51,8 +51,8 @@ class Layer(nn.Module):
 
     Notes
     -----
-    The output is ``(pooled - shift) * scale``, one of each a map. They are set once the layer has learnt, for what is
-    built on top, and never learnt; the scale goes into the convolution, where it can, when the network is assembled.
+    The output is ``(pooled - shift) * scale``, one of each a map. They are set once the layer has learned, for what is
+    built on top, and never learned; the scale goes into the convolution, where it can, when the network is assembled.
     """
 
     shift: Tensor
@@ -132,15 +132,15 @@ class Layer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the layer's output: (N, C, H, W) -> (N, C', H'', W'')."""
-        return self.normalised(self.pool(self.hidden(x)))
+        return self.normalized(self.pool(self.hidden(x)))
 
-    def normalised(self, pooled: Tensor) -> Tensor:
+    def normalized(self, pooled: Tensor) -> Tensor:
         """Return ``(pooled - shift) * scale``, of the same shape (N, C', H'', W'')."""
         # In one pass, and in the type of `pooled`.
         return F.batch_norm(pooled, self.shift, self.scale.pow(-2), eps=NOTHING)
 
     def pooled(self, y: Tensor) -> Tensor:
-        """Undo `normalised`: return what the pool had put out, of the same shape (N, C', H'', W'')."""
+        """Undo `normalized`: return what the pool had put out, of the same shape (N, C', H'', W'')."""
         return y / self.scale[:, None, None] + self.shift[:, None, None]
 
     def spread(self, pooled: Tensor) -> Tensor:
@@ -156,8 +156,8 @@ class Layer(nn.Module):
         return (low - self.shift) * self.scale, (high - self.shift) * self.scale
 
     @torch.no_grad()
-    def normalise(self, inputs: Tensor, how: str) -> None:
-        """Set shift and scale on inputs, (N, C, H, W), of which a few hundred are enough; `how` is of `NORMALISATIONS`.
+    def normalize(self, inputs: Tensor, how: str) -> None:
+        """Set shift and scale on inputs, (N, C, H, W), of which a few hundred are enough; `how` is of `NORMALIZATIONS`.
 
         Raises
         ------
@@ -200,7 +200,7 @@ class Layer(nn.Module):
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Initialise as a network trained from scratch is: He et al. (2015) for ReLU, else Glorot and Bengio (2010).
+        """Initialize as a network trained from scratch is: He et al. (2015) for ReLU, else Glorot and Bengio (2010).
 
         Sigmoids get four times the weights of a tanh, whose slope at zero is four times theirs; those of which one at
         most in a window is on, a bias by which the window is as likely on as off.

@@ -1,4 +1,4 @@
-"""How images are brought to the first layer: standardised channels, or whitened ones."""
+"""How images are brought to the first layer: standardized channels, or whitened ones."""
 
 from typing import Any
 
@@ -8,20 +8,20 @@ from torch import Tensor, nn
 from pretrain.network.channel_moments import channel_spread
 
 CHUNK = 500  # images in floating point at a time
-FLAT = 1e-3  # added to an image's variance where contrast is normalised: what is nearly flat is not blown up
-SHOWN = 0.25  # standard deviation of the pixels in pictures of contrast-normalised images
+FLAT = 1e-3  # added to an image's variance where contrast is normalized: what is nearly flat is not blown up
+SHOWN = 0.25  # standard deviation of the pixels in pictures of contrast-normalized images
 
 
-class Standardise(nn.Module):
+class Standardize(nn.Module):
     """Bring images to zero mean and unit variance in each channel.
 
     Parameters
     ----------
     mean, std : Tensor, (C,)
-        Of pixels from 0 to 1, or of normalised ones; 0 and 1 leave them as they are.
+        Of pixels from 0 to 1, or of normalized ones; 0 and 1 leave them as they are.
     contrast : bool
         Bring each image to zero mean and unit variance first, over all its pixels and channels (contrast
-        normalisation): bright or dark, clear or hazy, no longer matters.
+        normalization): bright or dark, clear or hazy, no longer matters.
 
     Notes
     -----
@@ -40,33 +40,33 @@ class Standardise(nn.Module):
     @property
     def settings(self) -> dict[str, Any]:
         """What `unfitted` makes one of the same kind and shapes from."""
-        return {"kind": "standardise", "channels": len(self.mean), "contrast": self.contrast}
+        return {"kind": "standardize", "channels": len(self.mean), "contrast": self.contrast}
 
     @classmethod
-    def from_images(cls, images: Tensor, contrast: bool = False) -> "Standardise":
+    def from_images(cls, images: Tensor, contrast: bool = False) -> "Standardize":
         """Measure the statistics on images, (N, C, H, W), uint8 or floating-point in [0, 1]."""
         return cls(*channel_spread(image_pixels(chunk, contrast) for chunk in images.split(CHUNK)), contrast)
 
     @classmethod
-    def identity(cls, channels: int, *, contrast: bool = False) -> "Standardise":
+    def identity(cls, channels: int, *, contrast: bool = False) -> "Standardize":
         """Return the one that leaves pixels as they are, in [0, 1], but for their contrast."""
         return cls(torch.zeros(channels), torch.ones(channels), contrast)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return standardised images, floating-point, of the same shape (N, C, H, W)."""
+        """Return standardized images, floating-point, of the same shape (N, C, H, W)."""
         return (image_pixels(images, self.contrast) - self.mean[:, None, None]) / self.std[:, None, None]
 
     @property
     def bounds(self) -> tuple[Tensor, Tensor]:
         """The least and the greatest value that each channel can take, (C,) twice: those of black and white.
 
-        Infinite, of images whose contrast is normalised.
+        Infinite, of images whose contrast is normalized.
         """
         low, high = (-torch.inf, torch.inf) if self.contrast else (0.0, 1.0)
         return (low - self.mean) / self.std, (high - self.mean) / self.std
 
     def inverse(self, x: Tensor) -> Tensor:
-        """Return pixels in [0, 1] from standardised ones, clipped to that range; of some contrast, where it is lost."""
+        """Return pixels in [0, 1] from standardized ones, clipped to that range; of some contrast, where it is lost."""
         pixels = x * self.std[:, None, None] + self.mean[:, None, None]
         return (0.5 + SHOWN * pixels if self.contrast else pixels).clamp(0, 1)
 
@@ -74,7 +74,7 @@ class Standardise(nn.Module):
 def image_pixels(images: Tensor, contrast: bool) -> Tensor:
     """Return pixels from 0 to 1, or those of images of zero mean and unit variance each, (N, C, H, W)."""
     x = unit_range(images)
-    return contrast_normalised(x.flatten(1), FLAT).view_as(x) if contrast else x
+    return contrast_normalized(x.flatten(1), FLAT).view_as(x) if contrast else x
 
 
 def unit_range(images: Tensor) -> Tensor:
@@ -82,12 +82,12 @@ def unit_range(images: Tensor) -> Tensor:
     return images.float() / 255 if images.dtype == torch.uint8 else images
 
 
-def contrast_normalised(patches: Tensor, epsilon: float | Tensor) -> Tensor:
+def contrast_normalized(patches: Tensor, epsilon: float | Tensor) -> Tensor:
     """Return patches, (N, D), each less its mean and over sqrt(its variance + epsilon).
 
     References
     ----------
     Coates and Ng (2012), Learning feature representations with k-means.
     """
-    centred = patches - patches.mean(dim=1, keepdim=True)
-    return centred / (centred.square().mean(dim=1, keepdim=True) + epsilon).sqrt()
+    centered = patches - patches.mean(dim=1, keepdim=True)
+    return centered / (centered.square().mean(dim=1, keepdim=True) + epsilon).sqrt()

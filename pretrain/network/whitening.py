@@ -12,22 +12,22 @@ from torch import Tensor
 
 from pretrain.network.channel_moments import channel_spread
 from pretrain.network.patches import random_patches
-from pretrain.network.preprocessing import CHUNK, Standardise, image_pixels
+from pretrain.network.preprocessing import CHUNK, Standardize, image_pixels
 from pretrain.runs.seeding import generator
 
 SIDE = 9  # pixels: on CIFAR-10 the outermost weights are below 1% of the central one
-REGULARISER = 0.03  # of the mean eigenvalue: flattens CIFAR-10 but for its highest frequencies, which are noise
+REGULARIZER = 0.03  # of the mean eigenvalue: flattens CIFAR-10 but for its highest frequencies, which are noise
 PATCHES = 50_000
 SAMPLE = 5000  # images that the scale of whitened channels is measured on
 
 
-class Whiten(Standardise):
-    """Standardise the channels, then take out what neighbouring pixels tell of each other: ZCA as one convolution.
+class Whiten(Standardize):
+    """Standardize the channels, then take out what neighboring pixels tell of each other: ZCA as one convolution.
 
     Parameters
     ----------
     mean, std, contrast
-        Those of `Standardise`.
+        Those of `Standardize`.
     kernel : Tensor, (C, C, S, S)
         The whitening filter of each channel; S is odd.
 
@@ -42,7 +42,7 @@ class Whiten(Standardise):
     References
     ----------
     Bell and Sejnowski (1997), The independent components of natural scenes are edge filters, Vision Research 37;
-    Krizhevsky (2009), Learning multiple layers of features from tiny images, appendix A, for colour;
+    Krizhevsky (2009), Learning multiple layers of features from tiny images, appendix A, for color;
     Coates, Ng and Lee (2011), An analysis of single-layer networks in unsupervised feature learning, section 3.1.
     """
 
@@ -64,15 +64,15 @@ class Whiten(Standardise):
         They are `SIDE` pixels wide, or about half as wide as the images where that is less, and scaled so that each
         channel of the whitened images has unit variance.
         """
-        standardise = Standardise.from_images(images, contrast)
+        standardize = Standardize.from_images(images, contrast)
         side = min(SIDE, min(images.shape[2:]) // 2 | 1)
         sample = torch.randperm(len(images), generator=generator(0, "whiten", "scale"))[:SAMPLE]
         whole = image_pixels(images[sample], contrast) if contrast else images  # contrast is that of whole images
         patches = random_patches(whole, side, PATCHES, generator(0, "whiten", "patches"))
-        kernel = zca_kernel(Standardise(standardise.mean, standardise.std)(patches))
-        whiten = cls(standardise.mean, standardise.std, kernel, contrast)
+        kernel = zca_kernel(Standardize(standardize.mean, standardize.std)(patches))
+        whiten = cls(standardize.mean, standardize.std, kernel, contrast)
         _, std = channel_spread(whiten(images[chunk]) for chunk in sample.split(CHUNK))
-        return cls(standardise.mean, standardise.std, kernel / std[:, None, None, None], contrast)
+        return cls(standardize.mean, standardize.std, kernel / std[:, None, None, None], contrast)
 
     @property
     def bounds(self) -> tuple[Tensor, Tensor]:
@@ -107,30 +107,30 @@ class Whiten(Standardise):
             solution, _ = gmres(operator, image.numpy().ravel(), rtol=1e-6, restart=50)
             return torch.from_numpy(solution).view_as(image)
 
-        standardised = torch.stack([solve(image) for image in x.double().cpu()])
-        return super().inverse(standardised.to(x))
+        standardized = torch.stack([solve(image) for image in x.double().cpu()])
+        return super().inverse(standardized.to(x))
 
 
 # By the name in the configuration: fitted to unlabelled images, (N, C, H, W).
-PREPROCESSINGS: dict[str, Callable[[Tensor], Standardise]] = {
-    "standardise": Standardise.from_images,
+PREPROCESSINGS: dict[str, Callable[[Tensor], Standardize]] = {
+    "standardize": Standardize.from_images,
     "whiten": Whiten.from_images,
-    "contrast_standardise": partial(Standardise.from_images, contrast=True),
+    "contrast_standardize": partial(Standardize.from_images, contrast=True),
     "contrast_whiten": partial(Whiten.from_images, contrast=True),
-    "none": lambda images: Standardise.identity(images.shape[1]),
+    "none": lambda images: Standardize.identity(images.shape[1]),
 }
 
 
-def unfitted(kind: str, **settings: Any) -> Standardise:
+def unfitted(kind: str, **settings: Any) -> Standardize:
     """Return a preprocessing that leaves pixels as they are, and that the state of a fitted one can be loaded into."""
-    kinds: dict[str, type[Standardise]] = {"standardise": Standardise, "whiten": Whiten}
+    kinds: dict[str, type[Standardize]] = {"standardize": Standardize, "whiten": Whiten}
     return kinds[kind].identity(**settings)
 
 
 def zca_kernel(patches: Tensor) -> Tensor:
     """Return the whitening filters, (C, C, S, S), float64, of patches (N, C, S, S), S odd.
 
-    ``W = U (L + r mean(L))^(-1/2) U'``, of the covariance U L U', where r is `REGULARISER`; of it, the rows of the
+    ``W = U (L + r mean(L))^(-1/2) U'``, of the covariance U L U', where r is `REGULARIZER`; of it, the rows of the
     central pixel. A patch and the same patch turned by 180 degrees count as equally likely, as they are for any
     stationary image of one channel: the filters are point-symmetric and shift nothing.
 
@@ -142,7 +142,7 @@ def zca_kernel(patches: Tensor) -> Tensor:
     pixels, size = side**2, channels * side**2
     covariance = torch.cov(patches.double().flatten(1).T).view(channels, pixels, channels, pixels)
     covariance = (covariance + covariance.flip(1, 3)).view(size, size) / 2
-    whitening = whitening_power(covariance, REGULARISER, -0.5)
+    whitening = whitening_power(covariance, REGULARIZER, -0.5)
     return whitening.view(channels, pixels, channels, side, side)[:, pixels // 2]
 
 
@@ -151,7 +151,7 @@ def _filter(x: Tensor, kernel: Tensor) -> Tensor:
     return F.conv2d(F.pad(x, [kernel.shape[-1] // 2] * 4, mode="reflect"), kernel)
 
 
-def whitening_power(covariance: Tensor, regulariser: float, power: float) -> Tensor:
+def whitening_power(covariance: Tensor, regularizer: float, power: float) -> Tensor:
     """Return ``U (L + r mean(L))^power U'`` of a covariance U L U', (D, D); of power -1/2, the ZCA matrix.
 
     References
@@ -159,5 +159,5 @@ def whitening_power(covariance: Tensor, regulariser: float, power: float) -> Ten
     Bell and Sejnowski (1997), The independent components of natural scenes are edge filters, Vision Research 37.
     """
     variances, axes = torch.linalg.eigh(covariance)
-    floor = regulariser * variances.mean().clamp(min=1e-6)  # images may all be of one grey
+    floor = regularizer * variances.mean().clamp(min=1e-6)  # images may all be of one gray
     return axes * (variances.clamp(min=0) + floor).pow(power) @ axes.T

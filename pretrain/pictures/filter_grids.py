@@ -30,7 +30,7 @@ def project(stack: Stack, upto: int) -> Tensor:
 
 
 def draw_filters(stack: Stack, upto: int) -> Figure:
-    """Draw the filters of a layer in the colours of the image; grey is zero, each has its own contrast."""
+    """Draw the filters of a layer in the colors of the image; gray is zero, each has its own contrast."""
     fields = project(stack, upto)
     fields = fields / fields.abs().amax(dim=(1, 2, 3), keepdim=True).clamp(min=1e-12)
     total = stack[upto - 1].out_channels

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from sklearn.metrics import ConfusionMatrixDisplay
 
 from pretrain.evaluation.predictions import Evaluation
-from pretrain.pictures.drawing import COLOURS
+from pretrain.pictures.drawing import COLORS
 
 
 def draw_confusion(evaluation: Evaluation, classes: Sequence[str]) -> Figure:
@@ -42,15 +42,15 @@ def draw_learning_curves(rows: Sequence[dict[str, Any]]) -> Figure:
     training = [row for row in rows if "loss" in row]
     checks = [row for row in rows if "val_accuracy" in row]
     steps = [row["step"] for row in training]
-    left.plot(steps, [row["loss"] for row in training], color=COLOURS[0])
+    left.plot(steps, [row["loss"] for row in training], color=COLORS[0])
     left.set(xlabel="step", ylabel="training loss", ylim=(0, None))
-    right.plot(steps, [100 * row["accuracy"] for row in training], color=COLOURS[0], label="training batch")
+    right.plot(steps, [100 * row["accuracy"] for row in training], color=COLORS[0], label="training batch")
     if checks:
         right.plot(
             [row["step"] for row in checks],
             [100 * row["val_accuracy"] for row in checks],
             "o-",
-            color=COLOURS[1],
+            color=COLORS[1],
             label="validation",
         )
     right.set(xlabel="step", ylabel="accuracy (%)", ylim=(0, 102))

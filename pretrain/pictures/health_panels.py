@@ -6,9 +6,9 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from pretrain.pictures.drawing import COLOURS
+from pretrain.pictures.drawing import COLORS
 
-# Of a stage's health: for each panel, figures of the log with a label and the number of a colour.
+# Of a stage's health: for each panel, figures of the log with a label and the number of a color.
 PANELS = {
     "loss": {"loss": ("", 0)},
     "similarity of two views": {"similarity": ("", 2)},
@@ -39,13 +39,13 @@ def draw_health(rows: Sequence[dict[str, Any]], title: str) -> Figure:
     figure.suptitle(title, fontsize=11)
     panels = figure.subplots(math.ceil(len(shown) / columns), columns, squeeze=False).ravel()
     for axes, (panel, keys) in zip(panels, shown.items(), strict=False):
-        for key, (label, colour) in keys.items():
+        for key, (label, color) in keys.items():
             points = [
                 (row["step"], row[key])
                 for row in rows
                 if key in row and ("weight_norm" in row) == (key not in TRAINING)
             ]
-            axes.plot(*zip(*points, strict=True), label=label, color=COLOURS[colour]) if points else None
+            axes.plot(*zip(*points, strict=True), label=label, color=COLORS[color]) if points else None
         axes.set_title(panel, fontsize=10)
         axes.set_xlabel("step", fontsize=9)
         axes.legend(frameon=False, fontsize=8) if len(keys) > 1 else None

@@ -34,7 +34,7 @@ def draw_samples(stack: Stack, images: Tensor, upto: int, generator: torch.Gener
     NotImplementedError
         When that stage is no model to draw from, or one below it has no decoder.
     """
-    rows = {"images,\nas decoded": stack.dream(images, upto, 0, generator)}
+    rows = {"images,\nas decoded": stack.sample(images, upto, 0, generator)}
     for steps in STEPS:
-        rows[f"{steps:,} step{'s' * (steps > 1)}"] = stack.dream(images, upto, steps, generator)
+        rows[f"{steps:,} step{'s' * (steps > 1)}"] = stack.sample(images, upto, steps, generator)
     return draw_strips(rows)

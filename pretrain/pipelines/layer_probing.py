@@ -8,7 +8,7 @@ import torch
 from lightning_fabric import Fabric
 
 from pretrain.data.dataset import Dataset
-from pretrain.evaluation.linear_probe import probe
+from pretrain.evaluation.linear_probe import probe_layers
 from pretrain.pipelines.network_finetuning import label_budget
 from pretrain.pipelines.pretrained_layers import stages_to_start_from, starting_network
 from pretrain.pipelines.stage_training import complete_run
@@ -32,7 +32,7 @@ def run_probe(config: Config, data: Dataset, fabric: Fabric) -> dict[str, Any]:
     network = starting_network(config, data).to(fabric.device).to(memory_format=torch.channels_last)
     started = time.monotonic()
     with fabric.autocast():
-        probes = probe(network, data, labels=label_budget(config["labels"]), seed=config["seed"])
+        probes = probe_layers(network, data, labels=label_budget(config["labels"]), seed=config["seed"])
     data.record_in(folder)  # the test split was opened now
     summary = {
         "arm": "pretrained" if config["init"] == "pretrained" else "random",

@@ -16,8 +16,8 @@ from pretrain.pipelines.stage_training import complete_run
 from pretrain.runs.run_folder import RunFolder, open_run
 from pretrain.runs.settings import Config
 from pretrain.training.compute_cost import finetuning_flops
-from pretrain.training.finetuning import Result, finetune
-from pretrain.training.recipes import Finetuning, finetuning_settings
+from pretrain.training.finetuning import Result, finetune_network
+from pretrain.training.recipes import Recipe, recipe_settings
 
 
 def run_finetune(config: Config, data: Dataset, fabric: Fabric) -> dict[str, Any]:
@@ -28,7 +28,7 @@ def run_finetune(config: Config, data: Dataset, fabric: Fabric) -> dict[str, Any
     dict
         The run's summary, as in summary.json.
     """
-    settings = finetuning_settings(config["finetuning"])
+    settings = recipe_settings(config["recipe"])
     stages = stages_to_start_from(config, data)
     folder = open_run({**config, "stages_digest": stages["digest"]}, data.digests, fabric)
     if summary := folder.summary():
@@ -37,7 +37,7 @@ def run_finetune(config: Config, data: Dataset, fabric: Fabric) -> dict[str, Any
     network = starting_network(config, data)
     labels = len(data.train) if config["labels"] == "all" else config["labels"]
     settings = _longer(settings, config.get("extra_flops", 0), network, labels)
-    result = finetune(
+    result = finetune_network(
         network,
         data,
         labels=label_budget(config["labels"]),
@@ -78,7 +78,7 @@ def run_finetune(config: Config, data: Dataset, fabric: Fabric) -> dict[str, Any
     return summary
 
 
-def _longer(settings: Finetuning, extra_flops: int, network: ConvNet, labels: int) -> Finetuning:
+def _longer(settings: Recipe, extra_flops: int, network: ConvNet, labels: int) -> Recipe:
     """Return settings with as many more steps as so many floating-point operations pay for.
 
     Settings of no steps stay as they are: their head is fitted at once, and nothing learns in steps.

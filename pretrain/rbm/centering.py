@@ -1,12 +1,12 @@
-"""The gradient of the centred restricted Boltzmann machine."""
+"""The gradient of the centered restricted Boltzmann machine."""
 
 from torch import Tensor
 
 
-def centred_gradient(
+def centered_gradient(
     gradient: dict[str, Tensor], hidden_mean: Tensor, visible_mean: Tensor, gain: Tensor, overlap: float
 ) -> dict[str, Tensor]:
-    """Return the gradient that the machine written in centred units would have followed, in its usual parameters.
+    """Return the gradient that the machine written in centered units would have followed, in its usual parameters.
 
     With ``W * (v - m) + b'`` and ``W~ * (h - l) + c'``, descent on (W, b', c') is descent on (W, b, c) by
     ``gW' = gW - gb m - l gc``, ``gb' = gb - gW' m`` and ``gc' = gc - gW' l``, summed over the filter. One bias a

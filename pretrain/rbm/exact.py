@@ -46,7 +46,7 @@ def log_partition(rbm: RBM, shape: tuple[int, int, int]) -> Tensor:
 
 def _log_weights(rbm: RBM, h: Tensor) -> Tensor:
     """Return the logarithm of the sum over visible states of exp(-E(v, h)), (states,)."""
-    return (h * rbm.hidden_bias[:, None, None]).sum(dim=(1, 2, 3)) + rbm.visible.log_normaliser(rbm.field(h))
+    return (h * rbm.hidden_bias[:, None, None]).sum(dim=(1, 2, 3)) + rbm.visible.log_normalizer(rbm.field(h))
 
 
 def visible_states(rbm: RBM, shape: tuple[int, int, int]) -> tuple[Tensor, Tensor]:

@@ -44,7 +44,7 @@ class PersistentChains(nn.Module):
     """Chains that go on from batch to batch, at one temperature (PCD) or at several (parallel tempering).
 
     With several, each chain of the machine itself has others above it, for machines whose hidden units receive less
-    and less, down to nothing; neighbours exchange their states as Metropolis's rule says.
+    and less, down to nothing; neighbors exchange their states as Metropolis's rule says.
 
     Parameters
     ----------
@@ -99,7 +99,7 @@ class PersistentChains(nn.Module):
         return states[0].clone(), {"mixing": 1 - correlation(before, states[0]), **figures}
 
     def _exchange(self, rbm: RBM, generator: torch.Generator) -> float:
-        """Exchange the states of neighbours, from the machine itself upwards; return the share that changed."""
+        """Exchange the states of neighbors, from the machine itself upwards; return the share that changed."""
         states = self.ladder
         x = torch.stack([rbm.hidden_input(v) for v in states])
         changed = []

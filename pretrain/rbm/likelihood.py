@@ -69,7 +69,7 @@ def annealed_log_partition(
     """
     nothing = rbm.weight.new_zeros(chains, *shape)
     v = rbm.visible.sample(nothing, generator)
-    log_z = rbm.visible.log_normaliser(nothing[:1]) - rbm.hidden_free_energy(0 * rbm.hidden_input(nothing[:1]))
+    log_z = rbm.visible.log_normalizer(nothing[:1]) - rbm.hidden_free_energy(0 * rbm.hidden_input(nothing[:1]))
     log_weights = rbm.weight.new_zeros(chains)
     for step in range(temperatures):
         x = rbm.hidden_input(v)

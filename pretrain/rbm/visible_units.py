@@ -42,7 +42,7 @@ class GaussianUnits:
         noise = torch.empty_like(mean).normal_(generator=generator)
         return mean + (0.5 * self.log_variance).exp()[:, None, None] * noise
 
-    def log_normaliser(self, field: Tensor) -> Tensor:
+    def log_normalizer(self, field: Tensor) -> Tensor:
         """Return log of the integral of exp(-energy(v) + v field) over v: (N, C, H, W) -> (N,)."""
         volume = 0.5 * (self.log_variance + math.log(2 * math.pi))[:, None, None]
         exponent = field * self.bias[:, None, None] + 0.5 * self.gain[:, None, None] * field.square()
@@ -64,9 +64,9 @@ class GaussianUnits:
 
 @dataclass(frozen=True)
 class BinaryUnits:
-    """Bernoulli visible units, which take a low and a high value, 0 and 1 where these are not standardised.
+    """Bernoulli visible units, which take a low and a high value, 0 and 1 where these are not standardized.
 
-    What is between is taken for the mean of such a unit. Centred values, low < 0 < high, are what a centred machine
+    What is between is taken for the mean of such a unit. Centered values, low < 0 < high, are what a centered machine
     has (Montavon and Mueller 2012, Deep Boltzmann machines and the centering trick, section 3).
 
     Attributes
@@ -103,7 +103,7 @@ class BinaryUnits:
         """Draw the units given the field of the hidden ones, (N, C, H, W)."""
         return self._value(sample_bernoulli(self._log_odds(field).sigmoid(), generator))
 
-    def log_normaliser(self, field: Tensor) -> Tensor:
+    def log_normalizer(self, field: Tensor) -> Tensor:
         """Return log of the sum of exp(-energy(v) + v field) over v: (N, C, H, W) -> (N,)."""
         return (self.low[:, None, None] * field + F.softplus(self._log_odds(field))).sum(dim=(1, 2, 3))
 

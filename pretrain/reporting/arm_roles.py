@@ -1,7 +1,7 @@
 """Which arm plays which part in a comparison."""
 
 from pretrain.runs.settings import Config
-from pretrain.training.recipes import finetuning_settings
+from pretrain.training.recipes import recipe_settings
 
 
 def settings_of(arm: str, config: Config) -> Config:
@@ -11,8 +11,8 @@ def settings_of(arm: str, config: Config) -> Config:
 
 def is_frozen(arm: str, config: Config) -> bool:
     """Say whether an arm trains its head only."""
-    settings = {**config["finetuning"], **(settings_of(arm, config).get("finetuning") or {})}
-    return finetuning_settings({"freeze": settings["freeze"]}).freeze  # "no" is false
+    settings = {**config["recipe"], **(settings_of(arm, config).get("recipe") or {})}
+    return recipe_settings({"freeze": settings["freeze"]}).freeze  # "no" is false
 
 
 def is_pretrained(arm: str, config: Config) -> bool:

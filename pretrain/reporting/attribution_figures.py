@@ -7,17 +7,17 @@ from matplotlib.figure import Figure
 
 from pretrain.comparison.paired_differences import estimate
 from pretrain.comparison.verdicts import Comparison
-from pretrain.pictures.drawing import COLOURS
+from pretrain.pictures.drawing import COLORS
 from pretrain.reporting.arm_roles import main_arm, settings_of
 from pretrain.reporting.comparison_results import Results
 from pretrain.reporting.plotting import Style, band, name_lines, panel, spread
 
 PROBED = {
-    "pretrained": {"color": COLOURS[0], "marker": "s"},
-    "random": {"color": COLOURS[-1], "marker": "o"},
+    "pretrained": {"color": COLORS[0], "marker": "s"},
+    "random": {"color": COLORS[-1], "marker": "o"},
 }
 # Of label budgets.
-SHADES: list[Style] = [{"color": colour, "marker": mark} for colour, mark in zip(COLOURS[:6], "osD^vP", strict=True)]
+SHADES: list[Style] = [{"color": color, "marker": mark} for color, mark in zip(COLORS[:6], "osD^vP", strict=True)]
 
 
 def probe_depths(probes: pd.DataFrame) -> Figure:

@@ -74,7 +74,7 @@ def _own_settings(config: Config) -> list[str]:
     """Name the settings that arms keep to themselves, but for that of frozen layers, which says what such an arm is."""
     owners = defaultdict(list)
     for arm in config["arms"]:
-        owners[", ".join(sorted({*(settings_of(arm, config).get("finetuning") or {})} - {"freeze"}))].append(arm)
+        owners[", ".join(sorted({*(settings_of(arm, config).get("recipe") or {})} - {"freeze"}))].append(arm)
     return [
         f"{', '.join(arms)} {'has its' if len(arms) == 1 else 'have their'} own {settings}"
         for settings, arms in owners.items()

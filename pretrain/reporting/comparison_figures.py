@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator
 
-from pretrain.comparison.label_efficiency import LabelsNeeded
+from pretrain.comparison.label_efficiency import LabelEfficiency
 from pretrain.comparison.paired_differences import Estimate, estimate, seed_table
 from pretrain.comparison.verdicts import Comparison, arm_estimates
 from pretrain.reporting.arm_roles import is_frozen, main_arm, settings_of
@@ -146,7 +146,7 @@ def differences(
     return figure
 
 
-def labels_saved(needed: Sequence[LabelsNeeded], arms: Sequence[str], looks: Mapping[str, Style]) -> Figure | None:
+def labels_saved(needed: Sequence[LabelEfficiency], arms: Sequence[str], looks: Mapping[str, Style]) -> Figure | None:
     """Draw how many labels the baseline needs to reach what each arm reaches with its own."""
     shown = [n for n in needed if n.arm in arms]
     if not shown:

@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 
-from pretrain.comparison.label_efficiency import LabelsNeeded
+from pretrain.comparison.label_efficiency import LabelEfficiency
 from pretrain.comparison.verdicts import Comparison, compare_arms
 from pretrain.reporting.arm_roles import is_pretrained, main_arm, matched_arm
 from pretrain.reporting.comparison_results import Results
@@ -64,6 +64,6 @@ def _by_verdict(comparisons: list[Comparison]) -> str:
     return "; ".join(f"with {labels:,} labels {verdicts}" for labels, verdicts in sorted(said.items()))
 
 
-def worth(needed: list[LabelsNeeded], config: Config) -> list[str]:
+def worth(needed: list[LabelEfficiency], config: Config) -> list[str]:
     """Return what the main arm is worth in labels, a sentence a budget."""
     return [n.sentence() for n in needed if n.arm == main_arm(config)]

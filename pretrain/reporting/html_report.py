@@ -11,7 +11,7 @@ import jinja2
 import yaml
 from matplotlib.figure import Figure
 
-from pretrain.comparison.label_efficiency import LabelsNeeded, labels_needed
+from pretrain.comparison.label_efficiency import LabelEfficiency, label_efficiency
 from pretrain.comparison.tasks import Pretraining
 from pretrain.comparison.verdicts import Comparison, as_json, compare_arms
 from pretrain.errors import UserError
@@ -60,7 +60,7 @@ def write_report(out: str | Path, into: str | Path | None = None) -> Report:
     results = read_results(out)
     into = Path(out) if into is None or Path(into).resolve() == Path(out).resolve() else open_folder(into)
     baseline = results.config["baseline"]
-    comparisons, needed = compare_arms(results.runs, baseline), labels_needed(results.runs, baseline)
+    comparisons, needed = compare_arms(results.runs, baseline), label_efficiency(results.runs, baseline)
     _write_tables(results, comparisons, needed, into)
     drawings = export(draw(results, comparisons, needed), into)
     page = _page(results, comparisons, needed) | {"drawings": drawings, "pictures": _pictures(results)}
@@ -84,7 +84,7 @@ def open_folder(path: str | Path) -> Path:
     return folder
 
 
-def _write_tables(results: Results, comparisons: list[Comparison], needed: list[LabelsNeeded], into: Path) -> None:
+def _write_tables(results: Results, comparisons: list[Comparison], needed: list[LabelEfficiency], into: Path) -> None:
     write_text(into / "results.csv", results.runs.to_csv(index=False))
     write_text(into / "results.json", json.dumps(as_json(results.runs, comparisons, needed), indent=2) + "\n")
     for name, table in (("trials", results.trials), ("probes", results.probes)):
@@ -94,7 +94,7 @@ def _write_tables(results: Results, comparisons: list[Comparison], needed: list[
             (into / f"{name}.csv").unlink(missing_ok=True)
 
 
-def draw(results: Results, comparisons: list[Comparison], needed: list[LabelsNeeded]) -> Iterator[Drawing]:
+def draw(results: Results, comparisons: list[Comparison], needed: list[LabelEfficiency]) -> Iterator[Drawing]:
     """Draw all that there is data for."""
     looks = plotting.styles(results.config["arms"], results.config["baseline"])
     interval = f"mean{' and 95% interval' if results.runs['seed'].nunique() >= plotting.INTERVAL_FROM else ''}"
@@ -156,7 +156,7 @@ def render(template: str, page: dict[str, Any], into: Path) -> None:
         write_text(into / f"report.{suffix}", text)
 
 
-def _page(results: Results, comparisons: list[Comparison], needed: list[LabelsNeeded]) -> dict[str, Any]:
+def _page(results: Results, comparisons: list[Comparison], needed: list[LabelEfficiency]) -> dict[str, Any]:
     """Return what both templates show, apart from figures."""
     config, main = results.config, main_arm(results.config)
     of_main, matched = [c for c in comparisons if c.arm == main], against_matched(results)

@@ -13,7 +13,7 @@ from pretrain.reporting.comparison_results import Results
 from pretrain.reporting.plotting import INTERVAL_FROM
 from pretrain.runs.resumption import differing_settings, flatten
 from pretrain.runs.settings import Config, typed
-from pretrain.training.recipes import Finetuning, Optimisation, finetuning_settings
+from pretrain.training.recipes import Recipe, Training, recipe_settings
 
 KINDS = {
     "Contrastive": "a contrastive layer",
@@ -23,18 +23,18 @@ KINDS = {
     "SoftHebb": "a soft winner-take-all Hebbian layer",
 }
 PREPROCESSING = {
-    "standardise": "Pixels are standardised in each channel.",
-    "whiten": "Pixels are standardised in each channel and whitened, so that neighbours are decorrelated.",
-    "contrast_standardise": "Images are brought to the same brightness and contrast, and pixels are standardised in "
+    "standardize": "Pixels are standardized in each channel.",
+    "whiten": "Pixels are standardized in each channel and whitened, so that neighbors are decorrelated.",
+    "contrast_standardize": "Images are brought to the same brightness and contrast, and pixels are standardized in "
     "each channel.",
-    "contrast_whiten": "Images are brought to the same brightness and contrast; pixels are standardised in each "
-    "channel and whitened, so that neighbours are decorrelated.",
+    "contrast_whiten": "Images are brought to the same brightness and contrast; pixels are standardized in each "
+    "channel and whitened, so that neighbors are decorrelated.",
     "none": "Pixels are taken as they are, from 0 to 1.",
 }
-NORMALISATION = {
+NORMALIZATION = {
     "scale": "Each layer's output is scaled to unit variance, in arms from scratch as well.",
-    "standardise": "Each map of a layer's output is brought to zero mean and unit variance, from scratch as well.",
-    "none": "The layers' outputs are not normalised.",
+    "standardize": "Each map of a layer's output is brought to zero mean and unit variance, from scratch as well.",
+    "none": "The layers' outputs are not normalized.",
 }
 # Settings of a stage that have a sentence.
 IN_WORDS = ("_target_", "training", "out_channels", "kernel_size", "pool", "window")
@@ -103,7 +103,7 @@ def _network(config: Config) -> str:
     return (
         f"The stack {stack['name']} has {_count(len(stack['stages']), 'stage')}, each a layer of the network; a "
         f"fully connected head stands on the last. {PREPROCESSING[stack['preprocessing']]} "
-        f"{NORMALISATION[stack['normalisation']]} Stages are trained one after the other on unlabelled images, each on "
+        f"{NORMALIZATION[stack['normalization']]} Stages are trained one after the other on unlabelled images, each on "
         "the output of those below."
     )
 
@@ -144,36 +144,36 @@ def _stage(k: int, settings: Config) -> str:
     if window > 1:
         shape.append(f"pooled over {window}x{window}" + (f", {pool} apart" if window > pool else ""))
     rest = ", ".join(f"{key}={_value(value)}" for key, value in settings.items() if key not in IN_WORDS)
-    training = typed(Optimisation, settings.get("training", {}))
+    training = typed(Training, settings.get("training", {}))
     described = f"Stage {k}: {KINDS.get(kind, kind)}, {', '.join(shape)}" + (f" ({rest})" if rest else "")
-    return f"{described}. Trained for {_optimisation(training)}."
+    return f"{described}. Trained for {_optimization(training)}."
 
 
-def _optimisation(s: Optimisation) -> str:
+def _optimization(s: Training) -> str:
     """Return how long and how fast something learns, as a phrase that begins with the number of steps."""
     if s.optimizer == "adamw":
-        optimiser = "AdamW"
+        optimizer = "AdamW"
     else:
         start = f", {s.initial_momentum:g} during the warm-up" if s.initial_momentum is not None else ""
-        optimiser = f"SGD with {'Nesterov ' * s.nesterov}momentum {s.momentum:g}{start}"
+        optimizer = f"SGD with {'Nesterov ' * s.nesterov}momentum {s.momentum:g}{start}"
     rise = f"rising over the first {s.warmup:.0%} of the steps, " if s.warmup else ""
     after = "then falling to zero along a cosine" if s.schedule == "cosine" else "then constant"
     return (
-        f"{_count(s.steps, 'step')} on batches of {s.batch_size} by {optimiser}, learning rate {s.learning_rate:g} "
+        f"{_count(s.steps, 'step')} on batches of {s.batch_size} by {optimizer}, learning rate {s.learning_rate:g} "
         f"({rise}{after if s.warmup else after.removeprefix('then ')}), weight decay {s.weight_decay:g}"
     )
 
 
 def _finetuning(config: Config) -> str:
-    s = finetuning_settings(config["finetuning"])
+    s = recipe_settings(config["recipe"])
     text = _head(s) + (_training(s) if s.steps else "Nothing is trained after that.")
     if tuned := sorted({key for candidate in _tried(config) for key in candidate}):
         text += f" Tuning replaces {', '.join(tuned)}."
     return text
 
 
-def _training(s: Finetuning) -> str:
-    text = f"The assembled network is trained for {_optimisation(s)}; label smoothing {s.label_smoothing:g}, dropout "
+def _training(s: Recipe) -> str:
+    text = f"The assembled network is trained for {_optimization(s)}; label smoothing {s.label_smoothing:g}, dropout "
     text += f"{s.dropout:g} before the head. {_augmentation(s)}"
     if s.freeze:
         text += " Only the head learns."
@@ -189,18 +189,18 @@ def _training(s: Finetuning) -> str:
     return text
 
 
-def _head(s: Finetuning) -> str:
+def _head(s: Recipe) -> str:
     """Return how a head is fitted before training, in sentences that end with a blank; nothing of a random one."""
     if s.head == "random":
         return ""
     return (
-        f"The head is fitted by {s.head} regression on the standardised outputs of the layers, of the labelled images"
+        f"The head is fitted by {s.head} regression on the standardized outputs of the layers, of the labelled images"
         f"{' and their mirror images' if s.flip else ''}; each run chooses its penalty on the validation images, and "
         "keeps what each gave in its summary.json. "
     )
 
 
-def _augmentation(s: Finetuning) -> str:
+def _augmentation(s: Recipe) -> str:
     ways = [f"shifted at random by up to {_count(s.crop, 'pixel')}"] if s.crop else []
     ways += ["mirrored at random"] if s.flip else []
     ways += [f"mixed in pairs (mixup, alpha {s.mixup:g})"] if s.mixup else []
@@ -209,8 +209,8 @@ def _augmentation(s: Finetuning) -> str:
 
 def _heads(config: Config) -> set[str]:
     """Return how heads begin: in the recipe, in what tuning tries and in what arms set."""
-    changes = [*_tried(config), *(settings_of(arm, config).get("finetuning", {}) for arm in config["arms"])]
-    return {finetuning_settings(config["finetuning"]).head, *(each["head"] for each in changes if "head" in each)}
+    changes = [*_tried(config), *(settings_of(arm, config).get("recipe", {}) for arm in config["arms"])]
+    return {recipe_settings(config["recipe"]).head, *(each["head"] for each in changes if "head" in each)}
 
 
 def _tried(config: Config) -> list[Config]:
@@ -239,7 +239,7 @@ def _arms(config: Config) -> str:
 def settings_in_words(changed: Config | None) -> str:
     """Return what an arm changes, as on a command line; of another stack, that it is its own."""
     flat = flatten({key: "its own" if key == "stack" else value for key, value in (changed or {}).items()})
-    return ", ".join(f"{key.removeprefix('finetuning.')}={_value(v)}" for key, v in flat.items() if key) or "as is"
+    return ", ".join(f"{key.removeprefix('recipe.')}={_value(v)}" for key, v in flat.items() if key) or "as is"
 
 
 def _tuning(config: Config) -> str:
@@ -301,7 +301,7 @@ def _caveat_of_scope(results: Results) -> str:
 
 def _probing() -> str:
     return (
-        "At each depth, logistic regression on the frozen, standardised features of the labelled images, averaged over "
+        "At each depth, logistic regression on the frozen, standardized features of the labelled images, averaged over "
         f"at most {GRID}x{GRID} places; its penalty is chosen on validation images. Random layers are those that "
         "scratch starts from."
     )

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from pretrain.comparison.paired_differences import Estimate
-from pretrain.pictures.drawing import COLOURS
+from pretrain.pictures.drawing import COLORS
 
 WIDTH, HEIGHT = 4.7, 3.3  # inches: on a narrow screen the text of a wider figure would be too small to read
 ROW = 0.25  # inches, of a figure of rows
@@ -45,13 +45,13 @@ class Row:
 
 
 def styles(arms: Iterable[str], baseline: str) -> dict[str, Style]:
-    """Return a colour and a marker for each arm, the same in every figure; the baseline is black."""
+    """Return a color and a marker for each arm, the same in every figure; the baseline is black."""
     others = [arm for arm in arms if arm != baseline]
     looks = {
-        arm: {"color": COLOURS[k % (len(COLOURS) - 1)], "marker": MARKERS[(k + k // 6) % len(MARKERS)]}
+        arm: {"color": COLORS[k % (len(COLORS) - 1)], "marker": MARKERS[(k + k // 6) % len(MARKERS)]}
         for k, arm in enumerate(others)
     }
-    return {baseline: {"color": COLOURS[-1], "marker": "o"}, **looks}
+    return {baseline: {"color": COLORS[-1], "marker": "o"}, **looks}
 
 
 def panel(height: float = HEIGHT) -> tuple[Figure, Any]:
@@ -89,8 +89,8 @@ def name_lines(axes: Any, ends: Mapping[str, tuple[float, float]], looks: Mappin
     to_panel = axes.transScale + axes.transLimits
     heights = _apart([to_panel.transform(end)[1] for end in ends.values()])
     for (name, end), height in zip(ends.items(), heights, strict=True):
-        colour = looks[name]["color"]
-        pointer = {"arrowstyle": "-", "color": colour, "linewidth": 1, "linestyle": ":", "shrinkA": 1, "shrinkB": 4}
+        color = looks[name]["color"]
+        pointer = {"arrowstyle": "-", "color": color, "linewidth": 1, "linestyle": ":", "shrinkA": 1, "shrinkB": 4}
         where = {"xytext": (1.05, height), "textcoords": "axes fraction", "va": "center", "annotation_clip": False}
         axes.annotate(name, end, arrowprops=pointer, **where)
 
@@ -134,21 +134,21 @@ def rows(groups: Mapping[str, Sequence[Row]], looks: Mapping[str, Style]) -> tup
 
 
 def _row(axes: Any, at: int, row: Row, style: Style) -> None:
-    colour = style["color"]
-    axes.plot(row.dots, np.full(len(row.dots), at - 0.27), "o", color=colour, alpha=0.45, markersize=3.5, mew=0)
+    color = style["color"]
+    axes.plot(row.dots, np.full(len(row.dots), at - 0.27), "o", color=color, alpha=0.45, markersize=3.5, mew=0)
     if np.isfinite(row.low) and np.isfinite(row.high):
-        axes.plot([row.low, row.high], [at, at], color=colour, linewidth=1.6, marker="|", markersize=7)
+        axes.plot([row.low, row.high], [at, at], color=color, linewidth=1.6, marker="|", markersize=7)
     if row.beside is not None:
-        axes.plot([row.beside], [at], "o", color=colour, markersize=6, markerfacecolor="none")
-    axes.plot([row.mean], [at], row.marker or style["marker"], color=colour, markersize=6)
+        axes.plot([row.beside], [at], "o", color=color, markersize=6, markerfacecolor="none")
+    axes.plot([row.mean], [at], row.marker or style["marker"], color=color, markersize=6)
 
 
 def inline(svg: str, title: str) -> str:
     """Return an SVG file as an element of a page, whose ink and paper it takes over, light or dark."""
     element = svg[svg.index("<svg") :]
     element = re.sub(r'<g id="[^"]*">', "<g>", element)  # names that the figures of a page would share
-    for colour, variable in (("#000000", "currentColor"), ("#ffffff", "none"), (GRID, "var(--line)")):
-        element = element.replace(colour, variable)
+    for color, variable in (("#000000", "currentColor"), ("#ffffff", "none"), (GRID, "var(--line)")):
+        element = element.replace(color, variable)
     return element.replace("<svg ", f'<svg role="img" aria-label="{escape(title)}" ', 1)
 
 

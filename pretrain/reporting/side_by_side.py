@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from pretrain.comparison.label_efficiency import labels_needed
+from pretrain.comparison.label_efficiency import label_efficiency
 from pretrain.comparison.paired_differences import LEVEL
 from pretrain.comparison.verdicts import Comparison, as_json, compare_arms
 from pretrain.errors import UserError
@@ -70,7 +70,7 @@ def write_side_by_side(runs: Sequence[str | Path], out: str | Path) -> Report:
 
 
 def _values(results: Results, judged: list[Comparison]) -> dict[str, object]:
-    return as_json(results.runs, judged, labels_needed(results.runs, results.config["baseline"]))
+    return as_json(results.runs, judged, label_efficiency(results.runs, results.config["baseline"]))
 
 
 def unique_names(paths: Sequence[Path]) -> list[str]:

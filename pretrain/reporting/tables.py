@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from pretrain.comparison.label_efficiency import LabelsNeeded
+from pretrain.comparison.label_efficiency import LabelEfficiency
 from pretrain.comparison.paired_differences import Estimate
 from pretrain.comparison.verdicts import Comparison, arm_estimates
 from pretrain.reporting.comparison_results import Results
@@ -92,7 +92,7 @@ def _paired_row(c: Comparison) -> list[str]:
     ]
 
 
-def labels(needed: Sequence[LabelsNeeded]) -> Table:
+def labels(needed: Sequence[LabelEfficiency]) -> Table:
     """Return what each arm is worth in labels, a sentence a row."""
     return Table(["arm", "labels", "worth"], [[n.arm, f"{n.labels:,}", n.sentence()] for n in needed], [0, 2])
 

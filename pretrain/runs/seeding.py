@@ -34,7 +34,7 @@ def generator(seed: int, *names: str | int, device: torch.device | str = "cpu") 
 def seeded(seed: int, *names: str | int) -> Iterator[None]:
     """Seed torch's global generators inside the block, and put them back after it.
 
-    For the draws that take no generator of their own: a module's initialisation, and dropout.
+    For the draws that take no generator of their own: a module's initialization, and dropout.
     """
     devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []
     with torch.random.fork_rng(devices=devices):

@@ -14,10 +14,10 @@ from pretrain.stages.stack import SAMPLE, Stack
 
 
 @torch.no_grad()
-def normalise_layers(layers: Iterable[Layer], inputs: Tensor, how: str) -> None:
-    """Normalise each layer in turn, on inputs of the first, (N, C, H, W)."""
+def normalize_layers(layers: Iterable[Layer], inputs: Tensor, how: str) -> None:
+    """Normalize each layer in turn, on inputs of the first, (N, C, H, W)."""
     for layer in layers:
-        layer.normalise(inputs, how)
+        layer.normalize(inputs, how)
         inputs = layer(inputs)
 
 
@@ -41,13 +41,13 @@ def assemble(
     seed : int
         Names the draw of the head's weights and, from scratch, of the layers'. The head is the same for both.
     pretrained : bool
-        Keep what the layers learnt; otherwise give them a standard initialisation: the from-scratch network,
+        Keep what the layers learned; otherwise give them a standard initialization: the from-scratch network,
         the same graph in all else.
     upto : int, optional
-        Of pretrained layers, keep what the first so many learnt, and give those above a standard initialisation;
+        Of pretrained layers, keep what the first so many learned, and give those above a standard initialization;
         None keeps all.
     unlabelled : Tensor, optional
-        Images (N, C, H, W). Given, the layers that start from scratch are normalised on a sample of them, in the
+        Images (N, C, H, W). Given, the layers that start from scratch are normalized on a sample of them, in the
         same way as the stack's trained ones.
 
     Returns
@@ -72,7 +72,7 @@ def assemble(
         sample = torch.randperm(len(unlabelled), generator=generator(seed, "initialise", "sample"))[:SAMPLE]
         with torch.no_grad():
             below = nn.Sequential(preprocessing, *layers[:kept])(unlabelled[sample].to(preprocessing.mean.device))
-        normalise_layers(layers[kept:], below, stack.normalisation)
+        normalize_layers(layers[kept:], below, stack.normalization)
     with seeded(seed, "initialise", "head"):
         network = ConvNet(preprocessing, layers, stack.image_shape, classes)
     for layer in layers:

@@ -64,7 +64,7 @@ class Stage(nn.Module, ABC):
     objective : str or None
         The metric whose gradient `accumulate_grad` writes in eval mode, where nothing is random; None where what it
         writes is a rule's update, and the gradient of nothing.
-    divisible : bool
+    data_parallel : bool
         Whether the mean of what parts of a batch give is what the whole gives, so that several processes can share it.
     views : Views or None
         How random views of the images are made. Then `accumulate_grad` gets two of each image, the first of all and
@@ -75,7 +75,7 @@ class Stage(nn.Module, ABC):
     out_channels: int
     monitor: str = "loss"
     objective: str | None = "loss"
-    divisible: bool = True
+    data_parallel: bool = True
     views: Views | None = None
 
     def prepare(self, images: Tensor, bounds: Bounds, generator: torch.Generator) -> None:
@@ -126,7 +126,7 @@ class Stage(nn.Module, ABC):
         """
         raise NotImplementedError
 
-    def dream(self, x: Tensor, steps: int, generator: torch.Generator) -> Tensor:
+    def sample(self, x: Tensor, steps: int, generator: torch.Generator) -> Tensor:
         """Return inputs, (N, C, H, W), that the stage's model draws in so many steps of a chain from `x`.
 
         Raises

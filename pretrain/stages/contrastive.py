@@ -11,14 +11,14 @@ from pretrain.network.layer import Layer
 from pretrain.stages.base import AutogradStage, Metrics, activity
 from pretrain.stages.contrastive_losses import info_nce, vicreg
 
-CHUNK = 100  # inputs at a time, of those that the normalisation is measured on
+CHUNK = 100  # inputs at a time, of those that the normalization is measured on
 EPSILON = 1e-5  # added to the variance of a map
 
 
 class Contrastive(AutogradStage):
     """A layer whose output should be alike for two views of an image, by a loss of its own.
 
-    The layer's maps are normalised over the batch before its activation (Ioffe and Szegedy 2015); that becomes a part
+    The layer's maps are normalized over the batch before its activation (Ioffe and Szegedy 2015); that becomes a part
     of its filters and biases at the end. Its output is averaged over a grid of places; at each of them the same small
     network, a projection head that is thrown away afterwards, looks at it; the mean of what it finds is compared
     between views; or what it finds at each place of the grid, with what it finds at the same place of the other view,
@@ -43,7 +43,7 @@ class Contrastive(AutogradStage):
         Places along a side that the projection head sees, or as many as there are.
     hidden, projection : int
         Units of the projection head, and numbers that it puts out.
-    crop, size, flip, jitter, grey
+    crop, size, flip, jitter, gray
         Those of `pretrain.data.views.Views`: how views are made.
 
     Raises
@@ -59,7 +59,7 @@ class Contrastive(AutogradStage):
     ICML.
     """
 
-    divisible = False
+    data_parallel = False
 
     def __init__(
         self,
@@ -81,7 +81,7 @@ class Contrastive(AutogradStage):
         size: float = 1.0,
         flip: bool = True,
         jitter: float = 0.4,
-        grey: float = 0.2,
+        gray: float = 0.2,
     ):
         super().__init__()
         choose("loss", loss, ("info_nce", "vicreg"))
@@ -89,7 +89,7 @@ class Contrastive(AutogradStage):
         require_between("temperature", temperature, 1e-3)
         for name, value in {"grid": grid, "hidden": hidden, "projection": projection}.items():
             require_between(name, value, 1)
-        self.views = Views(crop, size, flip, jitter, grey)
+        self.views = Views(crop, size, flip, jitter, gray)
         self.out_channels, self.grid = out_channels, grid
         self.loss, self.loss_per, self.temperature = loss, loss_per, temperature
         self.layer = Layer(
@@ -130,7 +130,7 @@ class Contrastive(AutogradStage):
         return info_nce(first, second, self.temperature) if self.loss == "info_nce" else vicreg(first, second)
 
     def _hidden(self, x: Tensor) -> Tensor:
-        """Return the activations before pooling of inputs, (N, C, H, W), normalised over them."""
+        """Return the activations before pooling of inputs, (N, C, H, W), normalized over them."""
         return self.layer.activation(F.batch_norm(self.layer.conv(x), None, None, training=True, eps=EPSILON))
 
     @torch.no_grad()
@@ -140,7 +140,7 @@ class Contrastive(AutogradStage):
 
     @torch.no_grad()
     def finish(self, images: Tensor) -> None:
-        """Make the normalisation a part of the filters and biases, by its statistics on a sample of the inputs."""
+        """Make the normalization a part of the filters and biases, by its statistics on a sample of the inputs."""
         conv = self.layer.conv
         assert conv.bias is not None
         mean, variance = channel_moments(conv(chunk) for chunk in images.split(CHUNK))

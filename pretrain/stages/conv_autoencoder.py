@@ -93,7 +93,7 @@ class ConvAutoencoder(AutogradStage):
         self.out_channels, self.filters = out_channels, filters
         self.unpooling, self.reconstruction = unpooling, reconstruction
         self.sparsity, self.sparsity_weight, self.sparsity_target = sparsity, sparsity_weight, sparsity_target
-        self.divisible = sparsity not in ("kl", "lifetime_winner_take_all")  # which look at the batch as a whole
+        self.data_parallel = sparsity not in ("kl", "lifetime_winner_take_all")  # which look at the batch as a whole
         self.layer = Layer(
             in_channels,
             out_channels,
@@ -123,7 +123,7 @@ class ConvAutoencoder(AutogradStage):
         if self.decoder is not None:
             self.decoder.data.copy_(self.layer.conv.weight)
         if self.reconstruction == "cross_entropy":
-            advice = "reconstruction=mse, or stack.preprocessing=none with stack.normalisation=none and sigmoid stages"
+            advice = "reconstruction=mse, or stack.preprocessing=none with stack.normalization=none and sigmoid stages"
             require_unit_range("reconstruction=cross_entropy", images, advice)
 
     def losses(self, x: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
@@ -142,7 +142,7 @@ class ConvAutoencoder(AutogradStage):
         if self.unpooling == "none" or self.layer.pool_size == 1:
             return self.layer(x), None
         pooled, switches = max_pool_with_switches(self.layer.hidden(x), self.layer.pool_size)
-        return self.layer.normalised(pooled), switches
+        return self.layer.normalized(pooled), switches
 
     def decode(self, y: Tensor, context: Tensor | None) -> Tensor:
         """Return the reconstruction of the input from the layer's output and the switches of its pooling."""

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from pretrain.errors import UserError, choose, require_between
 from pretrain.network.layer import Bounds, Layer
 from pretrain.rbm.boltzmann_machine import RBM
-from pretrain.rbm.centering import centred_gradient
+from pretrain.rbm.centering import centered_gradient
 from pretrain.rbm.gibbs_chains import SAMPLERS, ContrastiveDivergence, PersistentChains
 from pretrain.rbm.likelihood import pseudo_likelihood
 from pretrain.rbm.visible_units import BinaryUnits, GaussianUnits
@@ -16,7 +16,7 @@ from pretrain.stages.filter_initialization import FILTERS, start_from_patches
 
 ACTIVATION_OF = {"bernoulli": "sigmoid", "rectified": "relu"}  # the layer's, for each kind of hidden units
 HIDDEN_SAMPLE = 50  # images from which the running means of the hidden units start
-MEMORY = 0.95  # of the running means that Hinton's sparsity and centring go by
+MEMORY = 0.95  # of the running means that Hinton's sparsity and centering go by
 LEAST_LOG_VARIANCE = -6.0  # of inputs of unit variance: what is constant would drive it to minus infinity
 DIVERGED = 100.0  # times the images' own mean square: no reconstruction is so bad unless the weights run away
 
@@ -40,9 +40,9 @@ class ConvRBM(Stage):
         Where the filters start: random numbers of standard deviation 0.01; whitened patches of the inputs, as small,
         drawn at random or by k-means; see `pretrain.stages.kmeans.start_from_patches`.
     visible : {"gaussian", "bernoulli"}
-        Real-valued, for standardised images; or of two values, for inputs that lie between two bounds, such as pixels
+        Real-valued, for standardized images; or of two values, for inputs that lie between two bounds, such as pixels
         (not whitened ones) and the probabilities of a stage below.
-    variance : {"fixed", "learnt"}
+    variance : {"fixed", "learned"}
         Of Gaussian visible units: 1, or one for each channel (Cho, Ilin and Raiko 2011).
     hidden : {"bernoulli", "rectified"}
         0 or 1; or noisy rectified linear (Nair and Hinton 2010).
@@ -66,8 +66,8 @@ class ConvRBM(Stage):
         From 0 to 1.
     sparsity_weight : float
         Factor of the pull, beside the gradient.
-    centred : bool
-        Follow the gradient of the centred machine (Montavon and Mueller 2012), which depends less on what the units
+    centered : bool
+        Follow the gradient of the centered machine (Montavon and Mueller 2012), which depends less on what the units
         call zero.
     max_norm : float, optional
         Greatest L2 norm of a filter; it is put back after each update.
@@ -111,13 +111,13 @@ class ConvRBM(Stage):
         sparsity: str = "none",
         sparsity_target: float = 0.05,
         sparsity_weight: float = 1.0,
-        centred: bool = False,
+        centered: bool = False,
         max_norm: float | None = None,
     ):
         super().__init__()
         choose("filters", filters, FILTERS)
         choose("visible", visible, ("gaussian", "bernoulli"))
-        choose("variance", variance, ("fixed", "learnt"))
+        choose("variance", variance, ("fixed", "learned"))
         choose("hidden", hidden, ACTIVATION_OF)
         choose("sampler", sampler, SAMPLERS)
         choose("sparsity", sparsity, ("none", "lee", "hinton"))
@@ -130,14 +130,14 @@ class ConvRBM(Stage):
             require_between("max_norm", max_norm, 1e-6)
         if pooling == "probabilistic" and hidden != "bernoulli":
             raise UserError(f"pooling=probabilistic is of Bernoulli units: use pooling=max with hidden={hidden}.")
-        if variance == "learnt" and (visible != "gaussian" or (sampler == "cd" and not sample_last)):
+        if variance == "learned" and (visible != "gaussian" or (sampler == "cd" and not sample_last)):
             raise UserError(
-                "variance=learnt needs visible=gaussian, and sample_last=true with sampler=cd: means have no variance."
+                "variance=learned needs visible=gaussian, and sample_last=true with sampler=cd: means have no variance."
             )
         self.out_channels, self.visible, self.hidden, self.pooling = out_channels, visible, hidden, pooling
         self.sparsity, self.sparsity_target, self.sparsity_weight = sparsity, sparsity_target, sparsity_weight
-        self.centred, self.max_norm, self.filters = centred, max_norm, filters
-        self.divisible = not centred and sparsity != "hinton"  # which multiply means over the batch
+        self.centered, self.max_norm, self.filters = centered, max_norm, filters
+        self.data_parallel = not centered and sparsity != "hinton"  # which multiply means over the batch
         self.layer = Layer(
             in_channels,
             out_channels,
@@ -152,7 +152,7 @@ class ConvRBM(Stage):
         assert self.layer.conv.bias is not None
         nn.init.zeros_(self.layer.conv.bias)
         self.visible_bias = nn.Parameter(torch.zeros(in_channels))
-        if variance == "learnt":
+        if variance == "learned":
             self.log_variance: Tensor = nn.Parameter(torch.zeros(in_channels))
         else:
             self.register_buffer("log_variance", torch.zeros(in_channels))
@@ -167,14 +167,14 @@ class ConvRBM(Stage):
 
     def tiny(self, kernel_size: int) -> "ConvRBM":
         """Return an untrained machine of one channel and one map, with units of the same kinds, to be gone through."""
-        learnt = isinstance(self.log_variance, nn.Parameter)
+        learned = isinstance(self.log_variance, nn.Parameter)
         return ConvRBM(
             1,
             1,
             kernel_size,
             visible=self.visible,
-            variance="learnt" if learnt else "fixed",
-            sample_last=learnt,
+            variance="learned" if learned else "fixed",
+            sample_last=learned,
             hidden=self.hidden,
             pooling=self.pooling,
         )
@@ -201,7 +201,7 @@ class ConvRBM(Stage):
         """
         mean = images.mean(dim=(0, 2, 3))
         self.visible_average.copy_(mean)
-        self.input_square.copy_(images.square().mean().clamp(min=0.01))  # images may all be of one grey
+        self.input_square.copy_(images.square().mean().clamp(min=0.01))  # images may all be of one gray
         bias = mean
         if self.visible == "bernoulli":
             if not torch.stack(bounds).isfinite().all():
@@ -237,13 +237,13 @@ class ConvRBM(Stage):
         v, figures = self.sampler.draw(rbm, received, h, generator)
         model = v, rbm.hidden_mean(rbm.hidden_input(v)), v.new_full((len(v),), -1 / (len(v) * positions))
         gradient = rbm.gradient((x, h, weights), model)
-        if self.centred or self.sparsity != "none":
+        if self.centered or self.sparsity != "none":
             activity = h.mean(dim=(0, 2, 3))  # (K,)
             self.hidden_average.lerp_(activity, 1 - MEMORY)
             self.visible_average.lerp_(x.mean(dim=(0, 2, 3)), 1 - MEMORY)
-            if self.centred:
+            if self.centered:
                 means, overlap = (self.hidden_average, self.visible_average), positions / x[0, 0].numel()
-                gradient = centred_gradient(gradient, *means, rbm.visible.gain, overlap)
+                gradient = centered_gradient(gradient, *means, rbm.visible.gain, overlap)
             gradient = self._sparsify(gradient, activity, x)
         self.write_gradient(gradient)
         reconstruction = v if self.sampler.reconstructs else rbm.visible_mean(h)
@@ -274,7 +274,7 @@ class ConvRBM(Stage):
             (conv.weight, "weight"),
             (conv.bias, "hidden_bias"),
             (self.visible_bias, "visible_bias"),
-            (self.log_variance, "log_variance"),  # a parameter only where it is learnt
+            (self.log_variance, "log_variance"),  # a parameter only where it is learned
         ):
             assert parameter is not None
             if parameter.requires_grad:
@@ -283,7 +283,7 @@ class ConvRBM(Stage):
 
     @torch.no_grad()
     def constrain(self) -> None:
-        """Shorten the filters whose norm exceeds `max_norm`, and keep learnt variances off zero."""
+        """Shorten the filters whose norm exceeds `max_norm`, and keep learned variances off zero."""
         if isinstance(self.log_variance, nn.Parameter):
             self.log_variance.clamp_(min=LEAST_LOG_VARIANCE)
         if self.max_norm is not None:
@@ -327,7 +327,7 @@ class ConvRBM(Stage):
         return self.rbm.visible_mean(h)
 
     @torch.no_grad()
-    def dream(self, x: Tensor, steps: int, generator: torch.Generator) -> Tensor:
+    def sample(self, x: Tensor, steps: int, generator: torch.Generator) -> Tensor:
         """Return visible units after so many Gibbs steps from `x`; of the last step, their means."""
         rbm = self.rbm
         for _ in range(steps - 1):

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from pretrain.errors import UserError, choose, require_between
 from pretrain.network.layer import Bounds, Layer
 from pretrain.network.patches import random_patches
-from pretrain.network.preprocessing import contrast_normalised
+from pretrain.network.preprocessing import contrast_normalized
 from pretrain.network.whitening import whitening_power
 from pretrain.stages.base import Metrics, Stage
 
@@ -16,14 +16,14 @@ SAMPLE = 100  # images that the biases are set on
 
 
 class KMeans(Stage):
-    """Spherical k-means on contrast-normalised, whitened patches of the input.
+    """Spherical k-means on contrast-normalized, whitened patches of the input.
 
-    Of a patch p, ``z = W (contrast_normalised(p) - m)`` over its norm, with the ZCA matrix W; each belongs to the
+    Of a patch p, ``z = W (contrast_normalized(p) - m)`` over its norm, with the ZCA matrix W; each belongs to the
     centroid of unit norm that it is most similar to, ``k = argmax d_k' z`` (Dhillon and Modha 2001). A step moves each
     centroid towards the mean of the patches of a batch that belong to it, and back to unit norm. Patches, whitening and
     encoding are those of Coates and Ng (2012), whose own k-means takes the sign of d_k' z as a part of the code.
 
-    Since ``d_k' W (p - mean(p)) = (W d_k)' p`` for the centred W and d_k, whitening needs no layer of its own: the
+    Since ``d_k' W (p - mean(p)) = (W d_k)' p`` for the centered W and d_k, whitening needs no layer of its own: the
     layer's filters are W d_k. It divides no patch by its contrast: strong edges answer strongly.
 
     Parameters
@@ -59,7 +59,7 @@ class KMeans(Stage):
 
     monitor = "distance"
     objective = None
-    divisible = False
+    data_parallel = False
     mean: Tensor
     whiten: Tensor
     unwhiten: Tensor
@@ -111,7 +111,7 @@ class KMeans(Stage):
     @torch.no_grad()
     def prepare(self, images: Tensor, bounds: Bounds, generator: torch.Generator) -> None:
         """Fit the whitening to patches of a sample of the inputs, and start from some of them."""
-        self.flat.copy_((CONTRAST * images.var()).clamp(min=1e-6))  # images may all be of one grey
+        self.flat.copy_((CONTRAST * images.var()).clamp(min=1e-6))  # images may all be of one gray
         p = self._patches(images, PATCHES, generator).cpu().double()
         self.mean.copy_(p.mean(dim=0))
         covariance = torch.cov(p.T)
@@ -179,10 +179,10 @@ class KMeans(Stage):
         return self.layer.conv.weight.detach().flatten(1)
 
     def _patches(self, x: Tensor, count: int, generator: torch.Generator) -> Tensor:
-        """Return random contrast-normalised patches of inputs, (count, D), padded as the convolution pads them."""
+        """Return random contrast-normalized patches of inputs, (count, D), padded as the convolution pads them."""
         padded = nn.functional.pad(x, [self.layer.padding] * 4)
         p = random_patches(padded, self.layer.settings["kernel_size"], count, generator)
-        return contrast_normalised(p.flatten(1), self.flat)
+        return contrast_normalized(p.flatten(1), self.flat)
 
     def _whitened(self, p: Tensor) -> Tensor:
         """Return patches, (N, D), whitened and of unit norm."""

@@ -39,7 +39,7 @@ class SoftHebb(Stage):
 
     monitor = "norm_gap"
     objective = None
-    divisible = False
+    data_parallel = False
 
     def __init__(
         self,

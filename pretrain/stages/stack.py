@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from pretrain.data.contrastive_views import Views
 from pretrain.errors import UserError, choose
-from pretrain.network.layer import NORMALISATIONS, Bounds, Layer
-from pretrain.network.preprocessing import Standardise
+from pretrain.network.layer import NORMALIZATIONS, Bounds, Layer
+from pretrain.network.preprocessing import Standardize
 from pretrain.network.shapes import layer_rows
 from pretrain.network.whitening import PREPROCESSINGS
 from pretrain.stages.base import Stage
@@ -21,7 +21,7 @@ SAMPLE = 1000  # unlabelled images that measure a layer's scale and prepare a st
 def bounds_of(below: nn.Sequential) -> Bounds:
     """Return the least and the greatest value, (C,) twice, of each channel of what `Stack.below` puts out."""
     last = below[-1]
-    assert isinstance(last, Standardise | Layer)
+    assert isinstance(last, Standardize | Layer)
     return last.bounds
 
 
@@ -34,11 +34,11 @@ class Stack(nn.Module):
         The channels of each fit those of the one below.
     images : Tensor, (N, C, H, W)
         Unlabelled images, uint8 or in [0, 1]: their shape and statistics are taken.
-    preprocessing : {"standardise", "whiten", "contrast_standardise", "contrast_whiten", "none"}
-        Zero mean and unit variance in each channel; neighbouring pixels decorrelated as well; both after each image was
+    preprocessing : {"standardize", "whiten", "contrast_standardize", "contrast_whiten", "none"}
+        Zero mean and unit variance in each channel; neighboring pixels decorrelated as well; both after each image was
         brought to the same brightness and contrast; or pixels from 0 to 1 as they are.
-    normalisation : {"scale", "standardise", "none"}
-        What each layer's output is given for what is built on it, once it has learnt: unit variance; zero mean and
+    normalization : {"scale", "standardize", "none"}
+        What each layer's output is given for what is built on it, once it has learned: unit variance; zero mean and
         unit variance in each map; nothing.
 
     Raises
@@ -51,15 +51,15 @@ class Stack(nn.Module):
         self,
         stages: Iterable[Stage],
         images: Tensor,
-        preprocessing: str = "standardise",
-        normalisation: str = "scale",
+        preprocessing: str = "standardize",
+        normalization: str = "scale",
     ):
         super().__init__()
         choose("stack.preprocessing", preprocessing, PREPROCESSINGS)
         self.stages = nn.ModuleList(stages)
         self.image_shape: tuple[int, int, int] = tuple(images.shape[1:])  # type: ignore[assignment]
-        choose("stack.normalisation", normalisation, NORMALISATIONS)
-        self.normalisation = normalisation
+        choose("stack.normalization", normalization, NORMALIZATIONS)
+        self.normalization = normalization
         self.preprocessing = PREPROCESSINGS[preprocessing](images)
         layers = nn.Sequential(OrderedDict((f"stage {k}", stage.layer) for k, stage in enumerate(self, 1)))
         layer_rows(layers, self.image_shape)
@@ -104,7 +104,7 @@ class Stack(nn.Module):
         return self._decode(x, contexts)
 
     @torch.no_grad()
-    def dream(self, images: Tensor, upto: int, steps: int, generator: torch.Generator) -> Tensor:
+    def sample(self, images: Tensor, upto: int, steps: int, generator: torch.Generator) -> Tensor:
         """Run a chain of the last of the first `upto` stages from images, and decode where it got to: pixels in [0, 1].
 
         Raises
@@ -116,7 +116,7 @@ class Stack(nn.Module):
         x, contexts = self._encode(images, upto - 1)
         if any(context is not None for context in contexts):
             raise NotImplementedError
-        return self._decode(self[upto - 1].dream(x, steps, generator), contexts)
+        return self._decode(self[upto - 1].sample(x, steps, generator), contexts)
 
     def _encode(self, images: Tensor, upto: int) -> tuple[Tensor, list[Any]]:
         x, contexts = self.preprocessing(images), []

@@ -9,10 +9,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from pretrain.network.convnet import ConvNet, set_trainable
 from pretrain.runs.seeding import generator
 from pretrain.stages.stack import SAMPLE, Stack, bounds_of
-from pretrain.training.recipes import Finetuning, Optimisation
+from pretrain.training.recipes import Recipe, Training
 
 
-def stage_flops(stack: Stack, position: int, settings: Optimisation, pool: int) -> int:
+def stage_flops(stack: Stack, position: int, settings: Training, pool: int) -> int:
     """Return what training one stage costs: its preparation and updates, and the layers below that make its inputs.
 
     Only convolutions and products of matrices are counted, a multiplication and an addition as two; the rest is small
@@ -24,7 +24,7 @@ def stage_flops(stack: Stack, position: int, settings: Optimisation, pool: int) 
         The stages below are of their final shape; nothing is changed.
     position : int
         Of the stage, from 0 at the input.
-    settings : Optimisation
+    settings : Training
         Steps and batch size.
     pool : int
         Unlabelled images. What the layers below make of each is computed once for all, as where it can be kept.
@@ -48,17 +48,17 @@ def stage_flops(stack: Stack, position: int, settings: Optimisation, pool: int) 
     return learning + inputs.get_total_flops() * passes // size
 
 
-def finetuning_flops(network: ConvNet, settings: Finetuning, labels: int, steps: int) -> int:
+def finetuning_flops(network: ConvNet, settings: Recipe, labels: int, steps: int) -> int:
     """Return what fine-tuning costs, counted as `stage_flops` counts it; without validation and testing.
 
     Of a head that is fitted, that is the pass of the labelled images through the layers, and of their mirror images
-    where they are learnt; solving for the head is not counted.
+    where they are learned; solving for the head is not counted.
 
     Parameters
     ----------
     network : ConvNet
         Left as it is.
-    settings : Finetuning
+    settings : Recipe
         Batch size, and what is frozen.
     labels : int
         Labelled images.

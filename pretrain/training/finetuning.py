@@ -23,9 +23,9 @@ from pretrain.runs.seeding import generator
 from pretrain.stages.base import Metrics
 from pretrain.training.minibatches import BatchOrder, share_out
 from pretrain.training.optimizers import build_optimizer
-from pretrain.training.recipes import Finetuning
+from pretrain.training.recipes import Recipe
 from pretrain.training.schedules import Schedule
-from pretrain.training.trainer import Loop
+from pretrain.training.trainer import Trainer
 from pretrain.training.weight_penalties import towards_start
 
 
@@ -57,13 +57,13 @@ class Result:
     head: FittedHead | None = None
 
 
-def finetune(
+def finetune_network(
     network: ConvNet,
     data: Dataset,
     *,
     labels: int | None = None,
     seed: int = 0,
-    settings: Finetuning | None = None,
+    settings: Recipe | None = None,
     fabric: Fabric | None = None,
     folder: RunFolder | None = None,
     test: bool = True,
@@ -80,7 +80,7 @@ def finetune(
         Label budget; None for all.
     seed : int
         Draws the label subset, and names every other draw.
-    settings : Finetuning, optional
+    settings : Recipe, optional
         How to train.
     fabric : Fabric, optional
         Device and precision; by default the best that there is.
@@ -94,7 +94,7 @@ def finetune(
     UserError
         When there are not so many labels, or the settings do not fit the network.
     """
-    settings = settings or Finetuning()
+    settings = settings or Recipe()
     settings.check_network(len(network.layers), network.image_shape)
     fabric = fabric or Device().launch()
     subset = data.train.subset(label_subset(data.train.labels, labels, seed))
@@ -134,9 +134,9 @@ def finetune(
 
     checks = len(data.validation) > 0
     if settings.early_stopping and not checks:
-        raise UserError("finetuning.early_stopping needs validation images: give data.validation more than 0.")
+        raise UserError("recipe.early_stopping needs validation images: give data.validation more than 0.")
     optimizer = build_optimizer(_parameter_groups(network, settings), settings)
-    loop = Loop(
+    loop = Trainer(
         "finetune",
         network,
         optimizer,
@@ -162,7 +162,7 @@ def finetune(
     return Result(validation, tested, loop.seconds, images / loop.seconds, loop.step, head)
 
 
-def _parameter_groups(network: ConvNet, settings: Finetuning) -> list[dict[str, Any]]:
+def _parameter_groups(network: ConvNet, settings: Recipe) -> list[dict[str, Any]]:
     """Return a group for each layer and one for the head, each with its learning rate as a function of the step."""
     multipliers = settings.multipliers(len(network.layers))
     schedule = partial(Schedule, settings, first=settings.alone)

@@ -15,27 +15,27 @@ from pretrain.stages.base import Metrics, Stage
 from pretrain.stages.stack import SAMPLE, Stack
 from pretrain.training.minibatches import BatchOrder, share_out
 from pretrain.training.optimizers import build_optimizer
-from pretrain.training.recipes import Optimisation
+from pretrain.training.recipes import Training
 from pretrain.training.schedules import Schedule
 from pretrain.training.stage_inputs import Inputs
-from pretrain.training.trainer import Loop
+from pretrain.training.trainer import Trainer
 
 HEALTH_CHECKS = 20  # of a stage in training
 HEALTH_SAMPLE = 200  # images of each
-GENERALISING = ("reconstruction", "distance", "free_energy", "pseudo_likelihood")  # on held-out images as well
+GENERALIZING = ("reconstruction", "distance", "free_energy", "pseudo_likelihood")  # on held-out images as well
 
 
 def fit_stage(
     stage: Stage,
     inputs: Inputs,
-    settings: Optimisation,
+    settings: Training,
     *,
     seed: int,
     name: str,
     fabric: Fabric,
     folder: RunFolder | None = None,
     held_out: Inputs | None = None,
-) -> Loop:
+) -> Trainer:
     """Train one stage on its inputs, whatever kind it is.
 
     Parameters
@@ -44,7 +44,7 @@ def fit_stage(
         Changed in place.
     inputs : Inputs
         What it learns from.
-    settings : Optimisation
+    settings : Training
         How long and how fast.
     seed : int
         Names every random draw, with `name`.
@@ -55,11 +55,11 @@ def fit_stage(
     folder : RunFolder, optional
         Where to log and keep checkpoints; a run that is there goes on.
     held_out : Inputs, optional
-        Others, which it does not learn from, to tell learning from memorising in the log.
+        Others, which it does not learn from, to tell learning from memorizing in the log.
 
     Returns
     -------
-    Loop
+    Trainer
         With its seconds, those of keeping the inputs and of preparing the stage among them.
 
     Raises
@@ -90,13 +90,13 @@ def fit_stage(
         figures = dict(stage.health(seen[:HEALTH_SAMPLE], draw))
         if unseen is not None:
             others = stage.health(unseen, draw)
-            figures |= {f"held_out_{key}": others[key] for key in GENERALISING if key in others}
+            figures |= {f"held_out_{key}": others[key] for key in GENERALIZING if key in others}
             if "free_energy" in others:  # it grows where the machine learns by heart (Hinton 2010, section 6)
                 figures["free_energy_gap"] = others["free_energy"] - figures["free_energy"]
         return figures
 
     parameters = [parameter for parameter in stage.parameters() if parameter.requires_grad]
-    loop = Loop(
+    loop = Trainer(
         name,
         stage,
         build_optimizer([{"params": parameters, "schedule": Schedule(settings)}], settings),
@@ -117,10 +117,10 @@ def fit_stage(
     return loop
 
 
-def _check(stage: Stage, settings: Optimisation, name: str, fabric: Fabric) -> None:
+def _check(stage: Stage, settings: Training, name: str, fabric: Fabric) -> None:
     """Refuse what a kind of stage cannot do."""
     kind = type(stage).__name__
-    if fabric.world_size > 1 and not stage.divisible:
+    if fabric.world_size > 1 and not stage.data_parallel:
         raise UserError(f"{name}, {kind}: processes cannot share its batches: give device.devices=1.")
     if stage.objective is None and settings.optimizer != "sgd":
         raise UserError(f"{name}, {kind}: it learns by a rule, not a gradient: give training.optimizer=sgd.")
@@ -129,14 +129,14 @@ def _check(stage: Stage, settings: Optimisation, name: str, fabric: Fabric) -> N
 def fit_stages(
     stack: Stack,
     images: Tensor,
-    settings: Optimisation | Sequence[Optimisation] | None = None,
+    settings: Training | Sequence[Training] | None = None,
     *,
     seed: int = 0,
     upto: int | None = None,
     fabric: Fabric | None = None,
     folder: RunFolder | None = None,
     held_out: Tensor | None = None,
-) -> list[Loop]:
+) -> list[Trainer]:
     """Train the stages of a stack greedily, from the input upwards.
 
     Parameters
@@ -145,7 +145,7 @@ def fit_stages(
         Changed in place.
     images : Tensor, (N, C, H, W), uint8 or in [0, 1]
         Unlabelled images.
-    settings : Optimisation or sequence of Optimisation, optional
+    settings : Training or sequence of Training, optional
         For all stages, or one for each.
     seed : int
         Names every random draw.
@@ -156,11 +156,11 @@ def fit_stages(
     folder : RunFolder, optional
         Where to log, and keep stack.pt after each stage; a run that is there goes on.
     held_out : Tensor, optional
-        Images that nothing learns from, to tell learning from memorising in the log.
+        Images that nothing learns from, to tell learning from memorizing in the log.
 
     Returns
     -------
-    list of Loop
+    list of Trainer
         One for each stage trained by this call.
 
     Raises
@@ -170,7 +170,7 @@ def fit_stages(
     """
     fabric = fabric or Device().launch()
     upto = len(stack) if upto is None else upto
-    each = list(settings) if isinstance(settings, Sequence) else [settings or Optimisation()] * len(stack)
+    each = list(settings) if isinstance(settings, Sequence) else [settings or Training()] * len(stack)
     if not (1 <= upto <= len(stack) == len(each)):
         raise UserError(f"upto={upto}, {len(each)} settings: the stack has {len(stack)} stages.")
     for position in range(upto):  # all of them before the first is trained
@@ -187,7 +187,7 @@ def fit_stages(
         loops.append(
             fit_stage(stage, inputs, wanted, seed=seed, name=name, fabric=fabric, folder=folder, held_out=unseen)
         )
-        stage.layer.normalise(_sample(inputs, seed), stack.normalisation)
+        stage.layer.normalize(_sample(inputs, seed), stack.normalization)
         if folder:
             folder.save("stack.pt", {"finished": position + 1, "stack": stack.state_dict()})
             fabric.barrier()  # the other processes read it only once it is whole

@@ -4,11 +4,11 @@ from typing import Any
 
 import torch
 
-from pretrain.training.recipes import Optimisation
+from pretrain.training.recipes import Training
 
 
-def build_optimizer(groups: list[dict[str, Any]], settings: Optimisation) -> torch.optim.Optimizer:
-    """Return the optimiser of parameter groups, each {"params": [...], ...}; biases go undecayed."""
+def build_optimizer(groups: list[dict[str, Any]], settings: Training) -> torch.optim.Optimizer:
+    """Return the optimizer of parameter groups, each {"params": [...], ...}; biases go undecayed."""
     split = []
     for group in groups:
         matrices = [p for p in group["params"] if p.ndim > 1]

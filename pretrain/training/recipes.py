@@ -11,7 +11,7 @@ from pretrain.runs.settings import Config, typed
 
 
 @dataclass
-class Optimisation:
+class Training:
     """How long and how fast to learn.
 
     Attributes
@@ -77,8 +77,8 @@ class Optimisation:
 
 
 @dataclass
-class Finetuning(Optimisation):
-    """How to train the assembled network; the rest is as in `Optimisation`.
+class Recipe(Training):
+    """How to train the assembled network; the rest is as in `Training`.
 
     Attributes
     ----------
@@ -182,6 +182,6 @@ class Finetuning(Optimisation):
         return multipliers
 
 
-def finetuning_settings(config: Config, where: str = "finetuning") -> Finetuning:
-    """Return what conf/finetuning/ describes; `where` is the configuration's path."""
-    return typed(Finetuning, config, where)
+def recipe_settings(config: Config, where: str = "recipe") -> Recipe:
+    """Return what conf/recipe/ describes; `where` is the configuration's path."""
+    return typed(Recipe, config, where)

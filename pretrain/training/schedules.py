@@ -3,10 +3,10 @@
 import math
 from dataclasses import dataclass
 
-from pretrain.training.recipes import Optimisation
+from pretrain.training.recipes import Training
 
 
-def schedule_factor(step: int, settings: Optimisation, steps: int) -> float:
+def schedule_factor(step: int, settings: Training, steps: int) -> float:
     """Return what the learning rate is multiplied by at `step` of `steps`, counted from 0: in (0, 1]."""
     warm = settings.warm_steps(steps)
     if step < warm:
@@ -22,7 +22,7 @@ class Schedule:
 
     Attributes
     ----------
-    settings : Optimisation
+    settings : Training
         Of the run.
     multiplier : float
         Of the learning rate.
@@ -30,7 +30,7 @@ class Schedule:
         So many steps are a phase of their own, from warm-up to the end of the schedule, and the rest are another.
     """
 
-    settings: Optimisation
+    settings: Training
     multiplier: float = 1.0
     first: int = 0
 
@@ -43,7 +43,7 @@ class Schedule:
         place, settings, steps = self._place(step)
         return settings.first_momentum if place < settings.warm_steps(steps) else settings.momentum
 
-    def _place(self, step: int) -> tuple[int, Optimisation, int]:
+    def _place(self, step: int) -> tuple[int, Training, int]:
         """Return where in its phase a step is, and of how many."""
         if step < self.first:
             return step, self.settings, self.first

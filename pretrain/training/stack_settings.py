@@ -13,7 +13,7 @@ from pretrain.runs.seeding import seeded
 from pretrain.runs.settings import Config, complaints_at, typed, typed_keywords
 from pretrain.stages.base import Stage
 from pretrain.stages.stack import Stack
-from pretrain.training.recipes import Optimisation
+from pretrain.training.recipes import Training
 
 
 @dataclass
@@ -21,7 +21,7 @@ class StackPlan:
     """A stack, and how each of its stages is to be trained."""
 
     stack: Stack
-    training: list[Optimisation]
+    training: list[Training]
 
 
 def build_stack(config: Config, images: Tensor, seed: int) -> StackPlan:
@@ -41,8 +41,8 @@ def build_stack(config: Config, images: Tensor, seed: int) -> StackPlan:
         keywords = {key: value for key, value in settings.items() if key not in ("_target_", "training")}
         with seeded(seed, "initialise", name), complaints_at(where):
             stages.append(kind(**typed_keywords(kind, keywords, where)))
-        training.append(typed(Optimisation, settings.get("training", {}), f"{where}.training"))
-    options = typed_keywords(Stack, {key: config[key] for key in ("preprocessing", "normalisation")}, "stack")
+        training.append(typed(Training, settings.get("training", {}), f"{where}.training"))
+    options = typed_keywords(Stack, {key: config[key] for key in ("preprocessing", "normalization")}, "stack")
     return StackPlan(Stack(stages, images, **options), training)
 
 

@@ -15,7 +15,7 @@ from pretrain.runs.progress import Progress
 from pretrain.runs.run_folder import RunFolder
 from pretrain.runs.seeding import derive_seed, seeded
 from pretrain.stages.base import Metrics, not_finite
-from pretrain.training.recipes import Optimisation
+from pretrain.training.recipes import Training
 
 LOG_EVERY = 20  # steps
 CHECKPOINT_EVERY = 30.0  # seconds
@@ -23,14 +23,14 @@ CHECKPOINT_EVERY = 30.0  # seconds
 
 @torch.no_grad()
 def _update_ratio(before: list[tuple[nn.Parameter, Tensor]]) -> float:
-    """Return the norm of the last update over that of the weights that learnt; which do is known after the step."""
-    learnt = [(old, parameter - old) for parameter, old in before if parameter.requires_grad]
-    weights, update = (torch.cat([part.flatten() for part in parts]) for parts in zip(*learnt, strict=True))
+    """Return the norm of the last update over that of the weights that learned; which do is known after the step."""
+    learned = [(old, parameter - old) for parameter, old in before if parameter.requires_grad]
+    weights, update = (torch.cat([part.flatten() for part in parts]) for parts in zip(*learned, strict=True))
     return float(update.norm() / weights.norm())
 
 
 @dataclass
-class Loop:
+class Trainer:
     """One training run of a module.
 
     Attributes
@@ -41,7 +41,7 @@ class Loop:
         What learns; its state goes into the checkpoints.
     optimizer : torch.optim.Optimizer
         Over its parameters. Each group has a "schedule", a `Schedule`.
-    settings : Optimisation
+    settings : Training
         Steps and batch size.
     compute_gradients : callable
         Takes the step, writes the gradients, returns scalar metrics.
@@ -71,7 +71,7 @@ class Loop:
     name: str
     module: nn.Module
     optimizer: torch.optim.Optimizer
-    settings: Optimisation
+    settings: Training
     compute_gradients: Callable[[int], Metrics]
     seed: int
     fabric: Fabric
