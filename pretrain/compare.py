@@ -1,27 +1,25 @@
-"""Compare arms over label budgets and seeds: ``python -m pretrain.compare experiment=digits out=runs/digits``."""
+"""Compare arms over label budgets and seeds: ``python -m pretrain.compare experiment=digits out=runs/digits``.
 
-from lightning_fabric.utilities.rank_zero import rank_zero_only
+The work is done in `pretrain.comparison.workers`, and the report written by `pretrain.reporting.html_report`.
+"""
 
 from pretrain.command_line.command import command
-from pretrain.comparison.workers import compare, exclusively
+from pretrain.comparison.plan import Comparison
 from pretrain.errors import UserError
-from pretrain.reporting.html_report import write_report
-from pretrain.runs.settings import Config
 
 
-@rank_zero_only
-def report_on(out: str) -> None:
-    """Write the report, and say what it says first."""
-    with exclusively(out):
-        report = write_report(out)
-    print(f"{report.headline}\nreport: {report.path}")
+@command(Comparison)
+def main(comparison: Comparison) -> None:
+    """Run what is missing, then write the report and say what it says first."""
+    from pretrain.comparison.workers import exclusively, run_comparison
+    from pretrain.reporting.html_report import write_report
+    from pretrain.runs.progress import is_first_process
 
-
-@command("compare")
-def main(config: Config) -> None:
-    """Run what is missing, then write the report."""
-    failures = compare(config)
-    report_on(config["out"])
+    failures = run_comparison(comparison)
+    if is_first_process():
+        with exclusively(comparison.out):
+            report = write_report(comparison.out)
+        print(f"{report.headline}\nreport: {report.path}")
     if failures:
         count = f"{len(failures)} run{'s' * (len(failures) > 1)}"
         raise UserError(f"{count} failed, and the report names them; the first: {failures[0]}")

@@ -1,17 +1,20 @@
-"""Fine-tune an assembled network: ``python -m pretrain.finetune init=pretrained stages=runs/cae labels=1000``."""
+"""Fine-tune an assembled network: ``python -m pretrain.finetune init=pretrained stages=runs/cae labels=1000``.
+
+The work is done in `pretrain.pipelines.network_finetuning`.
+"""
 
 from pretrain.command_line.command import command
-from pretrain.data.sources import load_data
-from pretrain.pipelines.network_finetuning import run_finetune
-from pretrain.runs.device import device_settings
-from pretrain.runs.settings import Config
+from pretrain.pipelines.run_settings import FinetuningRun
 
 
-@command("finetune")
-def main(config: Config) -> None:
+@command(FinetuningRun)
+def main(settings: FinetuningRun) -> None:
     """Train end to end on the labels there are, then evaluate on the test split, once."""
-    fabric = device_settings(config["device"]).launch()
-    summary = run_finetune(config, load_data(config["data"], fabric), fabric)
+    from pretrain.data.loading import load_data
+    from pretrain.pipelines.network_finetuning import run_finetune
+
+    fabric = settings.device.launch()
+    summary = run_finetune(settings, load_data(settings.data, fabric), fabric)
     if fabric.global_rank == 0:
         shares = {"test": summary["test_accuracy"], "validation": summary["val_accuracy"]}
         measured = [f"{split} accuracy {share:.2%}" for split, share in shares.items() if share is not None]
@@ -20,7 +23,7 @@ def main(config: Config) -> None:
             f"{(measured or ['no accuracy measured'])[0]}, {summary['steps']:,} steps in "
             f"{summary['finetune_seconds']:.0f} s"
         )
-        print(f"numbers and pictures: {config['out']}")
+        print(f"numbers and pictures: {settings.out}")
 
 
 if __name__ == "__main__":

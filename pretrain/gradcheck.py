@@ -1,11 +1,12 @@
 """Check gradients numerically: ``python -m pretrain.gradcheck stack=cae``."""
 
 import sys
+from dataclasses import dataclass
 
 import torch
 
 from pretrain.command_line.command import command
-from pretrain.data.sources import data_shape
+from pretrain.data.sources import DataSource
 from pretrain.errors import require_between
 from pretrain.evaluation.gradient_check import (
     check_likelihood,
@@ -16,27 +17,57 @@ from pretrain.evaluation.gradient_check import (
 )
 from pretrain.network.preprocessing import Standardize
 from pretrain.runs.seeding import generator
-from pretrain.runs.settings import Config
 from pretrain.stages.assembly import assemble
 from pretrain.stages.conv_rbm import ConvRBM
+from pretrain.stages.stack_settings import StackSettings
 from pretrain.training.stack_settings import blank_images, build_stack
 
 
-@command("gradcheck")
-def main(config: Config) -> None:
+@dataclass(frozen=True)
+class GradcheckSettings:
+    """Settings of the command.
+
+    Attributes
+    ----------
+    data : DataSource
+        Its images and classes are those of the network; no image of it is loaded.
+    stack : StackSettings
+        Whose stages are checked.
+    seed : int
+        Draws the images, the weights and the dimensions.
+    dimensions : int
+        Dimensions of each parameter, chosen at random.
+    images : int
+        Images in the batch.
+    tolerance : float
+        Greatest relative error that passes.
+    """
+
+    data: DataSource
+    stack: StackSettings
+    seed: int = 0
+    dimensions: int = 5
+    images: int = 4
+    tolerance: float = 1e-5
+
+    def __post_init__(self) -> None:
+        """Refuse values that cannot be meant."""
+        require_between("images", self.images, 1)
+        require_between("dimensions", self.dimensions, 1)
+
+
+@command(GradcheckSettings)
+def main(settings: GradcheckSettings) -> None:
     """Check the assembled network, and each stage of the stack on the output of those below."""
-    shape, classes = data_shape(config["data"])
-    seed, count = config["seed"], config["images"]
-    require_between("images", count, 1)
-    require_between("dimensions", config["dimensions"], 1)
-    stack = build_stack(config["stack"], blank_images(shape), seed).stack
+    shape, classes, seed, count = settings.data.shape, settings.data.class_names(), settings.seed, settings.images
+    stack = build_stack(settings.stack, blank_images(shape), seed).stack
     stack.preprocessing = Standardize.identity(shape[0])  # there are no images to fit it to
     images = torch.rand(count, *shape, generator=generator(seed, "images"), dtype=torch.float64)
     labels = torch.randint(len(classes), (count,), generator=generator(seed, "classes"))
     network = assemble(stack, classes, seed=seed)
     print(f"off, since it would make the estimate meaningless: {', '.join(turned_off([network, *stack]))}")
-    print(f"float64, central differences, {config['dimensions']} dimensions of each parameter\n")
-    options = {"dimensions": config["dimensions"], "seed": seed}
+    print(f"float64, central differences, {settings.dimensions} dimensions of each parameter\n")
+    options = {"dimensions": settings.dimensions, "seed": seed}
     checks = {"network": check_network(network, images, labels, **options)}
     x = images
     for position, stage in enumerate(stack, 1):
@@ -49,8 +80,8 @@ def main(config: Config) -> None:
     for name, rows in checks.items():
         print(f"{name}\n{format_gradients(rows)}\n")
     errors = [row.relative_error for rows in checks.values() for row in rows]
-    print(f"greatest relative error beyond rounding {max(errors):.1e}, tolerance {config['tolerance']:.1e}")
-    if not all(error <= config["tolerance"] for error in errors):  # nor may one be NaN
+    print(f"greatest relative error beyond rounding {max(errors):.1e}, tolerance {settings.tolerance:.1e}")
+    if not all(error <= settings.tolerance for error in errors):  # nor may one be NaN
         print(
             "error: a gradient is wrong, or a kink of a rectifier or a pool lies within the step.",
             file=sys.stderr,

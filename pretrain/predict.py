@@ -1,31 +1,58 @@
-"""Classify a folder of images: ``python -m pretrain.predict run=runs/ft images=DIR``."""
+"""Classify a folder of images: ``python -m pretrain.predict run=runs/ft images=DIR``.
+
+The work is done in `pretrain.network.convnet`.
+"""
 
 import csv
 import io
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 from pretrain.command_line.command import command
-from pretrain.data.image_folder import load_unlabelled
 from pretrain.errors import UserError
-from pretrain.network.convnet import ConvNet
-from pretrain.runs.atomic_files import write_text
-from pretrain.runs.device import device_settings
-from pretrain.runs.settings import Config
+from pretrain.runs.device import Device
+from pretrain.runs.settings import setting
 
 
-@command("predict")
-def main(config: Config) -> None:
+@dataclass(frozen=True)
+class PredictSettings:
+    """Settings of the command.
+
+    Attributes
+    ----------
+    run : str
+        Folder of a finished run of pretrain.finetune.
+    images : str
+        Folder of images, of any depth.
+    out : str, optional
+        File of the CSV; None for standard output.
+    device : Device
+        Where to compute.
+    """
+
+    run: str = setting(path=True)
+    images: str = setting(path=True)
+    out: str | None = setting(None, path=True)
+    device: Device = setting(factory=Device)
+
+
+@command(PredictSettings)
+def main(settings: PredictSettings) -> None:
     """Write a CSV: file, class, and the probability of each class."""
-    file = Path(config["run"], "network.pt")
+    file = Path(settings.run, "network.pt")
     if not file.exists():
-        runs = sorted(Path(config["run"]).glob("runs/*/*/*/network.pt"))  # of a comparison
+        runs = sorted(Path(settings.run).glob("runs/*/*/*/network.pt"))  # of a comparison
         advice = f"; give one of its runs, such as run={runs[0].parent}" if runs else ""
-        raise UserError(f"run={config['run']} holds no trained network (no network.pt){advice}.")
-    fabric = device_settings(config["device"]).launch()
+        raise UserError(f"run={settings.run} holds no trained network (no network.pt){advice}.")
+    from pretrain.data.image_folder import load_unlabelled
+    from pretrain.network.convnet import ConvNet
+    from pretrain.runs.atomic_files import write_text
+
+    fabric = settings.device.launch()
     network = ConvNet.load(file).to(fabric.device)
     channels, size, _ = network.image_shape
-    decoded = load_unlabelled(config["images"], size, channels, cache=None)
+    decoded = load_unlabelled(settings.images, size, channels, cache=None)
     probabilities = network.predict_proba(decoded.images)
     table = io.StringIO()
     writer = csv.writer(table, lineterminator="\n")
@@ -33,9 +60,9 @@ def main(config: Config) -> None:
     for path, row in zip(decoded.paths, probabilities.tolist(), strict=True):
         best = network.classes[row.index(max(row))]
         writer.writerow([path, best, *(f"{p:.4f}" for p in row)])
-    if config["out"]:
-        write_text(Path(config["out"]), table.getvalue())
-        print(f"{len(decoded.images)} images classified: {config['out']}")
+    if settings.out:
+        write_text(Path(settings.out), table.getvalue())
+        print(f"{len(decoded.images)} images classified: {settings.out}")
     else:
         sys.stdout.buffer.write(table.getvalue().encode(errors="surrogateescape"))  # names may be in an old encoding
     for skip in decoded.skipped:

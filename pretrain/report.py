@@ -1,33 +1,54 @@
-"""Write the report of comparisons, from what their folders hold: ``python -m pretrain.report run=runs/digits``."""
+"""Write the report of comparisons, from what their folders hold: ``python -m pretrain.report run=runs/digits``.
 
-from pathlib import Path
+The work is done in `pretrain.reporting.html_report` and, for several comparisons, `pretrain.reporting.side_by_side`.
+"""
+
+import os
+from dataclasses import dataclass
+from typing import Any
 
 from pretrain.command_line.command import command
-from pretrain.comparison.workers import exclusively
 from pretrain.errors import UserError
-from pretrain.reporting.html_report import write_report
-from pretrain.reporting.side_by_side import write_side_by_side
-from pretrain.runs.run_folder import RunFolder
-from pretrain.runs.settings import Config
+from pretrain.runs.settings import setting
 
 
-@command("report")
-def main(config: Config) -> None:
+@dataclass(frozen=True)
+class ReportSettings:
+    """Settings of the command.
+
+    Attributes
+    ----------
+    run : str or list of str
+        Folder of a comparison, or several; the others are compared with the first.
+    out : str, optional
+        Folder of the report; None for that of the comparison, of which there must be one then.
+    """
+
+    run: Any = setting(path=True)
+    out: str | None = setting(None, path=True)
+
+
+@command(ReportSettings)
+def main(settings: ReportSettings) -> None:
     """Write the report of one comparison, or of several side by side."""
-    runs = config["run"] if isinstance(config["run"], list) else [config["run"]]
-    paths = [Path(str(run)).expanduser() for run in runs]
+    runs = settings.run if isinstance(settings.run, list) else [settings.run]
+    paths = [os.path.expanduser(str(run)) for run in runs]
     if not paths:
         raise UserError("run=[] names no comparison: give one folder or more.")
-    if len(paths) == 1:
-        RunFolder(paths[0]).config()  # or a lock would be written beside what is not there
-        with exclusively(config["out"] or paths[0]):
-            report = write_report(paths[0], config["out"])
-    elif config["out"] is None:
+    if missing := [path for path in paths if not os.path.exists(os.path.join(path, "config.yaml"))]:
+        raise UserError(f"{missing[0]} holds no run (no config.yaml).")
+    if len(paths) > 1 and settings.out is None:
         raise UserError("out is missing: a report over several comparisons needs a folder of its own, out=DIR.")
+    from pretrain.comparison.workers import exclusively
+    from pretrain.reporting.html_report import write_report
+    from pretrain.reporting.side_by_side import write_side_by_side
+
+    if len(paths) == 1:
+        with exclusively(settings.out or paths[0]):
+            report = write_report(paths[0], settings.out)
     else:
-        report = write_side_by_side(paths, config["out"])
-    print(report.headline)
-    print(f"report: {report.path}")
+        report = write_side_by_side(paths, settings.out)  # type: ignore[arg-type]
+    print(f"{report.headline}\nreport: {report.path}")
 
 
 if __name__ == "__main__":

@@ -10,6 +10,10 @@ from hydra import initialize_config_dir
 
 import pretrain
 from pretrain.command_line.command import CONF, plain
+from pretrain.pipelines.run_settings import FinetuningRun, ProbeRun, StageRun
+from pretrain.runs.settings import typed
+
+SETTINGS = {"stage": StageRun, "finetune": FinetuningRun, "probe": ProbeRun, "compare": pretrain.Comparison}
 
 # A stack that trains in a moment.
 SMALL = [
@@ -42,10 +46,10 @@ def stack(digits):
 
 @pytest.fixture(scope="session")
 def configure():
-    """Return a function from a command's name and overrides to its configuration, as the command line gives it."""
+    """Return a function from a command's name and overrides to its settings, as the command line gives them."""
 
     def compose(name, *overrides):
         with initialize_config_dir(str(CONF), version_base="1.3"):
-            return plain(hydra_compose(name, overrides=[*SMALL, *overrides]))
+            return typed(SETTINGS[name], plain(hydra_compose(name, overrides=[*SMALL, *overrides])))
 
     return compose

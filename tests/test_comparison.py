@@ -7,9 +7,9 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from pretrain import RunFolder, UserError, compare, write_report
+from pretrain import Arm, RunFolder, UserError, run_comparison, write_report
 from pretrain.comparison import workers
-from pretrain.comparison.tasks import Cell, Pretraining, cells, tasks, tuning_of
+from pretrain.comparison.tasks import FinetuningTask, PretrainingTask, runs_that_count, tasks
 from pretrain.comparison.workers import Worker
 from pretrain.reporting.comparison_results import COLUMNS
 
@@ -25,7 +25,7 @@ GRID = [
 @pytest.fixture(scope="module")
 def out(tmp_path_factory, configure):
     folder = tmp_path_factory.mktemp("comparison") / "run"
-    compare(configure("compare", f"out={folder}", *GRID))
+    run_comparison(configure("compare", f"out={folder}", *GRID))
     write_report(folder)
     return folder
 
@@ -35,7 +35,7 @@ def summaries(out):
 
 
 def test_every_cell_has_a_run_of_its_own_and_a_row_in_the_table(out, configure):
-    grid = list(cells(configure("compare", "out=x", *GRID)))
+    grid = list(runs_that_count(configure("compare", "out=x", *GRID)))
     assert len(grid) == 4 * 2 * 2 == len(summaries(out))
     results = pd.read_csv(out / "results.csv")
     assert tuple(results.columns) == COLUMNS
@@ -56,7 +56,7 @@ def test_a_second_call_runs_only_what_is_missing(out, configure):
     victim = out / "runs" / "pretrained" / "labels-40" / "seed-1"
     values = json.loads((victim / "summary.json").read_text())
     (victim / "summary.json").unlink()
-    compare(configure("compare", f"out={out}", *GRID))
+    run_comparison(configure("compare", f"out={out}", *GRID))
     after = summaries(out)
     assert [file for file in after if after[file] != before[file]] == [victim / "summary.json"]
     again = json.loads((victim / "summary.json").read_text())
@@ -75,12 +75,12 @@ def test_the_arms_of_a_seed_differ_in_nothing_else(out):
 def test_runs_that_fail_are_named_and_the_others_go_on(tmp_path, configure):
     diverging = "stack.stages.stage2.training.learning_rate=1e30"
     config = configure("compare", f"out={tmp_path / 'run'}", *GRID, "labels=[20]", "seeds=[0]", diverging)
-    failures = compare(config)
+    failures = run_comparison(config)
     assert [line.split(",")[0] for line in failures] == ["pretraining", "pretrained", "pretrained-frozen"]
     assert all(re.search(r"stage 2, step \d+ .*: not a finite number any more", line) for line in failures)
     assert len(summaries(tmp_path / "run")) == 2
     assert len(list(tmp_path.glob("run/runs/*/*/*/failure.txt"))) == 2
-    assert compare(config) == failures
+    assert run_comparison(config) == failures
 
 
 def test_a_comparison_on_other_images_is_refused_and_keeps_its_runs(tmp_path, configure):
@@ -92,11 +92,11 @@ def test_a_comparison_on_other_images_is_refused_and_keeps_its_runs(tmp_path, co
     data = ["data=folder", f"data.root={root}", "data.image_size=8", "data.channels=1", "data.cache=null"]
     data.append("stack=cae_small")
     options = [f"out={tmp_path / 'run'}", *data, *GRID, "labels=[4]", "seeds=[0]", "recipe.crop=1"]
-    assert compare(configure("compare", *options)) == []
+    assert run_comparison(configure("compare", *options)) == []
     before = summaries(tmp_path / "run")
     Image.new("L", (8, 8), 255).save(root / "train" / "light" / "new.png")
     with pytest.raises(UserError, match="digest is"):
-        compare(configure("compare", *options))
+        run_comparison(configure("compare", *options))
     assert summaries(tmp_path / "run") == before
     assert not list(tmp_path.glob("run/runs/*/*/*/failure.txt"))
 
@@ -104,9 +104,9 @@ def test_a_comparison_on_other_images_is_refused_and_keeps_its_runs(tmp_path, co
 def test_an_arm_may_be_added_but_not_changed(out, configure):
     before = summaries(out)
     with pytest.raises(UserError, match=r"arms\.pretrained\.recipe\.dropout is not set there and 0\.1 here"):
-        compare(configure("compare", f"out={out}", *GRID, "+arms.pretrained.recipe.dropout=0.1"))
+        run_comparison(configure("compare", f"out={out}", *GRID, "+arms.pretrained.recipe.dropout=0.1"))
     options = ["+arms.gentle={init: pretrained, recipe: {learning_rate: 0.001}}", "labels=[20]", "seeds=[0]"]
-    compare(configure("compare", f"out={out}", *GRID, *options))
+    run_comparison(configure("compare", f"out={out}", *GRID, *options))
     added = out / "runs" / "gentle" / "labels-20" / "seed-0" / "summary.json"
     assert {file: time for file, time in summaries(out).items() if file != added} == before
     assert RunFolder(added.parent).config()["recipe"]["learning_rate"] == 0.001
@@ -115,7 +115,7 @@ def test_an_arm_may_be_added_but_not_changed(out, configure):
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("baseline=nobody", "is not an arm"),
+        ("baseline=nobody", "baseline=nobody is not known; choose one of scratch, pretrained"),
         ("seeds=3", "give a list"),
         ("labels=[]", "list"),
         ("labels=[1000,all]", "1000 are all"),
@@ -124,10 +124,10 @@ def test_an_arm_may_be_added_but_not_changed(out, configure):
         ("recipe.optimizer=sdg", "choose one of sgd, adamw"),
         ("+arms.pretrained.labels=50", "arms.pretrained.labels cannot differ"),
         ("arms.scratch.init=nothing", "choose one of scratch, pretrained"),
-        ("+arms.scratch.upto=1", "arms.scratch.upto is of pretrained arms"),
-        ("+arms.scratch.pool=10", "arms.scratch.pool is of pretrained arms"),
-        ("+arms.scratch.stack={name:x}", "arms.scratch.stack is of pretrained arms"),
-        ("+arms.pretrained.stack={depth:3}", "arms.pretrained.stack.depth: a stack has only"),
+        ("+arms.scratch.upto=1", "arms.scratch.upto is for pretrained arms"),
+        ("+arms.scratch.num_unlabelled=10", "arms.scratch.num_unlabelled is for pretrained arms"),
+        ("+arms.scratch.stack={name:x}", "arms.scratch.stack is for pretrained arms"),
+        ("+arms.pretrained.stack={depth:3}", "arms.pretrained.stack.depth: there is no such setting"),
         (
             "+arms.pretrained.stack={stages:{stage2:{kernel_size:5}}}",
             "arms.pretrained.stack changes the network, which all arms share: "
@@ -135,8 +135,11 @@ def test_an_arm_may_be_added_but_not_changed(out, configure):
         ),
         ("+arms.pretrained.stack={normalization:none}", "normalization is none, not scale"),
         ("+arms.pretrained.stack={stages:{stage2:{loss:x}}}", "arms.pretrained: stack.stages.stage2.loss: there is no"),
-        ("+arms.pretrained.matched=true", "arms.pretrained.matched is of arms from scratch"),
-        ("~arms.pretrained ~arms.pretrained-frozen +arms.scratch.matched=true", "arms.scratch.matched: no arm is pre"),
+        ("+arms.pretrained.compute_matched=true", "arms.pretrained.compute_matched is for arms from scratch"),
+        (
+            "~arms.pretrained ~arms.pretrained-frozen +arms.scratch.compute_matched=true",
+            "arms.scratch.compute_matched: no arm is",
+        ),
         ("+arms.pretrained.recipe.drop_out=0", "arms.pretrained.recipe.drop_out: .*did you mean dropout?"),
         ("recipe.head=ridge data.validation=0", "recipe.head needs validation images"),
         ("+arms.pretrained.recipe.head_steps=1000", "arms.pretrained.recipe: head_steps=1000"),
@@ -148,20 +151,20 @@ def test_an_arm_may_be_added_but_not_changed(out, configure):
 )
 def test_a_mistake_is_named(tmp_path, configure, override, message):
     with pytest.raises(UserError, match=message):
-        compare(configure("compare", f"out={tmp_path / 'run'}", *override.split()))
+        run_comparison(configure("compare", f"out={tmp_path / 'run'}", *override.split()))
     assert not (tmp_path / "run").exists()
 
 
 def test_the_seeds_of_trials_may_be_those_of_runs_where_there_are_no_trials(tmp_path, configure):
     config = configure("compare", f"out={tmp_path / 'run'}", "seeds=[1000]")
-    assert config["tuning"]["seeds"] == config["seeds"]
+    assert config.tuning.seeds == config.seeds
     assert {task.seed for task in Worker(config, started=0.0).needs} == {1000}
 
 
 def test_a_setting_that_cannot_be_tuned_is_named(tmp_path, configure):
     tuning = ["tuning.trials=1", "+tuning.space.learning_rat=[0.1]"]
     with pytest.raises(UserError, match=r"tuning.space.learning_rat: there is no"):
-        compare(configure("compare", f"out={tmp_path / 'run'}", *tuning))
+        run_comparison(configure("compare", f"out={tmp_path / 'run'}", *tuning))
     assert not (tmp_path / "run").exists()
 
 
@@ -170,8 +173,8 @@ TUNED = [
     *("recipe.steps=6", "recipe.evaluate_every=3"),
     *("+tuning.space.learning_rate=[0.001,0.1]", "+tuning.space.weight_decay=[0.0,0.1]", "probe=true"),
     "recipe.head_steps=2",
-    *("~arms.pretrained-frozen", "~arms.random-frozen", "+arms.scratch-matched={matched: true}"),
-    *("+arms.pretrained-1={init: pretrained, upto: 1}", "+arms.pool-50={init: pretrained, pool: 50}"),
+    *("~arms.pretrained-frozen", "~arms.random-frozen", "+arms.scratch-matched={compute_matched: true}"),
+    *("+arms.pretrained-1={init: pretrained, upto: 1}", "+arms.pool-50={init: pretrained, num_unlabelled: 50}"),
 ]
 
 
@@ -197,32 +200,34 @@ def tuned(tmp_path_factory, configure):
     folder = tmp_path_factory.mktemp("tuned") / "run"
     with pytest.MonkeyPatch.context() as monkeypatch:
         sealed = Sealed(monkeypatch)
-        assert compare(configure("compare", f"out={folder}", *TUNED)) == []
+        assert run_comparison(configure("compare", f"out={folder}", *TUNED)) == []
     write_report(folder)
     return folder, sealed.opened
 
 
 def test_a_trial_that_was_refused_chooses_nothing(tmp_path, configure):
     config = configure("compare", f"out={tmp_path}", *TUNED)
-    cell = Cell("scratch", 20, 0)
+    cell = FinetuningTask("scratch", 20, 0)
     for accuracy, trial in zip((0.9, 0.5, 0.4), cell.trials(config), strict=True):
         trial.folder(tmp_path).mkdir(parents=True)
         RunFolder(trial.folder(tmp_path)).write_summary({"val_accuracy": accuracy})
-    assert cell.winner(config, tmp_path) == 0
+    assert cell.winner(config) == 0
     (cell.trials(config)[0].folder(tmp_path) / "failure.txt").write_text("it has other settings\n")
-    assert cell.winner(config, tmp_path) == 1
+    assert cell.winner(config) == 1
 
 
 def test_an_arm_whose_recipes_come_to_the_same_has_no_trials_and_runs_with_the_first(tmp_path, configure):
     """A fitted head on frozen layers knows nothing of learning rates, but learns from mirror images or does not."""
     frozen = "{recipe: {freeze: true, head: ridge, steps: 0}}"
     config = configure("compare", f"out={tmp_path}", *TUNED, f"+arms.fitted={frozen}")
-    fitted, scratch = Cell("fitted", 20, 0), Cell("scratch", 20, 0)
-    first, *others = tuning_of(config).candidates()
+    fitted, scratch = FinetuningTask("fitted", 20, 0), FinetuningTask("scratch", 20, 0)
+    first, *others = config.tuning.candidates()
     assert (len(fitted.trials(config)), len(scratch.trials(config))) == (0, 1 + len(others))
-    assert first.items() <= fitted.config(config, tmp_path)["recipe"].items()
-    config["tuning"]["space"]["flip"] = [True, False]
-    assert len(fitted.trials(config)) == 3
+    assert first.items() <= vars(fitted.settings(config).recipe).items()
+    flipped = configure(
+        "compare", f"out={tmp_path}", *TUNED, f"+arms.fitted={frozen}", "+tuning.space.flip=[true,false]"
+    )
+    assert len(fitted.trials(flipped)) == 3
 
 
 def run_of(out, arm, seed=0):
@@ -248,7 +253,7 @@ def test_no_trial_needs_a_test_split_at_all(tmp_path, configure, monkeypatch):
 
     monkeypatch.setattr(workers, "load_data", lambda *args: dataclasses.replace(load(*args), open_test=broken))
     out = tmp_path / "run"
-    failures = compare(configure("compare", f"out={out}", *TUNED, "probe=false", "seeds=[0]"))
+    failures = run_comparison(configure("compare", f"out={out}", *TUNED, "probe=false", "seeds=[0]"))
     assert len(failures) == 5
     assert all("the test split was opened" in line for line in failures)
     assert len(list(out.glob("trials/*/*/*/*/summary.json"))) == 15
@@ -266,7 +271,7 @@ def test_every_arm_tries_the_same_and_runs_with_its_best_on_validation_images(tu
         tried.setdefault(arm, {})[trial] = (settings, run.summary()["val_accuracy"])
     assert len(tried) == 5
     for arm, trials in tried.items():
-        assert [trials[k][0] for k in sorted(trials)] == tuning_of(config).candidates()
+        assert [trials[k][0] for k in sorted(trials)] == config.tuning.candidates()
         best = max(accuracy for _, accuracy in trials.values())
         first = next(settings for _, (settings, accuracy) in sorted(trials.items()) if accuracy == best)
         for seed in (0, 1):
@@ -277,7 +282,7 @@ def test_every_arm_tries_the_same_and_runs_with_its_best_on_validation_images(tu
 def test_a_matched_arm_spends_what_pretraining_and_fine_tuning_spend_together(tuned):
     out, _ = tuned
     matched, pretrained = (run_of(out, arm).summary() for arm in ("scratch-matched", "pretrained"))
-    spent = RunFolder(Pretraining(0).folder(out)).summary()["stage_flops"]
+    spent = RunFolder(PretrainingTask(0).folder(out)).summary()["stage_flops"]
     assert (pretrained["pretrain_flops"], matched["pretrain_flops"]) == (sum(spent), 0)
     total = pretrained["pretrain_flops"] + pretrained["finetune_flops"]
     extra = matched["steps"] - pretrained["steps"]
@@ -289,11 +294,11 @@ def test_a_matched_arm_spends_what_pretraining_and_fine_tuning_spend_together(tu
 def test_arms_of_the_first_layers_and_of_fewer_images_are_what_they_say(tuned):
     out, _ = tuned
     first, whole = (RunFolder(out / "runs" / arm / "labels-20" / "seed-0") for arm in ("pretrained-1", "pretrained"))
-    stages = RunFolder(Pretraining(0).folder(out)).summary()
+    stages = RunFolder(PretrainingTask(0).folder(out)).summary()
     assert first.summary()["pretrain_flops"] == stages["stage_flops"][0]
     assert whole.summary()["pretrain_flops"] == sum(stages["stage_flops"])
     assert first.summary()["pretrain_seconds"] == pytest.approx(stages["stage_seconds"][0], abs=1e-3)
-    assert RunFolder(Pretraining(0, 50).folder(out)).summary()["unlabelled"] == 50
+    assert RunFolder(PretrainingTask(0, 50).folder(out)).summary()["unlabelled"] == 50
 
 
 NOISY = "stages: {stage1: {corruption: gaussian}, stage2: {training: {steps: 3}}}"
@@ -310,17 +315,18 @@ def test_an_arm_of_other_stages_is_what_a_comparison_of_those_stages_has(tmp_pat
     arms = [f"+arms.{name}={{init: pretrained, stack: {{{NOISY}}}}}" for name in ("noisy", "alike")]
     together, alone = tmp_path / "together", tmp_path / "alone"
     config = configure("compare", f"out={together}", *one, *arms)
-    config["arms"]["centroids"] = {"init": "pretrained", "stack": {"stages": {"stage1": CENTROIDS}}}
-    assert compare(config) == []
+    centroids = Arm("pretrained", stack={"stages": {"stage1": CENTROIDS}})
+    config = dataclasses.replace(config, arms={**config.arms, "centroids": centroids})
+    assert run_comparison(config) == []
     noisy = ["stack.stages.stage1.corruption=gaussian", "stack.stages.stage2.training.steps=3"]
-    assert compare(configure("compare", f"out={alone}", *one, *noisy)) == []
+    assert run_comparison(configure("compare", f"out={alone}", *one, *noisy)) == []
     for arm, same in (("scratch", "scratch"), ("noisy", "pretrained"), ("alike", "pretrained")):
         ours, theirs = run_of(together, arm).summary(), run_of(alone, same).summary()
         for key in ("val_accuracy", "test_accuracy", "pretrain_flops", "confusion"):
             assert ours[key] == theirs[key]
     assert {file.name for file in (together / "stages").iterdir()} == {"seed-0", "of-noisy", "of-centroids"}
     stages = RunFolder(together / "stages" / "of-centroids" / "seed-0").config()["stack"]["stages"]
-    assert stages == {**config["stack"]["stages"], "stage1": CENTROIDS}
+    assert stages == {**config.stack.stages, "stage1": CENTROIDS}
     write_report(together)
     report = (together / "report.md").read_text()
     assert "noisy, instead: Stage 1 with corruption=gaussian. Stage 2 with training.steps=3." in report
@@ -328,7 +334,7 @@ def test_an_arm_of_other_stages_is_what_a_comparison_of_those_stages_has(tmp_pat
 
 
 def test_two_processes_give_the_bits_of_one(tmp_path, tuned, configure):
-    compare(configure("compare", f"out={tmp_path / 'run'}", *TUNED, "jobs=2", "device.precision=auto"))
+    run_comparison(configure("compare", f"out={tmp_path / 'run'}", *TUNED, "jobs=2", "device.precision=auto"))
     write_report(tmp_path / "run")
     columns = ["arm", "labels", "seed", "val_accuracy", "test_accuracy", "pretrain_flops", "finetune_flops", "steps"]
     one, two = (pd.read_csv(out / "results.csv")[columns] for out in (tuned[0], tmp_path / "run"))
@@ -361,10 +367,10 @@ def test_an_interrupted_comparison_is_completed_by_a_second_call(tmp_path, tuned
     with monkeypatch.context() as patch:
         patch.setattr(workers, "run_finetune", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            compare(config)
+            run_comparison(config)
     done = {file: file.stat().st_mtime_ns for file in out.rglob("summary.json")}
     assert done
-    assert compare(config) == []
+    assert run_comparison(config) == []
     write_report(out)
     assert {file: file.stat().st_mtime_ns for file in done} == done
     drop = ["pretrain_seconds", "finetune_seconds", "images_per_second"]

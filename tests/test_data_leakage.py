@@ -13,6 +13,7 @@ from torch import Tensor
 from pretrain import Labelled, UserError, load_digits, load_folder
 from pretrain.data.dataset import gather
 from pretrain.data.leakage_check import Count, Named, check_pool
+from pretrain.data.loading import load_data
 from pretrain.data.near_duplicates import (
     DISTANCE,
     SMALLEST,
@@ -22,7 +23,7 @@ from pretrain.data.near_duplicates import (
     find_shared,
     fingerprints,
 )
-from pretrain.data.sources import load_data
+from pretrain.data.sources import DigitsData
 
 
 def scenes(count, seed=0, size=32):
@@ -194,7 +195,7 @@ def load(root, **options):
 
 
 def test_a_test_image_under_another_name_is_left_out_of_the_pool(root):
-    data, kept = load(root), load(root, shared="keep")
+    data, kept = load(root), load(root, duplicates="keep")
     assert len(kept.unlabelled) == 36 + 10
     assert torch.equal(data.unlabelled, kept.unlabelled[:-1])
     assert data.leakage.test == kept.leakage.test == Count(1, 0)
@@ -228,7 +229,7 @@ def test_the_check_never_opens_the_test_split():
     train = Labelled(images, torch.arange(20) % 2)
     test = named(images[:5], "test")
     names = named(images, "train").names
-    data = gather(["a", "b"], train, names, opened, lambda: test, 0, None, "leave_out")
+    data = gather(DigitsData(validation=0), ["a", "b"], train, names, opened, lambda: test)
     assert torch.equal(data.unlabelled, images[5:])
     assert data.leakage.test == Count(5, 0)
 
@@ -236,16 +237,16 @@ def test_the_check_never_opens_the_test_split():
 def test_a_pool_that_is_shared_altogether_is_refused(root):
     shutil.rmtree(root / "test")
     shutil.copytree(root / "train", root / "test")
-    with pytest.raises(UserError, match=r"each of the 40 unlabelled images .* data\.shared=keep"):
+    with pytest.raises(UserError, match=r"each of the 40 unlabelled images .* data\.duplicates=keep"):
         load_folder(root, validation=0, cache=None)
 
 
 def test_a_setting_that_is_not_known_is_refused(root):
-    with pytest.raises(UserError, match=r"data\.shared=drop is not known; choose one of leave_out, keep"):
-        load(root, shared="drop")
+    with pytest.raises(UserError, match=r"data\.duplicates=drop is not known; choose one of remove, keep"):
+        load(root, duplicates="drop")
 
 
-@pytest.mark.parametrize("setting", ["leave_out", "keep"])
+@pytest.mark.parametrize("setting", ["remove", "keep"])
 def test_what_was_found_is_said_and_written(root, configure, fabric, capsys, tmp_path, setting):
     config = configure(
         "stage",
@@ -253,13 +254,13 @@ def test_what_was_found_is_said_and_written(root, configure, fabric, capsys, tmp
         f"data.root={root}",
         f"data.unlabelled=[{root.parent / 'pool'}]",
         "data.cache=null",
-        f"data.shared={setting}",
+        f"data.duplicates={setting}",
         "out=unused",
     )
-    data = load_data(config["data"], fabric)
+    data = load_data(config.data, fabric)
     (line,) = capsys.readouterr().err.splitlines()
     assert "1 of the 46 unlabelled images" in line
-    assert ("left out" in line, "kept" in line) == (setting == "leave_out", setting == "keep")
+    assert ("left out" in line, "kept" in line) == (setting == "remove", setting == "keep")
     (tmp_path / "run").mkdir()
     data.leakage.write(tmp_path / "run/leakage.json")
     written = json.loads((tmp_path / "run/leakage.json").read_text())

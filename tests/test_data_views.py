@@ -3,7 +3,7 @@ import torch
 import torch.nn.functional as F
 from torchvision.transforms.v2 import functional as transforms
 
-from pretrain.data.contrastive_views import Views
+from pretrain import Views
 from pretrain.runs.seeding import generator
 
 NONE = {"crop": 1.0, "flip": False, "jitter": 0.0, "gray": 0.0}

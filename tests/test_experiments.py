@@ -1,6 +1,7 @@
 """Every reference experiment says what it is for, and could be run as it stands."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +10,10 @@ from hydra import compose, initialize_config_dir
 from PIL import Image
 
 from pretrain.command_line.command import CONF, plain
-from pretrain.comparison.tasks import Cell
+from pretrain.comparison.plan import Comparison
+from pretrain.comparison.tasks import FinetuningTask
 from pretrain.comparison.workers import Worker
+from pretrain.runs.settings import typed
 
 EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
 REPORTS = sorted((Path(__file__).parents[1] / "runs" / "reference").glob("*/report.html"))
@@ -31,7 +34,7 @@ def photos(tmp_path_factory):
 
 def experiment(name, *overrides):
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        return plain(compose("compare", overrides=[f"experiment={name}", *overrides]))
+        return typed(Comparison, plain(compose("compare", overrides=[f"experiment={name}", *overrides])))
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
@@ -47,11 +50,10 @@ def test_its_file_opens_with_what_it_is_for(name):
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_its_arms_share_one_network_and_their_settings_are_known(name, photos, tmp_path):
     config = experiment(name, *([] if name == "digits" else photos), "labels=[10]", f"out={tmp_path / 'run'}")
-    for arm in config["arms"].values():
-        if "pool" in arm:
-            arm["pool"] = 4  # of the few images here
-    arms = {task.arm for task in Worker(config, started=0.0).needs if isinstance(task, Cell)}
-    assert arms == {*config["arms"]}
+    few = {name: replace(arm, num_unlabelled=arm.num_unlabelled and 4) for name, arm in config.arms.items()}
+    config = replace(config, arms=few)  # there are few images here
+    arms = {task.arm for task in Worker(config, started=0.0).needs if isinstance(task, FinetuningTask)}
+    assert arms == {*config.arms}
 
 
 @pytest.mark.parametrize("report", REPORTS, ids=lambda report: report.parent.name)

@@ -6,8 +6,7 @@ import torch
 from torch import nn
 
 import pretrain
-from pretrain import RunFolder, UserError, fit_stages
-from pretrain.data.contrastive_views import Views
+from pretrain import RunFolder, UserError, Views, fit_stages
 from pretrain.runs.seeding import generator
 from pretrain.training.greedy import load_stack
 from pretrain.training.stage_inputs import Inputs

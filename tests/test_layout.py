@@ -98,7 +98,7 @@ def test_every_stage_in_conf_is_a_stage(file):
 
 @pytest.mark.parametrize("name", pretrain.__all__)
 def test_every_public_name_exists_and_is_documented(name):
-    assert inspect.getdoc(vars(pretrain)[name])
+    assert inspect.getdoc(getattr(pretrain, name))
 
 
 def test_the_public_names_are_in_order():

@@ -13,7 +13,6 @@ from pretrain.pipelines.layer_probing import run_probe
 from pretrain.pipelines.network_finetuning import run_finetune
 from pretrain.pipelines.stage_training import run_stages
 from pretrain.training.greedy import load_stack
-from pretrain.training.recipes import recipe_settings
 from pretrain.training.stack_settings import build_stack
 from pretrain.training.trainer import Trainer
 
@@ -38,7 +37,7 @@ def test_a_finished_run_holds_what_the_readme_promises(trained):
 
 def test_the_command_trains_what_the_python_functions_train(trained, configure, digits, fabric):
     config = configure("stage", "out=unused")
-    plan = build_stack(config["stack"], digits.unlabelled, config["seed"])
+    plan = build_stack(config.stack, digits.unlabelled, config.seed)
     fit_stages(plan.stack, digits.unlabelled, plan.training, fabric=fabric)
     saved = torch.load(trained / "stack.pt", weights_only=True)["stack"]
     assert all(torch.equal(saved[name], value) for name, value in plan.stack.state_dict().items())
@@ -82,7 +81,7 @@ def test_a_run_is_bound_to_the_very_stages_it_began_with(trained, configure, dig
     stages = shutil.copytree(trained, tmp_path / "stages")
     config = configure("finetune", f"out={tmp_path / 'ft'}", "init=pretrained", f"stages={stages}", *FINETUNE)
     run_finetune(config, digits, fabric)
-    retrained = {**configure("stage", f"out={stages}", "seed=9"), "overwrite": True}
+    retrained = replace(configure("stage", f"out={stages}", "seed=9"), overwrite=True)
     run_stages(retrained, digits, fabric)
     with pytest.raises(UserError, match="stages_digest is"):
         run_finetune(config, digits, fabric)
@@ -108,7 +107,7 @@ def test_pretrained_layers_reach_the_network(trained, configure, digits, fabric,
     assert summary["arm"] == "pretrained-frozen"
     assert summary["pretrain_seconds"] == json.loads((trained / "summary.json").read_text())["pretrain_seconds"]
     network = pretrain.ConvNet.load(tmp_path / "ft" / "network.pt")
-    stack = build_stack(configure("stage", "out=unused")["stack"], digits.unlabelled, 0).stack
+    stack = build_stack(configure("stage", "out=unused").stack, digits.unlabelled, 0).stack
     stack.load_state_dict(torch.load(trained / "stack.pt", weights_only=True)["stack"])
     images = digits.unlabelled[:20]
     torch.testing.assert_close(network.layers(network.preprocessing(images)), stack.below(2)(images))
@@ -166,7 +165,7 @@ def test_a_probe_is_of_the_trained_layers_or_of_those_a_network_starts_from(
         summary = run_probe(configure("probe", f"out={tmp_path / arm}", "labels=40", *options), digits, fabric)
         assert json.loads((tmp_path / arm / "summary.json").read_text()) == summary
         assert (summary["arm"], summary["labels"], summary["seed"]) == (arm, 40, 0)
-        stack = build_stack(configure("probe", "out=unused")["stack"], digits.unlabelled, 0).stack
+        stack = build_stack(configure("probe", "out=unused").stack, digits.unlabelled, 0).stack
         if arm == "pretrained":
             load_stack(stack, RunFolder(trained))
         start = {"seed": 0, "pretrained": arm == "pretrained", "unlabelled": digits.unlabelled}
@@ -205,8 +204,7 @@ def test_skipped_files_are_listed_in_the_run(configure, digits, fabric, tmp_path
 
 
 def test_settings_reach_the_recipe(configure):
-    config = configure("finetune", "out=x", "recipe.layer_rates=[0.1,0.5]", "recipe.head_steps=3")
-    settings = recipe_settings(config["recipe"])
+    settings = configure("finetune", "out=x", "recipe.layer_rates=[0.1,0.5]", "recipe.head_steps=3").recipe
     assert (settings.layer_rates, settings.head_steps) == ([0.1, 0.5], 3)
 
 

@@ -13,24 +13,25 @@ import yaml
 from PIL import Image
 
 from pretrain import RunFolder, UserError, write_report, write_side_by_side
-from pretrain.comparison.tasks import Cell, Pretraining, tasks
+from pretrain.comparison.plan import Comparison
+from pretrain.comparison.tasks import FinetuningTask, PretrainingTask, tasks
 from pretrain.comparison.verdicts import compare_arms
 from pretrain.data.leakage_check import Count, Leakage
-from pretrain.reporting.arm_roles import is_frozen
 from pretrain.reporting.caveats import caveats
 from pretrain.reporting.comparison_figures import over_labels, panels
 from pretrain.reporting.comparison_results import COLUMNS, read_results
 from pretrain.reporting.methods_text import methods
 from pretrain.reporting.plotting import LINE, Row, _apart, panel, rows, styles
 from pretrain.reporting.side_by_side import unique_names, welch
+from pretrain.runs.settings import as_config
 
 BUDGETS, SEEDS = (20, 50, 200), (0, 1, 2, 3, 4)
 GAIN = {"pretrained": 0.04, "pretrained-1": 0.02, "pool-100": 0.01, "scratch-matched": 0.04}
 FROZEN = {"pretrained-frozen": -0.2, "random-frozen": -0.3}
 ALL = [
     *("labels=[20,50,200]", "seeds=[0,1,2,3,4]", "probe=true", "tuning=sgd"),
-    *("+arms.scratch-matched={matched: true}", "+arms.pretrained-1={init: pretrained, upto: 1}"),
-    "+arms.pool-100={init: pretrained, pool: 100}",
+    *("+arms.scratch-matched={compute_matched: true}", "+arms.pretrained-1={init: pretrained, upto: 1}"),
+    "+arms.pool-100={init: pretrained, num_unlabelled: 100}",
 ]
 
 
@@ -41,12 +42,12 @@ def accuracy(cell):
     return round(0.5 + 0.1 * np.log10(cell.labels) + gain + 0.02 * (cell.seed % 3) + own, 4)
 
 
-def write_run(folder, cell, config):
+def write_run(folder, cell, comparison):
     """Write what a run or a trial leaves behind."""
     pretrained, trial = cell.arm.startswith(("pretrained", "pool")), cell.trial is not None
     measured = accuracy(cell) - 0.01 * (cell.trial or 0)
     values = {
-        **{"arm": cell.arm, "init": "pretrained" if pretrained else "scratch", "stack": config["stack"]["name"]},
+        **{"arm": cell.arm, "init": "pretrained" if pretrained else "scratch", "stack": comparison.stack.name},
         **{"labels": cell.labels, "seed": cell.seed, "val_accuracy": measured - 0.02},
         **{"test_accuracy": None if trial else measured, "pretrain_seconds": 90.0 * pretrained},
         **{"finetune_seconds": 120.0, "pretrain_flops": 16e9 * pretrained, "finetune_flops": 4.5e12},
@@ -60,15 +61,15 @@ def write_run(folder, cell, config):
     RunFolder(folder).write_summary(values)
 
 
-def write_task(task, config, out):
+def write_task(task, comparison, out):
     folder = task.folder(out)
     folder.mkdir(parents=True)
-    if isinstance(task, Cell):
-        write_run(folder, task, config)
-    elif isinstance(task, Pretraining):
+    if isinstance(task, FinetuningTask):
+        write_run(folder, task, comparison)
+    elif isinstance(task, PretrainingTask):
         Image.new("L", (4, 4)).save(folder / "stage1-filters.png")
         cost = {"pretrain_seconds": 90.0, "stage_flops": [1e9, 15e9]}
-        RunFolder(folder).write_summary({"unlabelled": task.pool or 1000, **cost})
+        RunFolder(folder).write_summary({"unlabelled": task.num_unlabelled or 1000, **cost})
     else:
         gain = 0.1 if task.init == "pretrained" else 0.0
         scores = [0.5 + depth * gain + 0.01 * task.seed for depth in range(3)]
@@ -84,12 +85,15 @@ def make(configure):
     """Return a function that writes down a comparison, as complete as `keep` lets it be."""
 
     def write(out, *options, keep=lambda task: True):
-        config = configure("compare", f"out={out}", *(options or ALL)) | {"labelled_digest": "0"}
+        comparison = configure("compare", f"out={out}", *(options or ALL))
+        config = as_config(comparison) | {"data_digest": "0", "labelled_digest": "0"}
         out.mkdir(parents=True)
         (out / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
-        (out / "env.json").write_text(json.dumps({"command": "python -m pretrain.compare", "torch": "2"}))
-        for task in filter(keep, tasks(config)):
-            write_task(task, config, out)
+        (out / "env.json").write_text(
+            json.dumps({"command": "python -m pretrain.compare", "torch": "2", "products": Comparison.products})
+        )
+        for task in filter(keep, tasks(comparison)):
+            write_task(task, comparison, out)
         return out
 
     return write
@@ -147,7 +151,7 @@ def test_the_verdict_comes_first_with_what_to_bear_in_mind(out):
 def test_with_all_labels_the_seeds_share_them_and_that_is_said(out):
     results = read_results(out)
     assert not any("every seed learns from the same" in line for line in caveats(results, [], []))
-    results = replace(results, config={**results.config, "labels": [20, "all"]})
+    results = replace(results, comparison=replace(results.comparison, labels=[20, "all"]))
     assert any("every seed learns from the same" in line for line in caveats(results, [], []))
 
 
@@ -265,7 +269,7 @@ def test_overwriting_throws_the_report_away_and_nothing_else(tmp_path, make):
     write_report(out)
     (out / "figures" / "mine.png").touch()
     config = RunFolder(out).config()
-    assert RunFolder.open(out, config).config() == config
+    assert RunFolder.open(out, config, products=Comparison.products).config() == config
     RunFolder.open(out, {**config, "labels": [30]}, overwrite=True)
     assert {file.name for file in out.glob("*.*")} == {"config.yaml", "env.json"}
     assert [file.name for file in out.glob("figures/*")] == ["mine.png"]
@@ -320,7 +324,7 @@ def test_names_at_the_ends_of_lines_do_not_collide():
 
 
 def test_a_running_comparison_has_a_report_of_what_is_there(tmp_path, make):
-    keep = lambda task: not (isinstance(task, Cell) and task.trial is None and task.seed > 1)  # noqa: E731
+    keep = lambda task: not (isinstance(task, FinetuningTask) and task.trial is None and task.seed > 1)  # noqa: E731
     out = make(tmp_path / "run", keep=keep)
     write_report(out)
     assert "42 of 105 runs, 84 of 84 trials, 12 of 12 pretrainings, 30 of 30 probes are complete." in text_of(out)
@@ -328,7 +332,7 @@ def test_a_running_comparison_has_a_report_of_what_is_there(tmp_path, make):
 
 
 def test_a_comparison_with_trials_only_has_a_report_and_nothing_is_chosen_too_early(tmp_path, make):
-    out = make(tmp_path / "run", keep=lambda task: isinstance(task, Cell) and task.trial in (1, 2))
+    out = make(tmp_path / "run", keep=lambda task: isinstance(task, FinetuningTask) and task.trial in (1, 2))
     write_report(out)
     assert "No run is complete yet. 0 of 105 runs, 42 of 84 trials" in page_of(out)
     assert set(pd.read_csv(out / "trials.csv")["chosen"]) == {"no"}
@@ -339,11 +343,15 @@ def test_a_comparison_with_trials_only_has_a_report_and_nothing_is_chosen_too_ea
 
 def test_what_failed_is_named_with_its_reason(tmp_path, make):
     out = make(tmp_path / "run", keep=lambda task: task.seed not in (3, 1000))
-    failing = tasks(RunFolder(out).config())
+    failing = tasks(read_results(out).comparison)
     for task in failing:
         if task.seed in (3, 1000) and task.folder(out).parts[-3] != "random-frozen":
             task.folder(out).mkdir(parents=True)
-            reason = "too steep" if isinstance(task, Cell) and task.trial == 0 else f"{task.kind} diverged <at step 3>"
+            reason = (
+                "too steep"
+                if isinstance(task, FinetuningTask) and task.trial == 0
+                else f"{task.kind} diverged <at step 3>"
+            )
             (task.folder(out) / "failure.txt").write_text(f"{reason}\n")
     write_report(out)
     text = text_of(out)
@@ -499,8 +507,9 @@ def test_the_methods_say_what_the_pool_shared_with_what_it_is_judged_by(tmp_path
     assert ("keep their labels" in methods(read_results(out))["Data"][1]) == bool(shared)
 
 
-@pytest.mark.parametrize(("freeze", "frozen"), [(True, True), ("yes", True), ("no", False), (False, False)])
-def test_an_arm_is_frozen_where_its_run_is(freeze, frozen):
-    """OmegaConf takes "no" for false."""
-    assert is_frozen("own", {"recipe": {"freeze": False}, "arms": {"own": {"recipe": {"freeze": freeze}}}}) == frozen
-    assert is_frozen("shared", {"recipe": {"freeze": freeze}, "arms": {"shared": None}}) == frozen
+@pytest.mark.parametrize(("freeze", "frozen"), [("true", True), ("yes", True), ("no", False), ("false", False)])
+def test_an_arm_knows_whether_it_is_frozen(configure, freeze, frozen):
+    """As a run does, which takes "no" for false."""
+    own = configure("compare", "out=x", f"+arms.own={{recipe: {{freeze: {freeze}}}}}")
+    shared = configure("compare", "out=x", f"recipe.freeze={freeze}")
+    assert own.arms["own"].frozen == shared.arms["scratch"].frozen == frozen

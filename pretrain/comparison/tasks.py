@@ -1,34 +1,33 @@
 """What a comparison consists of: pretraining, trials, runs and probes, each in a folder of its own."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from pretrain.comparison.plan import arm_of, stack_of
-from pretrain.comparison.tuning import Tuning, best_candidate, decisive
+from pretrain.comparison.plan import Comparison
+from pretrain.comparison.tuning import best_candidate
 from pretrain.errors import UserError
+from pretrain.pipelines.run_settings import FinetuningRun, ProbeRun, StageRun
 from pretrain.runs.run_folder import RunFolder
-from pretrain.runs.settings import Config, typed
-
-SHARED = ("data", "stack", "device", "overwrite")  # settings that every task takes over from the comparison
 
 
 @dataclass(frozen=True)
-class Pretraining:
+class PretrainingTask:
     """Training of the stages that the pretrained arms of a seed share, those alike that change the stack alike.
 
     Attributes
     ----------
     seed : int
-        Of the run.
-    pool : int, optional
+        Seed of the run.
+    num_unlabelled : int, optional
         Unlabelled images it learns from; None for all.
     arm : str, optional
         Whose stack it trains: the first arm's that changes the stack in this way; None for everybody's.
     """
 
     seed: int
-    pool: int | None = None
+    num_unlabelled: int | None = None
     arm: str | None = None
 
     @property
@@ -38,32 +37,35 @@ class Pretraining:
 
     def __str__(self) -> str:
         """Name the task, for a line of text."""
-        return f"{self.kind}{f' on {self.pool:,} images' if self.pool is not None else ''}, seed {self.seed}"
+        images = f" on {self.num_unlabelled:,} images" if self.num_unlabelled is not None else ""
+        return f"{self.kind}{images}, seed {self.seed}"
 
     def folder(self, out: Path) -> Path:
         """Return its folder within that of the comparison."""
-        whose = f"of-{self.arm}" if self.arm else ""
-        return out / "stages" / whose / (f"pool-{self.pool}" if self.pool is not None else "") / f"seed-{self.seed}"
+        images = f"unlabelled-{self.num_unlabelled}" if self.num_unlabelled is not None else ""
+        return out / "stages" / (f"of-{self.arm}" if self.arm else "") / images / f"seed-{self.seed}"
 
-    def needs(self, config: Config) -> list["Task"]:
+    def needs(self, comparison: Comparison) -> list["Task"]:
         """Return the tasks that must have come to an end before."""
         return []
 
-    def config(self, config: Config, out: Path) -> Config:
-        """Return its settings, as of pretrain.stage."""
-        shared = {key: config[key] for key in SHARED}
-        own = {"stack": stack_of(self.arm, config)} if self.arm else {}
-        return {**shared, **own, "seed": self.seed, "pool": self.pool, "out": str(self.folder(out))}
+    def settings(self, comparison: Comparison) -> StageRun:
+        """Return the settings of the run."""
+        shared = _shared(comparison)
+        if self.arm:
+            shared["stack"] = comparison.stack_of(self.arm)
+        out = str(self.folder(Path(comparison.out)))
+        return StageRun(**shared, seed=self.seed, num_unlabelled=self.num_unlabelled, out=out)
 
 
 @dataclass(frozen=True)
-class Cell:
+class FinetuningTask:
     """One run of an arm, or a trial.
 
     Attributes
     ----------
     arm : str
-        Its name in the configuration.
+        Its name in the comparison.
     labels : int or str
         Label budget, or "all".
     seed : int
@@ -92,68 +94,74 @@ class Cell:
         kind = out / "runs" if self.trial is None else out / "trials" / f"trial-{self.trial + 1}"
         return kind / self.arm / f"labels-{self.labels}" / f"seed-{self.seed}"
 
-    def needs(self, config: Config) -> list["Task"]:
+    def needs(self, comparison: Comparison) -> list["Task"]:
         """Return the tasks that must have come to an end before."""
-        pretraining = pretraining_of(self.arm, self.seed, config)
-        return [*([pretraining] if pretraining else []), *([] if self.trial is not None else self.trials(config))]
+        pretraining = self.pretraining(comparison)
+        trials = self.trials(comparison) if self.trial is None else []
+        return [*([pretraining] if pretraining else []), *trials]
 
-    def trials(self, config: Config) -> list["Task"]:
+    def pretraining(self, comparison: Comparison) -> PretrainingTask | None:
+        """Return the pretraining that the run starts from or, where it is compute-matched, must do without."""
+        arm = comparison.arms[self.arm]
+        if arm.pretrained:
+            alike = (name for name, each in comparison.arms.items() if each.stack == arm.stack)
+            return PretrainingTask(self.seed, arm.num_unlabelled, next(alike) if arm.stack else None)
+        return PretrainingTask(self.seed) if arm.compute_matched else None
+
+    def trials(self, comparison: Comparison) -> list["FinetuningTask"]:
         """Return the trials by which the settings of a run are chosen: none where all of them come to the same."""
-        tuning = tuning_of(config)
-        candidates = tuning.candidates()
-        trials = range(len(candidates) if is_tuned(self.arm, config, candidates) else 0)
-        return [Cell(self.arm, self.labels, seed, trial) for trial in trials for seed in tuning.seeds]
+        trials = range(len(comparison.tuning.candidates()) if comparison.is_tuned(self.arm) else 0)
+        seeds = comparison.tuning.seeds
+        return [FinetuningTask(self.arm, self.labels, seed, trial) for trial in trials for seed in seeds]
 
-    def config(self, config: Config, out: Path) -> Config:
-        """Return its settings, as of pretrain.finetune: what all arms share, what was tuned, what this arm changes.
+    def settings(self, comparison: Comparison) -> FinetuningRun:
+        """Return the settings of the run: what all arms share, what was tuned, and what this arm changes.
 
         Raises
         ------
         UserError
             When every trial failed.
         """
-        arm = arm_of(self.arm, config)
-        chosen = self.trial if self.trial is not None else self.winner(config, out)
-        pretraining = pretraining_of(self.arm, self.seed, config)
+        arm, out = comparison.arms[self.arm], Path(comparison.out)
+        chosen = self.trial if self.trial is not None else self.winner(comparison)
+        pretraining = self.pretraining(comparison)
         stages = pretraining.folder(out) if pretraining else None
-        return {
-            "arm": self.arm,
-            "labels": self.labels,
-            "seed": self.seed,
-            "out": str(self.folder(out)),
-            **{key: config[key] for key in SHARED},
-            "stack": stack_of(self.arm, config),
-            "recipe": recipes_of(self.arm, config, tuning_of(config).candidates() or [{}])[chosen],
-            "init": arm.init,
-            "stages": str(stages) if arm.init == "pretrained" else None,
-            "upto": arm.upto,
-            "extra_flops": _flops_of(stages) if stages and arm.matched else 0,
-            "test": self.trial is None,
-        }
+        return FinetuningRun(
+            **{**_shared(comparison), "stack": comparison.stack_of(self.arm)},
+            arm=self.arm,
+            labels=self.labels,
+            seed=self.seed,
+            out=str(self.folder(out)),
+            recipe=comparison.recipes(self.arm, comparison.tuning.candidates() or [{}])[chosen],
+            init=arm.init,
+            stages=str(stages) if arm.pretrained else None,
+            upto=arm.upto,
+            extra_flops=_flops_of(stages) if stages and arm.compute_matched else 0,
+            test=self.trial is None,
+        )
 
-    def winner(self, config: Config, out: Path) -> int:
+    def winner(self, comparison: Comparison) -> int:
         """Return which of its recipes this arm runs with at this budget, by the trials' validation accuracy."""
         accuracies: dict[int, list[float | None]] = {}
-        for trial in self.trials(config):
-            assert isinstance(trial, Cell)
-            assert trial.trial is not None
-            summary = RunFolder(trial.folder(out)).accepted()
-            accuracies.setdefault(trial.trial, []).append(summary["val_accuracy"] if summary else None)
+        for task in self.trials(comparison):
+            assert task.trial is not None
+            summary = RunFolder(task.folder(Path(comparison.out))).accepted()
+            accuracies.setdefault(task.trial, []).append(summary["val_accuracy"] if summary else None)
         return best_candidate(accuracies) if accuracies else 0
 
 
 @dataclass(frozen=True)
-class Probing:
+class ProbingTask:
     """Linear probes of each depth of a seed's layers.
 
     Attributes
     ----------
     init : {"scratch", "pretrained"}
-        Of the layers.
+        Where the layers start.
     labels : int or str
         Label budget, or "all".
     seed : int
-        Of the run.
+        Seed of the run.
     """
 
     init: str
@@ -169,71 +177,51 @@ class Probing:
         """Return its folder within that of the comparison."""
         return out / "probes" / self.init / f"labels-{self.labels}" / f"seed-{self.seed}"
 
-    def needs(self, config: Config) -> list["Task"]:
+    def needs(self, comparison: Comparison) -> list["Task"]:
         """Return the tasks that must have come to an end before."""
-        return [Pretraining(self.seed)] if self.init == "pretrained" else []
+        return [PretrainingTask(self.seed)] if self.init == "pretrained" else []
 
-    def config(self, config: Config, out: Path) -> Config:
-        """Return its settings, as of pretrain.probe."""
-        stages = str(Pretraining(self.seed).folder(out)) if self.init == "pretrained" else None
+    def settings(self, comparison: Comparison) -> ProbeRun:
+        """Return the settings of the run."""
+        out = Path(comparison.out)
+        stages = str(PretrainingTask(self.seed).folder(out)) if self.init == "pretrained" else None
         own = {"init": self.init, "stages": stages, "labels": self.labels, "seed": self.seed}
-        return {**{key: config[key] for key in SHARED}, **own, "out": str(self.folder(out))}
+        return ProbeRun(**_shared(comparison), **own, out=str(self.folder(out)))  # type: ignore[arg-type]
 
 
-Task = Pretraining | Cell | Probing
+Task = PretrainingTask | FinetuningTask | ProbingTask
 
 
-def cells(config: Config) -> Iterator[Cell]:
+def runs_that_count(comparison: Comparison) -> Iterator[FinetuningTask]:
     """Go through the runs that count, seed by seed, so that an interrupted comparison has whole seeds."""
-    for seed in config["seeds"]:
-        for labels in config["labels"]:
-            for arm in config["arms"]:
-                yield Cell(arm, labels, seed)
+    for seed in comparison.seeds:
+        for labels in comparison.labels:
+            for arm in comparison.arms:
+                yield FinetuningTask(arm, labels, seed)
 
 
-def tasks(config: Config) -> dict[Task, list[Task]]:
+def tasks(comparison: Comparison) -> dict[Task, list[Task]]:
     """Return all that there is to do, each task after those that it needs, and which these are."""
     needs: dict[Task, list[Task]] = {}
 
     def add(task: Task) -> None:
         if task not in needs:
-            needed = task.needs(config)
+            needed = task.needs(comparison)
             for each in needed:
                 add(each)
             needs[task] = needed
 
-    for cell in cells(config):
-        add(cell)
-        if config["probe"]:
+    for run in runs_that_count(comparison):
+        add(run)
+        if comparison.probe:
             for init in ("scratch", "pretrained"):
-                add(Probing(init, cell.labels, cell.seed))
+                add(ProbingTask(init, run.labels, run.seed))
     return needs
 
 
-def tuning_of(config: Config) -> Tuning:
-    """Return how a comparison searches settings."""
-    return typed(Tuning, config["tuning"], "tuning")
-
-
-def recipes_of(arm: str, config: Config, candidates: Sequence[Config]) -> list[Config]:
-    """Return what an arm may be fine-tuned with: what all share, each of the candidates, and what the arm changes."""
-    shared, own = config["recipe"], arm_of(arm, config).recipe
-    return [{**shared, **tried, **own} for tried in candidates]
-
-
-def is_tuned(arm: str, config: Config, candidates: Sequence[Config]) -> bool:
-    """Say whether there is anything to choose for an arm: whether its recipes differ in what decides their result."""
-    recipes = [decisive(recipe) for recipe in recipes_of(arm, config, candidates)]
-    return any(recipe != recipes[0] for recipe in recipes)
-
-
-def pretraining_of(arm: str, seed: int, config: Config) -> Pretraining | None:
-    """Return the pretraining that an arm starts from or, trained as long, must do without."""
-    settings = arm_of(arm, config)
-    if settings.init == "pretrained":
-        alike = (each for each in config["arms"] if arm_of(each, config).stack == settings.stack)
-        return Pretraining(seed, settings.pool, next(alike) if settings.stack else None)
-    return Pretraining(seed) if settings.matched else None
+def _shared(comparison: Comparison) -> dict[str, Any]:
+    """Return the settings that every task takes over from the comparison."""
+    return {name: getattr(comparison, name) for name in ("data", "stack", "device", "overwrite")}
 
 
 def _flops_of(stages: Path) -> int:

@@ -5,11 +5,9 @@ from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any
 
-from sklearn.model_selection import ParameterGrid, ParameterSampler
-
 from pretrain.errors import UserError, require_between
-from pretrain.runs.seeding import derive_seed
 from pretrain.runs.settings import Config
+from pretrain.training.recipes import Recipe
 
 
 @dataclass
@@ -57,15 +55,22 @@ class Tuning:
 
     def candidates(self) -> list[Config]:
         """Return the settings to try, the same for every arm: all of the space, or a random part of it."""
+        if self.trials == 0:
+            return []
+        # What follows is slow to import, and not needed to refuse a wrong setting.
+        from sklearn.model_selection import ParameterGrid, ParameterSampler
+
+        from pretrain.runs.seeding import derive_seed
+
         grid = ParameterGrid(self.spaces)
         if self.trials is None or self.trials >= len(grid):
             return list(grid)
         return list(ParameterSampler(self.spaces, self.trials, random_state=derive_seed(0, "tuning") % 2**32))
 
 
-def decisive(recipe: Config) -> Config:
+def decisive(recipe: Recipe) -> Config:
     """Return those settings of fine-tuning that decide its result: where no step is taken, how the head is fitted."""
-    return recipe if recipe["steps"] else {key: recipe[key] for key in ("head", "flip")}
+    return vars(recipe) if recipe.steps else {"head": recipe.head, "flip": recipe.flip}
 
 
 def best_candidate(accuracies: Mapping[int, Sequence[float | None]]) -> int:

@@ -22,7 +22,7 @@ from pretrain.runs.seeding import derive_seed
 
 
 @dataclass(frozen=True)
-class Comparison:
+class PairedComparison:
     """An arm against the baseline at one label budget.
 
     Attributes
@@ -84,7 +84,7 @@ def verdict(difference: Estimate, p_corrected: float) -> str:
     return "helps" if difference.mean > 0 else "hurts"
 
 
-def compare_arms(results: pd.DataFrame, baseline: str) -> list[Comparison]:
+def compare_arms(results: pd.DataFrame, baseline: str) -> list[PairedComparison]:
     """Compare each arm with the baseline at each label budget, over the seeds that both have.
 
     The same results, in any order of rows, give the same numbers.
@@ -102,7 +102,7 @@ def compare_arms(results: pd.DataFrame, baseline: str) -> list[Comparison]:
         When an arm has two runs with the same labels and seed.
     """
     table = seed_table(results)
-    comparisons: list[Comparison] = []
+    comparisons: list[PairedComparison] = []
     for arm in [arm for arm in results["arm"].unique() if arm != baseline and {arm, baseline} <= set(table)]:
         # Rounded, since the difference of two fractions as floats is only nearly the same for each seed.
         differences = (table[arm] - table[baseline]).dropna().round(12)
@@ -111,7 +111,7 @@ def compare_arms(results: pd.DataFrame, baseline: str) -> list[Comparison]:
     return comparisons
 
 
-def _compare(arm: str, baseline: str, budgets: dict[int, np.ndarray]) -> list[Comparison]:
+def _compare(arm: str, baseline: str, budgets: dict[int, np.ndarray]) -> list[PairedComparison]:
     """Compare by the paired differences of each budget, (n,); Holm's correction is over the budgets."""
     if not budgets:
         return []
@@ -122,7 +122,7 @@ def _compare(arm: str, baseline: str, budgets: dict[int, np.ndarray]) -> list[Co
         d, generator = estimate(x), np.random.default_rng(derive_seed(0, "bootstrap", arm, baseline, labels))
         size, detectable = effect_size(x), smallest_detectable(x)
         interval, said = bootstrap_interval(x, generator), verdict(d, holm)
-        comparisons.append(Comparison(arm, baseline, labels, d, interval, p, holm, size, detectable, said))
+        comparisons.append(PairedComparison(arm, baseline, labels, d, interval, p, holm, size, detectable, said))
     return comparisons
 
 
@@ -132,7 +132,9 @@ def arm_estimates(results: pd.DataFrame, column: str = "test_accuracy") -> dict[
     return {(str(arm), int(labels)): estimate(values) for (arm, labels), values in groups}  # type: ignore[misc, call-overload]
 
 
-def as_json(results: pd.DataFrame, comparisons: list[Comparison], needed: list[LabelEfficiency]) -> dict[str, Any]:
+def as_json(
+    results: pd.DataFrame, comparisons: list[PairedComparison], needed: list[LabelEfficiency]
+) -> dict[str, Any]:
     """Return all statistics as plain values, for results.json; NaN and infinities become null.
 
     Of the labels needed, 0 stands for fewer than the smallest budget and null for more than the largest; both bounds
@@ -148,7 +150,7 @@ def as_json(results: pd.DataFrame, comparisons: list[Comparison], needed: list[L
     }
 
 
-def _comparison_row(c: Comparison) -> dict[str, Any]:
+def _comparison_row(c: PairedComparison) -> dict[str, Any]:
     return {
         "arm": c.arm,
         "baseline": c.baseline,

@@ -16,31 +16,24 @@ from typing import Any
 from filelock import FileLock, Timeout
 from lightning_fabric import Fabric
 
-from pretrain.comparison.checks import check_comparison, check_data
-from pretrain.comparison.tasks import Cell, Pretraining, Probing, Task, tasks
+from pretrain.comparison.checks import check_data
+from pretrain.comparison.plan import Comparison
+from pretrain.comparison.tasks import FinetuningTask, PretrainingTask, ProbingTask, Task, tasks
 from pretrain.data.dataset import Dataset
-from pretrain.data.sources import load_data
+from pretrain.data.loading import load_data
 from pretrain.errors import UserError
 from pretrain.pipelines.layer_probing import run_probe
 from pretrain.pipelines.network_finetuning import run_finetune
 from pretrain.pipelines.stage_training import run_stages
 from pretrain.runs.atomic_files import write_text
-from pretrain.runs.device import device_settings, keep_freed_memory
+from pretrain.runs.device import keep_freed_memory
 from pretrain.runs.run_folder import RunFolder, open_run
-from pretrain.runs.settings import Config
 
-# What may change in a second call: the runs that are there stay. So may arms be added, but not changed.
-GRID = ("labels", "seeds", "baseline", "seed", "probe", "jobs", "worker")
 LOOK_AGAIN = 1.0  # seconds, while all that is left waits for other processes
 
 
-def compare(config: Config) -> list[str]:
-    """Run what is missing of a comparison, in the folder ``config["out"]``.
-
-    Parameters
-    ----------
-    config : dict
-        As conf/compare.yaml.
+def run_comparison(comparison: Comparison) -> list[str]:
+    """Run what is missing of a comparison, in the folder ``comparison.out``.
 
     Returns
     -------
@@ -50,16 +43,14 @@ def compare(config: Config) -> list[str]:
     Raises
     ------
     UserError
-        When a setting is wrong, or the folder holds something else.
+        When a setting does not fit the images, or the folder holds something else.
     """
-    check_comparison(config)
-    started, jobs = time.time(), config["jobs"]
+    started, jobs = time.time(), comparison.jobs
     if jobs == 1:
-        return Worker(config, started).run()
-    threads = config["device"]["threads"] or max(1, (os.cpu_count() or 1) // jobs)
-    config = {**config, "device": {**config["device"], "threads": threads}}
+        return Worker(comparison, started).run()
+    comparison = comparison.with_threads(comparison.device.threads or max(1, (os.cpu_count() or 1) // jobs))
     with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
-        failures = pool.map(_work, [config] * jobs, [started] * jobs)
+        failures = pool.map(_work, [comparison] * jobs, [started] * jobs)
         return list(dict.fromkeys(line for lines in failures for line in lines))
 
 
@@ -72,9 +63,9 @@ def exclusively(out: str | Path) -> FileLock:
     return FileLock(lock)
 
 
-def _work(config: Config, started: float) -> list[str]:
+def _work(comparison: Comparison, started: float) -> list[str]:
     keep_freed_memory()
-    return Worker(config, started).run()
+    return Worker(comparison, started).run()
 
 
 @dataclass
@@ -86,8 +77,8 @@ class Worker:
 
     Attributes
     ----------
-    config : dict
-        As conf/compare.yaml.
+    comparison : Comparison
+        Whose tasks they are.
     started : float
         Since when a failure counts, in seconds since the epoch; what failed before that is tried again.
     settled : dict of Task to str or None
@@ -98,22 +89,22 @@ class Worker:
         All tasks, in order, each with those that must have come to an end before.
     """
 
-    config: Config
+    comparison: Comparison
     started: float
     settled: dict[Task, str | None] = field(default_factory=dict)
     seconds: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
 
     def __post_init__(self) -> None:
         """Load the data, and open the folder, which is bound to it."""
-        self.out = Path(self.config["out"])
-        self.fabric = device_settings(self.config["device"]).launch()
+        self.out = Path(self.comparison.out)
+        self.fabric = self.comparison.device.launch()
         with exclusively(self.out) if self.fabric.world_size == 1 else nullcontext():  # loading may download
-            self.data = load_data(self.config["data"], self.fabric)
-            check_data(self.config, self.data)
-            ignored = (*GRID, *_added_or_removed(self.config, self.out))
-            self.folder = open_run(self.config, self.data.digests, self.fabric, ignore=ignored)
+            self.data = load_data(self.comparison.data, self.fabric)
+            check_data(self.comparison, self.data)
+            changed = _added_or_removed(self.comparison, self.out)
+            self.folder = open_run(self.comparison, self.data.digests, self.fabric, ignore=changed)
             self.data.record_in(self.folder)
-        self.needs = tasks(self.config)
+        self.needs = tasks(self.comparison)
 
     def run(self) -> list[str]:
         """Work until every task has come to an end, and return a line for each that failed."""
@@ -148,9 +139,9 @@ class Worker:
         began = time.monotonic()
         try:
             for needed in self.needs[task]:
-                if isinstance(needed, Pretraining) and (reason := self.settled[needed]):
+                if isinstance(needed, PretrainingTask) and (reason := self.settled[needed]):
                     raise UserError(reason)
-            summary = _run(task, task.config(self.config, self.out), self.data, self.fabric)
+            summary = _run(task, self.comparison, self.data, self.fabric)
         except UserError as error:
             if self.folder.writes:
                 folder.mkdir(parents=True, exist_ok=True)
@@ -165,7 +156,7 @@ class Worker:
 
     def _say(self, task: Task, summary: dict[str, Any]) -> None:
         """Say on standard error what was done, and how long the rest may take."""
-        result = f": validation {_percent(summary['val_accuracy'])}" if isinstance(task, Cell) else ""
+        result = f": validation {_percent(summary['val_accuracy'])}" if isinstance(task, FinetuningTask) else ""
         measured = [second for seconds in self.seconds.values() for second in seconds]
         left = [
             fmean(self.seconds.get(other.kind) or measured)
@@ -173,27 +164,28 @@ class Worker:
             if other != task and other not in self.settled and RunFolder(other.folder(self.out)).summary() is None
         ]
         done = len(self.needs) - len(left)
-        remaining = timedelta(seconds=round(sum(left) / self.config["jobs"]))
+        remaining = timedelta(seconds=round(sum(left) / self.comparison.jobs))
         print(f"[{done}/{len(self.needs)}] {task}{result}; about {remaining} left", file=sys.stderr, flush=True)
 
 
-def _run(task: Task, config: Config, data: Dataset, fabric: Fabric) -> dict[str, Any]:
+def _run(task: Task, comparison: Comparison, data: Dataset, fabric: Fabric) -> dict[str, Any]:
     match task:
-        case Pretraining():
-            return run_stages(config, data, fabric)
-        case Probing():
-            return run_probe(config, data, fabric)
-        case Cell():
-            summary = run_finetune(config, data, fabric)
+        case PretrainingTask():
+            return run_stages(task.settings(comparison), data, fabric)
+        case ProbingTask():
+            return run_probe(task.settings(comparison), data, fabric)
+        case FinetuningTask():
+            settings = task.settings(comparison)
+            summary = run_finetune(settings, data, fabric)
             if task.trial is not None and fabric.global_rank == 0:  # a trial is for its accuracy alone
-                Path(config["out"], "network.pt").unlink(missing_ok=True)
+                Path(settings.out, "network.pt").unlink(missing_ok=True)
             return summary
 
 
-def _added_or_removed(config: Config, out: Path) -> list[str]:
+def _added_or_removed(comparison: Comparison, out: Path) -> list[str]:
     """Name, as settings, the arms that only one of this call and the comparison in `out` has."""
     there = RunFolder(out).config().get("arms", {}) if (out / "config.yaml").exists() else {}
-    return [f"arms.{arm}" for arm in {*there} ^ {*config["arms"]}]
+    return [f"arms.{arm}" for arm in {*there} ^ {*comparison.arms}]
 
 
 def _percent(share: float | None) -> str:

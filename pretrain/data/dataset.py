@@ -12,8 +12,9 @@ from torch import Tensor
 from pretrain.data.image_cache import Decoded
 from pretrain.data.leakage_check import Leakage, Named, check_pool
 from pretrain.data.skipped_files import Skipped, write_skipped
+from pretrain.data.sources import DataSource
 from pretrain.data.splits import split_validation
-from pretrain.errors import UserError, choose
+from pretrain.errors import UserError
 from pretrain.runs.run_folder import RunFolder
 
 
@@ -102,20 +103,21 @@ def _hash(text: str, *tensors: Tensor) -> str:
 
 
 def gather(
+    source: DataSource,
     classes: Sequence[str],
     train: Labelled,
     names: Sequence[str],
     open_test: Callable[[], Labelled],
     test_images: Callable[[], Named],
-    validation: int | float,
-    pools: Decoded | None,
-    shared: str,
+    pools: Decoded | None = None,
     skipped: list[Skipped] | None = None,
 ) -> Dataset:
     """Split off the validation images, and gather the unlabelled pool from the rest.
 
     Parameters
     ----------
+    source : DataSource
+        How many validation images there are to be, and what becomes of duplicates.
     classes : sequence of str
         Names, in the order of the labels.
     train : Labelled
@@ -126,12 +128,8 @@ def gather(
         Returns the test split. Not called here.
     test_images : callable
         Returns the images of the test split alone, without their labels: the pool is checked against them.
-    validation : int or float
-        Training images set aside for validation: a number, or a share below 1.
     pools : Decoded, optional
         More unlabelled images.
-    shared : {"leave_out", "keep"}
-        What becomes of unlabelled images that are validation or test images as well, or nearly.
     skipped : list of Skipped, optional
         Training files that could not be read. It stays the data set's own list, to which others may be added.
 
@@ -142,20 +140,19 @@ def gather(
     """
     if len(classes) < 2:
         raise UserError(f"there is one class only ({classes[0]}): give two or more to tell apart.")
-    choose("data.shared", shared, ("leave_out", "keep"))
-    training, held_out = split_validation(train.labels, validation)
+    training, held_out = split_validation(train.labels, source.validation)
     rest, judged = train.subset(training), train.subset(held_out)
     pool = Named(
         torch.cat([rest.images, pools.images]) if pools else rest.images,
         [*(names[k] for k in training), *(map(str, pools.paths) if pools else ())],
     )
-    keep, held_out_images = shared == "keep", Named(judged.images, [names[k] for k in held_out])
+    keep, held_out_images = source.duplicates == "keep", Named(judged.images, [names[k] for k in held_out])
     test = test_images()
     free, leakage = check_pool(pool, len(rest), held_out_images, test, keep=keep)
     if not keep and not free.any():
         raise UserError(
             f"each of the {len(free):,} unlabelled images is among the validation or the test images: "
-            "add others with data.unlabelled, or keep them with data.shared=keep."
+            "add others with data.unlabelled, or keep them with data.duplicates=keep."
         )
     unlabelled = pool.images if keep or free.all() else pool.images[free]
     skipped = [] if skipped is None else skipped

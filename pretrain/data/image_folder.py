@@ -10,68 +10,43 @@ from pretrain.data.decoding import list_files
 from pretrain.data.image_cache import Decoded, decode_files
 from pretrain.data.leakage_check import Named
 from pretrain.data.skipped_files import Skipped
+from pretrain.data.sources import CACHE, FolderData, class_folders
 from pretrain.errors import UserError, require_between
 
 Folder = str | Path
-CACHE = Path("~/.cache/pretrain")
 
 
-def load_folder(
-    root: Folder,
-    image_size: int = 32,
-    channels: int = 3,
-    validation: int | float = 0.1,
-    unlabelled: Sequence[Folder] = (),
-    cache: Folder | None = CACHE,
-    shared: str = "leave_out",
-) -> Dataset:
-    """Load the user's own images: ``root/train/<class>/*`` and ``root/test/<class>/*``, of any depth.
-
-    Parameters
-    ----------
-    root : str or Path
-        Folder with `train` and `test` in it. The classes are the folders in `train`, in alphabetical order.
-    image_size : int
-        Side in pixels to which every image is brought: the shorter side is scaled, the center kept.
-    channels : {1, 3}
-        Gray or RGB.
-    validation : int or float
-        Training images set aside for validation: a number, or a share below 1.
-    unlabelled : sequence of str or Path
-        More folders of images, of any depth, without classes, for the unlabelled pool.
-    cache : str or Path, optional
-        Where decoded images are kept for later runs; None keeps them in memory.
-    shared : {"leave_out", "keep"}
-        What becomes of unlabelled images that are validation or test images as well, or nearly.
+def read_folder(source: FolderData) -> Dataset:
+    """Return the images of class folders, decoded.
 
     Raises
     ------
     UserError
         When a folder is missing or has no readable image, or the test classes are not those of training.
     """
-    root = Path(root).expanduser()
+    root, form = Path(source.root).expanduser(), (source.image_size, source.channels, source.cache)
     classes = class_folders(root / "train")
-    _refuse_overlap(root, unlabelled)
-    train, names, skipped = _load_classes(root / "train", classes, image_size, channels, cache)
-    pools = load_unlabelled(unlabelled, image_size, channels, cache) if unlabelled else None
+    _refuse_overlap(root, source.unlabelled)
+    train, names, skipped = _load_classes(root / "train", classes, *form)
+    pools = load_unlabelled(source.unlabelled, *form) if source.unlabelled else None
     if unknown := sorted(set(class_folders(root / "test")) - set(classes)):
         raise UserError(f"{root / 'test'} has classes that {root / 'train'} lacks: {', '.join(unknown)}.")
 
     def open_test() -> Labelled:
-        test, _, damaged = _load_classes(root / "test", classes, image_size, channels, cache)
+        test, _, damaged = _load_classes(root / "test", classes, *form)
         skipped.extend(skip for skip in damaged if skip not in skipped)
         return test
 
     def test_images() -> Named:
-        decoded = _load_files(root / "test", image_size, channels, cache)
+        decoded = _load_files(root / "test", *form)
         return Named(decoded.images, [*map(str, decoded.paths)])
 
-    return gather(classes, train, names, open_test, test_images, validation, pools, shared, skipped)
+    return gather(source, classes, train, names, open_test, test_images, pools, skipped)
 
 
 def _refuse_overlap(root: Path, pools: Sequence[Folder]) -> None:
     """Refuse pools that hold the labelled images: stages would see test images, and training images twice."""
-    for pool in [pools] if isinstance(pools, str | Path) else pools:
+    for pool in pools:
         for split in (root / "train", root / "test"):
             one, other = Path(pool).expanduser().resolve(), split.resolve()
             if one.is_relative_to(other) or other.is_relative_to(one):
@@ -81,7 +56,7 @@ def _refuse_overlap(root: Path, pools: Sequence[Folder]) -> None:
 def load_unlabelled(
     folders: Sequence[Folder], image_size: int = 32, channels: int = 3, cache: Folder | None = CACHE
 ) -> Decoded:
-    """Load every image of any number of folders, of any depth; the parameters are those of `load_folder`.
+    """Load every image of any number of folders, of any depth; the parameters are those of `FolderData`.
 
     Raises
     ------
@@ -109,16 +84,6 @@ def _load_files(folder: Path, image_size: int, channels: int, cache: Folder | No
         what = f"; the first of {len(decoded.skipped)}: {decoded.skipped[0].reason}" if decoded.skipped else ""
         raise UserError(f"{folder} holds no image that can be read{what}.")
     return decoded
-
-
-def class_folders(folder: Path) -> list[str]:
-    """Return the names of the class folders in `folder`, in alphabetical order."""
-    if not folder.is_dir():
-        raise UserError(f"{folder} is missing: labelled images are expected in {folder}/<class>/.")
-    classes = sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
-    if not classes:
-        raise UserError(f"{folder} has no class folders: labelled images are expected in {folder}/<class>/.")
-    return classes
 
 
 def _load_classes(

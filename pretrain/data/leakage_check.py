@@ -79,7 +79,7 @@ class Leakage:
             f"{self.shared:,} of the {self.pool:,} unlabelled images are among those that results are judged by "
             f"(test: {self.test.exact:,} equal, {self.test.near:,} nearly; "
             f"validation: {self.validation.exact:,} equal, {self.validation.near:,} nearly): "
-            + ("kept, since data.shared=keep" if self.kept else "left out")
+            + ("kept, since data.duplicates=keep" if self.kept else "left out")
             + "; see leakage.json of the run"
         )
 

@@ -1,62 +1,169 @@
-"""Where images come from: the data sets that a configuration can name."""
+"""Where images come from: the settings of each data set, and what is known of its images before any is loaded."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, ClassVar
 
-from lightning_fabric import Fabric
+from pretrain.errors import UserError, choose
+from pretrain.runs.settings import Config, Resuming, setting, typed
 
-from pretrain.data.cifar10 import load_cifar10
-from pretrain.data.dataset import Dataset
-from pretrain.data.digits import load_digits
-from pretrain.data.image_folder import class_folders, load_folder
-from pretrain.errors import choose
-from pretrain.runs.device import first_then_others
-from pretrain.runs.progress import complain
-from pretrain.runs.settings import Config, typed_keywords
-
-SOURCES: dict[str, Callable[..., Dataset]] = {
-    "digits": load_digits,
-    "cifar10": load_cifar10,
-    "folder": load_folder,
-}
+CACHE = "~/.cache/pretrain"
 
 
-def load_data(config: Config, fabric: Fabric) -> Dataset:
-    """Load the data that conf/data/ describes, the first process before the others: it may download or decode.
+@dataclass(frozen=True, kw_only=True)
+class DataSource:
+    """Settings that every data set has.
+
+    Attributes
+    ----------
+    validation : int or float
+        Training images set aside for validation: a number, or a share below 1.
+    unlabelled : sequence of str or Path
+        More folders of images, of any depth, without classes, for the unlabelled pool; a single one may stand alone.
+    duplicates : {"remove", "keep"}
+        What becomes of unlabelled images that are validation or test images as well, or nearly.
+    cache : str or Path, optional
+        Where decoded images are kept for later runs; None keeps them in memory.
+    """
+
+    name: ClassVar[str]
+
+    validation: int | float = 0.1
+    unlabelled: Any = setting(factory=list)
+    duplicates: str = "remove"
+    cache: Any = setting(CACHE, resuming=Resuming.FREE, path=True)
+
+    def __post_init__(self) -> None:
+        """Refuse values that cannot be meant, and make a list of a single folder."""
+        choose("data.duplicates", self.duplicates, ("remove", "keep"))
+        given = [] if self.unlabelled is None else self.unlabelled
+        folders = given if isinstance(given, Sequence) and not isinstance(given, str) else [given]
+        object.__setattr__(self, "unlabelled", [str(folder) for folder in folders])
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """The volume (C, H, W) of an image."""
+        raise NotImplementedError
+
+    def class_names(self) -> list[str]:
+        """Return the names of the classes, in the order of the labels."""
+        return [str(k) for k in range(10)]
+
+    def to_config(self) -> Config:
+        """Return the settings as `from_config` takes them."""
+        values = {key: str(value) if isinstance(value, Path) else value for key, value in vars(self).items()}
+        return {"name": self.name, **values}
+
+    @staticmethod
+    def from_config(config: Any, where: str = "data") -> "DataSource":
+        """Return the settings of the data set that `config` names.
+
+        Raises
+        ------
+        UserError
+            When there is no such data set, or a setting of it is wrong.
+        """
+        if not isinstance(config, dict) or "name" not in config:
+            raise UserError(f"{where}={config}: give the name and the settings of a data set.")
+        choose(f"{where}.name", config["name"], SOURCES)
+        return typed(SOURCES[config["name"]], {key: value for key, value in config.items() if key != "name"}, where)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DigitsData(DataSource):
+    """Handwritten digits that scikit-learn bundles: 1,797 gray images of 8x8, 500 of them for testing.
+
+    References
+    ----------
+    Alpaydin and Kaynak (1998), Optical recognition of handwritten digits, UCI machine learning repository.
+    """
+
+    name = "digits"
+    validation: int | float = 297
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """The volume (C, H, W) of an image."""
+        return 1, 8, 8
+
+
+@dataclass(frozen=True)
+class CIFAR10Data(DataSource):
+    """CIFAR-10: 60,000 color images of 32x32, 10,000 of them for testing.
+
+    Attributes
+    ----------
+    root : str or Path
+        Folder that holds the data, or into which torchvision downloads it and checks its checksum.
+    download : bool
+        Download what is missing.
+
+    References
+    ----------
+    Krizhevsky (2009), Learning multiple layers of features from tiny images, technical report, Toronto.
+    """
+
+    name = "cifar10"
+    root: Any = setting("data", path=True)
+    download: bool = setting(True, resuming=Resuming.FREE)
+    validation: int | float = field(default=5000, kw_only=True)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """The volume (C, H, W) of an image."""
+        return 3, 32, 32
+
+
+@dataclass(frozen=True)
+class FolderData(DataSource):
+    """The user's own images: ``root/train/<class>/*`` and ``root/test/<class>/*``, of any size, mode and depth.
+
+    Attributes
+    ----------
+    root : str or Path
+        Folder with `train` and `test` in it. The classes are the folders in `train`, in alphabetical order.
+    image_size : int
+        Side in pixels to which every image is brought: the shorter side is scaled, the center kept.
+    channels : {1, 3}
+        Gray or RGB.
+    """
+
+    name = "folder"
+    root: Any = setting(path=True)
+    image_size: int = 32
+    channels: int = 3
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """The volume (C, H, W) of an image."""
+        return self.channels, self.image_size, self.image_size
+
+    def class_names(self) -> list[str]:
+        """Return the names of the folders of training images.
+
+        Raises
+        ------
+        UserError
+            When there is none.
+        """
+        return class_folders(Path(self.root).expanduser() / "train")
+
+
+SOURCES: dict[str, type[DataSource]] = {kind.name: kind for kind in (DigitsData, CIFAR10Data, FolderData)}
+
+
+def class_folders(folder: Path) -> list[str]:
+    """Return the names of the class folders in `folder`, in alphabetical order.
 
     Raises
     ------
     UserError
-        When there is no such data set, a setting of it is wrong, or its images cannot be had.
+        When the folder is missing, or holds no class folder.
     """
-    choose("data.name", config["name"], SOURCES)
-    settings = dict(config)
-    source = SOURCES[settings.pop("name")]
-    if "root" in settings:
-        settings["root"] = str(settings["root"])  # a folder's name may be a number
-    if "unlabelled" in settings and not isinstance(settings["unlabelled"], list):
-        settings["unlabelled"] = [] if settings["unlabelled"] is None else [str(settings["unlabelled"])]
-    typed_settings = typed_keywords(source, settings, "data")
-    data = first_then_others(fabric, lambda: source(**typed_settings))
-    if data.skipped:
-        complain(
-            f"{len(data.skipped):,} files could not be read as images and are left out; see skipped.csv of the run"
-        )
-    if data.leakage and data.leakage.shared:
-        complain(str(data.leakage))
-    return data
-
-
-def data_shape(config: Config) -> tuple[tuple[int, int, int], Sequence[str]]:
-    """Return the volume (C, H, W) of an image and the classes, without loading any.
-
-    Raises
-    ------
-    UserError
-        When there is no such data set, or no folder of its classes.
-    """
-    choose("data.name", config["name"], SOURCES)
-    if config["name"] == "folder":
-        shape = (config["channels"], config["image_size"], config["image_size"])
-        return shape, class_folders(Path(str(config["root"])).expanduser() / "train")
-    return {"digits": (1, 8, 8), "cifar10": (3, 32, 32)}[config["name"]], [str(k) for k in range(10)]
+    if not folder.is_dir():
+        raise UserError(f"{folder} is missing: labelled images are expected in {folder}/<class>/.")
+    classes = sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    if not classes:
+        raise UserError(f"{folder} has no class folders: labelled images are expected in {folder}/<class>/.")
+    return classes

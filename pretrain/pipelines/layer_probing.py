@@ -9,38 +9,37 @@ from lightning_fabric import Fabric
 
 from pretrain.data.dataset import Dataset
 from pretrain.evaluation.linear_probe import probe_layers
-from pretrain.pipelines.network_finetuning import label_budget
-from pretrain.pipelines.pretrained_layers import stages_to_start_from, starting_network
+from pretrain.pipelines.pretrained_layers import starting_layers, starting_network
+from pretrain.pipelines.run_settings import ProbeRun
 from pretrain.pipelines.stage_training import complete_run
 from pretrain.runs.run_folder import open_run
-from pretrain.runs.settings import Config
 
 
-def run_probe(config: Config, data: Dataset, fabric: Fabric) -> dict[str, Any]:
-    """Probe each depth of an assembled network in the folder ``config["out"]``; a complete run is left as it is.
+def run_probe(settings: ProbeRun, data: Dataset, fabric: Fabric) -> dict[str, Any]:
+    """Probe each depth of an assembled network in the folder ``settings.out``; a complete run is left as it is.
 
     Returns
     -------
     dict
         The run's summary, as in summary.json.
     """
-    stages = stages_to_start_from(config, data)
-    folder = open_run({**config, "stages_digest": stages["digest"]}, data.digests, fabric)
+    layers = starting_layers(settings, data)
+    folder = open_run(settings, {**data.digests, "stages_digest": layers.digest}, fabric)
     if summary := folder.summary():
         return summary
     data.record_in(folder)
-    network = starting_network(config, data).to(fabric.device).to(memory_format=torch.channels_last)
+    network = starting_network(settings, data).to(fabric.device).to(memory_format=torch.channels_last)
     started = time.monotonic()
     with fabric.autocast():
-        probes = probe_layers(network, data, labels=label_budget(config["labels"]), seed=config["seed"])
+        probes = probe_layers(network, data, labels=settings.label_budget, seed=settings.seed)
     data.record_in(folder)  # the test split was opened now
     summary = {
-        "arm": "pretrained" if config["init"] == "pretrained" else "random",
-        "init": config["init"],
-        "stack": config["stack"]["name"],
-        "labels": len(data.train) if config["labels"] == "all" else config["labels"],
-        "seed": config["seed"],
-        "pretrain_seconds": stages["pretrain_seconds"],
+        "arm": "pretrained" if settings.pretrained else "random",
+        "init": settings.init,
+        "stack": settings.stack.name,
+        "labels": len(data.train) if settings.labels == "all" else settings.labels,
+        "seed": settings.seed,
+        "pretrain_seconds": layers.seconds,
         "probe_seconds": round(time.monotonic() - started, 3),
         "depths": [asdict(each) for each in probes],
     }

@@ -1,75 +1,72 @@
 """The trained stages that a run starts from, and what they cost."""
 
 import hashlib
-import sys
-from typing import Any
+from dataclasses import dataclass
+from pathlib import Path
 
 from pretrain.data.dataset import Dataset
-from pretrain.errors import UserError, choose
+from pretrain.errors import UserError
 from pretrain.network.convnet import ConvNet
-from pretrain.runs.resumption import HOUSEKEEPING, differences, first_few
+from pretrain.pipelines.run_settings import NetworkRun
+from pretrain.runs.progress import complain
+from pretrain.runs.resumption import differences, first_few
 from pretrain.runs.run_folder import RunFolder
-from pretrain.runs.settings import Config
+from pretrain.runs.settings import as_config, may_differ
 from pretrain.stages.assembly import assemble
 from pretrain.training.greedy import load_stack
 from pretrain.training.stack_settings import build_stack
 
 
-def stages_to_start_from(config: Config, data: Dataset) -> dict[str, Any]:
-    """Return what the layers to start from cost, and their digest; of layers from scratch, that they cost nothing.
+@dataclass(frozen=True)
+class StartingLayers:
+    """What the layers cost that a run starts from, and a digest of them; None for layers from scratch."""
 
-    Raises
-    ------
-    UserError
-        When pretrained layers are asked for and there are none, or they are of another stack.
-    """
-    choose("init", config["init"], ("scratch", "pretrained"))
-    if config["init"] == "pretrained":
-        return _finished_stages(config, data)
-    if given := [key for key in ("stages", "upto") if config.get(key) is not None]:
-        raise UserError(f"{given[0]}={config[given[0]]} is of pretrained layers: give init=pretrained with it.")
-    return {"pretrain_seconds": 0.0, "pretrain_flops": 0, "digest": None}
+    seconds: float = 0.0
+    flops: int = 0
+    digest: str | None = None
 
 
-def _finished_stages(config: Config, data: Dataset) -> dict[str, Any]:
-    """Return what the stages that are to be used cost, and a digest of them all.
+def starting_layers(settings: NetworkRun, data: Dataset, upto: int | None = None) -> StartingLayers:
+    """Return what the layers to start from cost, the first `upto` of them where it is given.
 
-    The run must be complete and of the same stack. That it saw other images than `data` is said, but allowed.
+    The run that trained them must be complete and of the same stack. That it saw other images than `data` is said, but
+    allowed.
 
     Raises
     ------
     UserError
         When it is not.
     """
-    if not config["stages"]:
-        raise UserError("init=pretrained needs trained stages: give stages=DIR, a run of python -m pretrain.stage.")
-    folder = RunFolder(config["stages"])
+    if not settings.pretrained:
+        return StartingLayers()
+    assert settings.stages is not None
+    folder = RunFolder(Path(settings.stages))
     there = folder.config()
-    differing = differences({"stack": there["stack"]}, {"stack": config["stack"]})
-    if differing:
-        raise UserError(f"stages={config['stages']} is of another stack: {first_few(differing)}.")
+    if differing := differences({"stack": there["stack"]}, {"stack": as_config(settings.stack)}):
+        raise UserError(f"stages={settings.stages} is of another stack: {first_few(differing)}.")
     summary = folder.summary()
     if summary is None:
-        raise UserError(f"stages={config['stages']} is not complete: run python -m pretrain.stage on it again.")
-    others = differences({"data": there["data"]}, {"data": config["data"]}, HOUSEKEEPING)
+        raise UserError(f"stages={settings.stages} is not complete: run python -m pretrain.stage on it again.")
+    others = differences(there["data"], as_config(settings.data), may_differ(settings.data))
     if not others and there.get("data_digest") != data.digest:
         others = ["the images have changed since, and those that judge this run may have been among them"]
     if others:
-        print(f"note: stages={config['stages']} were trained on other data: {first_few(others)}", file=sys.stderr)
+        complain(f"note: stages={settings.stages} were trained on other data: {first_few(others)}")
     digest = hashlib.blake2b((folder.path / "stack.pt").read_bytes(), digest_size=8).hexdigest()
-    used = config.get("upto")  # None: all
-    return {
-        "pretrain_seconds": round(sum(summary["stage_seconds"][:used]), 3),
-        "pretrain_flops": sum(summary["stage_flops"][:used]),
-        "digest": digest,
-    }
+    seconds, flops = summary["stage_seconds"][:upto], summary["stage_flops"][:upto]
+    return StartingLayers(round(sum(seconds), 3), sum(flops), digest)
 
 
-def starting_network(config: Config, data: Dataset) -> ConvNet:
-    """Return the network of trained stages, or the same one from scratch."""
-    pretrained, seed = config["init"] == "pretrained", config["seed"]
-    stack = build_stack(config["stack"], data.unlabelled, seed).stack
-    if pretrained:
-        load_stack(stack, RunFolder(config["stages"]))
-    options = {"pretrained": pretrained, "upto": config.get("upto"), "unlabelled": data.unlabelled}
-    return assemble(stack, data.classes, seed=seed, **options)
+def starting_network(settings: NetworkRun, data: Dataset, upto: int | None = None) -> ConvNet:
+    """Return the network of trained stages, of which it keeps the first `upto`; or the same one from scratch."""
+    stack = build_stack(settings.stack, data.unlabelled, settings.seed).stack
+    if settings.stages:
+        load_stack(stack, RunFolder(Path(settings.stages)))
+    return assemble(
+        stack,
+        data.classes,
+        seed=settings.seed,
+        pretrained=settings.pretrained,
+        upto=upto,
+        unlabelled=data.unlabelled,
+    )

@@ -14,9 +14,9 @@ from pretrain.pictures.drawing import save_figure
 from pretrain.pictures.filter_grids import draw_filters
 from pretrain.pictures.health_panels import draw_health
 from pretrain.pictures.reconstructions import draw_reconstructions, draw_samples
+from pretrain.pipelines.run_settings import StageRun
 from pretrain.runs.run_folder import RunFolder, open_run
 from pretrain.runs.seeding import generator
-from pretrain.runs.settings import Config
 from pretrain.stages.stack import Stack
 from pretrain.training.compute_cost import stage_flops
 from pretrain.training.greedy import fit_stages, load_stack
@@ -25,34 +25,29 @@ from pretrain.training.stack_settings import StackPlan, build_stack
 PICTURED = 8  # images in the pictures of reconstructions
 
 
-def run_stages(config: Config, data: Dataset, fabric: Fabric) -> dict[str, Any]:
-    """Train the stages of a stack, or go on with them, in the folder ``config["out"]``.
+def run_stages(settings: StageRun, data: Dataset, fabric: Fabric) -> dict[str, Any]:
+    """Train the stages of a stack, or go on with them, in the folder ``settings.out``.
 
     Returns
     -------
     dict
         The run's summary, as in summary.json; of the stages so far, where not all are trained.
     """
-    folder = open_run(
-        config, data.digests, fabric, ignore=("upto", "labelled_digest")
-    )  # it sees no label and no test image
+    folder = open_run(settings, data.digests, fabric, ignore=["labelled_digest"])  # it sees no label, no test image
     if summary := folder.summary():
         return summary
     data.record_in(folder)
-    pool = _pool(config, data)
-    plan = build_stack(config["stack"], pool, config["seed"])
-    upto = config.get("upto")
-    upto = len(plan.stack) if upto is None else upto
-    if upto not in range(1, len(plan.stack) + 1):
-        raise UserError(f"upto={upto}: the stack has {len(plan.stack)} stages.")
+    pool = _pool(settings, data)
+    plan = build_stack(settings.stack, pool, settings.seed)
+    upto = len(plan.stack) if settings.upto is None else settings.upto
     finished = load_stack(plan.stack, folder)
     held_out = data.validation.images if len(data.validation) else None
     for count in range(finished, upto + 1):  # the pictures of the last that was finished may be missing
         if count > finished:
-            options = {"seed": config["seed"], "upto": count, "fabric": fabric, "folder": folder}
-            fit_stages(plan.stack, pool, plan.training, held_out=held_out, **options)
+            run = {"seed": settings.seed, "fabric": fabric, "folder": folder}
+            fit_stages(plan.stack, pool, plan.training, upto=count, held_out=held_out, **run)  # type: ignore[arg-type]
         _draw_stage(plan.stack, count, data, folder)
-    summary = _stages_summary(config, plan, len(pool), folder, stages=max(finished, upto))
+    summary = _stages_summary(settings, plan, len(pool), folder, stages=max(finished, upto))
     summary["skipped"] = len(data.skipped)
     if summary["stages"] == len(plan.stack):
         complete_run(folder, summary, fabric)
@@ -66,14 +61,14 @@ def complete_run(folder: RunFolder, summary: dict[str, Any], fabric: Fabric) -> 
     fabric.barrier()
 
 
-def _pool(config: Config, data: Dataset) -> Tensor:
-    """Return the unlabelled images that the stages learn from: all, or ``config["pool"]``; smaller pools are nested."""
-    count = config.get("pool")
+def _pool(settings: StageRun, data: Dataset) -> Tensor:
+    """Return the unlabelled images that the stages learn from: all, or so many; smaller pools are nested."""
+    count = settings.num_unlabelled
     if count is None:
         return data.unlabelled
-    if type(count) is not int or not 1 <= count <= len(data.unlabelled):
-        raise UserError(f"pool={count}: give a number from 1 to {len(data.unlabelled)}, the unlabelled images.")
-    order = torch.randperm(len(data.unlabelled), generator=generator(config["seed"], "pool"))
+    if count > len(data.unlabelled):
+        raise UserError(f"num_unlabelled={count}: there are {len(data.unlabelled):,} unlabelled images.")
+    order = torch.randperm(len(data.unlabelled), generator=generator(settings.seed, "pool"))
     return data.unlabelled[order[:count].sort().values]
 
 
@@ -96,7 +91,7 @@ def _draw_stage(stack: Stack, count: int, data: Dataset, folder: RunFolder) -> N
             save_figure(draw(), folder.path / f"stage{count}-{kind}.png")
 
 
-def _stages_summary(config: Config, plan: StackPlan, pool: int, folder: RunFolder, stages: int) -> dict[str, Any]:
+def _stages_summary(settings: StageRun, plan: StackPlan, pool: int, folder: RunFolder, stages: int) -> dict[str, Any]:
     """Gather what the log says of the first `stages` stages, which are trained on a pool of so many images."""
     last: dict[str, dict[str, Any]] = defaultdict(dict)
     for row in folder.metrics():
@@ -105,8 +100,8 @@ def _stages_summary(config: Config, plan: StackPlan, pool: int, folder: RunFolde
     drawn = [training.steps * min(training.batch_size, pool) for training in plan.training[:stages]]
     seconds = [row["seconds"] for row in rows]
     return {
-        "stack": config["stack"]["name"],
-        "seed": config["seed"],
+        "stack": settings.stack.name,
+        "seed": settings.seed,
         "stages": stages,
         "unlabelled": pool,
         "pretrain_seconds": round(sum(seconds), 3),

@@ -1,14 +1,16 @@
 """Where a gain comes from: figures over depth of a linear probe, layers kept and unlabelled images."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
 import pandas as pd
 from matplotlib.figure import Figure
 
 from pretrain.comparison.paired_differences import estimate
-from pretrain.comparison.verdicts import Comparison
+from pretrain.comparison.plan import Arm, Comparison
+from pretrain.comparison.verdicts import PairedComparison
 from pretrain.pictures.drawing import COLORS
-from pretrain.reporting.arm_roles import main_arm, settings_of
 from pretrain.reporting.comparison_results import Results
 from pretrain.reporting.plotting import Style, band, name_lines, panel, spread
 
@@ -36,43 +38,44 @@ def probe_depths(probes: pd.DataFrame) -> Figure:
     return figure
 
 
-def layers_kept(results: Results, comparisons: Sequence[Comparison]) -> Figure | None:
+def layers_kept(results: Results, comparisons: Sequence[PairedComparison]) -> Figure | None:
     """Draw the gain over the baseline by the number of pretrained layers kept, a line a label budget."""
-    at = {arm: settings_of(arm, results.config)["upto"] for arm in _variants(results, "upto")}
+    comparison = results.comparison
+    at = {arm: comparison.arms[arm].upto for arm in _variants(comparison, "upto")}
     if not at:
         return None
-    at[str(main_arm(results.config))] = len(results.config["stack"]["stages"])
-    baseline = settings_of(results.config["baseline"], results.config)
-    return _gains(comparisons, at, "pretrained layers kept", origin=[] if baseline.keys() - {"init"} else [0])
+    at[str(comparison.main_arm)] = len(comparison.stack.stages)
+    plain = comparison.arms[comparison.baseline] == Arm()
+    return _gains(comparisons, at, "pretrained layers kept", origin=[0] if plain else [])
 
 
-def unlabelled_images(results: Results, comparisons: Sequence[Comparison]) -> Figure | None:
+def unlabelled_images(results: Results, comparisons: Sequence[PairedComparison]) -> Figure | None:
     """Draw the gain over the baseline by the number of unlabelled images, a line a label budget."""
-    at = {arm: settings_of(arm, results.config)["pool"] for arm in _variants(results, "pool")}
-    whole = results.stages.loc[results.stages["pool"].isna(), "unlabelled"]
+    comparison = results.comparison
+    at = {arm: comparison.arms[arm].num_unlabelled for arm in _variants(comparison, "num_unlabelled")}
+    whole = results.stages.loc[results.stages["num_unlabelled"].isna(), "unlabelled"]
     if not at:
         return None
     if len(whole):
-        at[str(main_arm(results.config))] = int(whole.iloc[0])
+        at[str(comparison.main_arm)] = int(whole.iloc[0])
     return _gains(comparisons, at, "unlabelled images", origin=[], log=True)
 
 
-def _variants(results: Results, setting: str) -> list[str]:
+def _variants(comparison: Comparison, setting: str) -> list[str]:
     """Return the arms that differ from the main one in this setting alone."""
-    main = main_arm(results.config)
+    main = comparison.main_arm
     if main is None:
         return []
-    same = settings_of(main, results.config)
+    same = comparison.arms[main]
     return [
-        arm
-        for arm in results.config["arms"]
-        if (own := settings_of(arm, results.config)) != same
-        and {key: value for key, value in own.items() if key != setting} == same
+        name
+        for name, arm in comparison.arms.items()
+        if arm != same and replace(arm, **{setting: getattr(same, setting)}) == same
     ]
 
 
 def _gains(
-    comparisons: Sequence[Comparison], at: Mapping[str, int], what: str, origin: list[int], log: bool = False
+    comparisons: Sequence[PairedComparison], at: Mapping[str, Any], what: str, origin: list[int], log: bool = False
 ) -> Figure | None:
     """Draw paired differences, in points, of arms at the places given, a line a label budget, from an origin on."""
     shown = sorted((c for c in comparisons if c.arm in at), key=lambda c: at[c.arm])

@@ -11,10 +11,9 @@ from matplotlib.ticker import FuncFormatter, LogLocator
 
 from pretrain.comparison.label_efficiency import LabelEfficiency
 from pretrain.comparison.paired_differences import Estimate, estimate, seed_table
-from pretrain.comparison.verdicts import Comparison, arm_estimates
-from pretrain.reporting.arm_roles import is_frozen, main_arm, settings_of
+from pretrain.comparison.plan import Arm, Comparison
+from pretrain.comparison.verdicts import PairedComparison, arm_estimates
 from pretrain.reporting.plotting import Row, Style, band, name_lines, panel, rows, spread
-from pretrain.runs.settings import Config
 
 PANELS = (  # in their order
     "main arms",
@@ -36,35 +35,37 @@ class Drawing:
     figure: Figure
 
 
-def panels(config: Config) -> dict[str, list[str]]:
+def panels(comparison: Comparison) -> dict[str, list[str]]:
     """Return which arms share a panel, by what they have in common, the baseline in each.
 
     Frozen arms have their own, since they are often far below the others. Arms of another pretraining stand beside the
     comparison's own. No more than a handful are in one, but for those of one label budget, which have a row each.
     """
-    crowd = CROWD if len(config["labels"]) > 1 else len(config["arms"])
+    crowd = CROWD if len(comparison.labels) > 1 else len(comparison.arms)
     groups: dict[str, list[str]] = {title: [] for title in PANELS}
-    for arm in [arm for arm in config["arms"] if arm != config["baseline"]]:
-        groups[_title(arm, config)].append(arm)
+    for name, arm in comparison.arms.items():
+        if name != comparison.baseline:
+            groups[_title(arm)].append(name)
     other = PANELS[1]
-    beside = [arm for arm in [main_arm(config)] if arm and arm not in groups[other]]
+    beside = [arm for arm in [comparison.main_arm] if arm and arm not in groups[other]]
     shown = {}
     for title, arms in groups.items():
         for start in range(0, len(arms), crowd):
             name = title if start == 0 else f"{title}, {start // crowd + 1}"
-            shown[name] = [config["baseline"], *(beside if title == other else []), *arms[start : start + crowd]]
-    return shown or {PANELS[0]: [config["baseline"]]}
+            shown[name] = [comparison.baseline, *(beside if title == other else []), *arms[start : start + crowd]]
+    return shown or {PANELS[0]: [comparison.baseline]}
 
 
-def _title(arm: str, config: Config) -> str:
+def _title(arm: Arm) -> str:
     """Return which of `PANELS` an arm belongs to."""
     main, other, layers, images, frozen = PANELS
-    if is_frozen(arm, config):
+    if arm.frozen:
         return frozen
-    settings = settings_of(arm, config)
-    return next(
-        (title for key, title in (("upto", layers), ("pool", images), ("stack", other)) if key in settings), main
-    )
+    if arm.upto is not None:
+        return layers
+    if arm.num_unlabelled is not None:
+        return images
+    return other if arm.stack else main
 
 
 def file_name(*words: object) -> str:
@@ -125,7 +126,7 @@ def _accuracy_rows(
 
 
 def differences(
-    runs: pd.DataFrame, comparisons: Sequence[Comparison], arms: Sequence[str], looks: Mapping[str, Style]
+    runs: pd.DataFrame, comparisons: Sequence[PairedComparison], arms: Sequence[str], looks: Mapping[str, Style]
 ) -> Figure | None:
     """Draw the paired difference of each arm from the baseline: mean, 95% interval, and a dot for each seed."""
     shown = sorted((c for c in comparisons if c.arm in arms), key=lambda c: (list(arms).index(c.arm), c.labels))

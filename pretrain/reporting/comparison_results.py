@@ -9,10 +9,11 @@ from typing import Any
 
 import pandas as pd
 
-from pretrain.comparison.tasks import Cell, Pretraining, Probing, Task, tasks, tuning_of
+from pretrain.comparison.plan import Comparison
+from pretrain.comparison.tasks import FinetuningTask, PretrainingTask, ProbingTask, Task, tasks
 from pretrain.errors import UserError
 from pretrain.runs.run_folder import RunFolder
-from pretrain.runs.settings import Config
+from pretrain.runs.settings import typed
 
 COLUMNS = (
     "arm",
@@ -40,8 +41,14 @@ class Results:
     ----------
     path : Path
         Its folder.
-    config, environment : dict
-        What its config.yaml and env.json say.
+    comparison : Comparison
+        What was compared.
+    configuration : str
+        The same as config.yaml says it.
+    environment : dict
+        What its env.json says.
+    labelled_digest : str
+        Digest of its labelled and its test images.
     runs : DataFrame
         A row a complete run, with the columns `COLUMNS`.
     trials : DataFrame
@@ -53,7 +60,7 @@ class Results:
         A row a validation of a complete run: arm, labels, seed, step, pretrain_seconds, seconds (those included),
         val_accuracy.
     stages : DataFrame
-        A row a complete pretraining: pool, seed, unlabelled, seconds, flops.
+        A row a complete pretraining: num_unlabelled, seed, unlabelled, seconds, flops.
     progress : dict of str to (int, int)
         For runs, trials, pretrainings and probes, how many are complete, and of how many.
     failures : list of str
@@ -65,8 +72,10 @@ class Results:
     """
 
     path: Path
-    config: Config
+    comparison: Comparison
+    configuration: str
     environment: dict[str, Any]
+    labelled_digest: str
     runs: pd.DataFrame
     trials: pd.DataFrame
     probes: pd.DataFrame
@@ -88,20 +97,20 @@ def read_results(out: str | Path) -> Results:
         When the folder holds no comparison.
     """
     out = Path(out)
-    config = RunFolder(out).config()
-    if "arms" not in config:
-        raise UserError(f"{out} holds a run, but not a comparison.")
-    everything = list(tasks(config))
+    comparison, digests = read_comparison(out)
+    everything = list(tasks(comparison))
     done = {task: summary for task in everything if (summary := RunFolder(task.folder(out)).accepted())}
-    runs = {task: summary for task, summary in done.items() if isinstance(task, Cell) and task.trial is None}
+    runs = {task: summary for task, summary in done.items() if isinstance(task, FinetuningTask) and task.trial is None}
     first = next(iter(runs.values()), {})
     leakage = out / "leakage.json"
     return Results(
         path=out,
-        config=config,
-        environment=json.loads((out / "env.json").read_text()),
+        comparison=comparison,
+        configuration=(out / "config.yaml").read_text(),
+        environment=RunFolder(out).environment(),
+        labelled_digest=digests["labelled_digest"],
         runs=pd.DataFrame([{column: s[column] for column in COLUMNS} for s in runs.values()], columns=list(COLUMNS)),
-        trials=_trials(everything, done, config, out),
+        trials=_trials(everything, done, comparison),
         probes=_probes(done),
         curves=_curves(runs, out),
         stages=_stages(done),
@@ -113,11 +122,26 @@ def read_results(out: str | Path) -> Results:
     )
 
 
+def read_comparison(out: Path) -> tuple[Comparison, dict[str, str]]:
+    """Return what the comparison in a folder is, wherever the folder is now, and the digests of its data.
+
+    Raises
+    ------
+    UserError
+        When the folder holds no comparison.
+    """
+    config = RunFolder(out).config()
+    if "arms" not in config:
+        raise UserError(f"{out} holds a run, but not a comparison.")
+    digests = {key: config.pop(key) for key in ("data_digest", "labelled_digest")}
+    return typed(Comparison, {**config, "out": str(out)}), digests
+
+
 def _kind(task: Task) -> str:
     """Return what a task is called in the progress of a comparison."""
-    if isinstance(task, Cell):
+    if isinstance(task, FinetuningTask):
         return "runs" if task.trial is None else "trials"
-    return "probes" if isinstance(task, Probing) else "pretrainings"
+    return "probes" if isinstance(task, ProbingTask) else "pretrainings"
 
 
 def _progress(everything: list[Task], done: Mapping[Task, Any]) -> dict[str, tuple[int, int]]:
@@ -137,20 +161,20 @@ def _failures(everything: list[Task], done: Mapping[Task, Any], out: Path) -> li
     return [f"{'; '.join(failed)}: {reason}" for reason, failed in reasons.items()]
 
 
-def _trials(everything: list[Task], done: Mapping[Task, Any], config: Config, out: Path) -> pd.DataFrame:
+def _trials(everything: list[Task], done: Mapping[Task, Any], comparison: Comparison) -> pd.DataFrame:
     """Return a row for each trial that came to an end, arm by arm; the choice is marked once all of its arm have."""
     rows = []
-    candidates = tuning_of(config).candidates()
+    candidates, out = comparison.tuning.candidates(), Path(comparison.out)
     settings = list(dict.fromkeys(key for candidate in candidates for key in candidate))
-    groups: dict[tuple[str, Any], list[Cell]] = defaultdict(list)
+    groups: dict[tuple[str, Any], list[FinetuningTask]] = defaultdict(list)
     for task in everything:
-        if isinstance(task, Cell) and task.trial is not None:
+        if isinstance(task, FinetuningTask) and task.trial is not None:
             groups[task.arm, task.labels].append(task)
     for cells in groups.values():
         ended = {cell: done.get(cell) or {"failure": RunFolder(cell.folder(out)).failure()} for cell in cells}
         ended = {cell: summary for cell, summary in ended.items() if summary.get("failure", "none") is not None}
         whole = len(ended) == len(cells) and any("val_accuracy" in summary for summary in ended.values())
-        chosen = _winner(cells[0], config, out) if whole else None
+        chosen = _winner(cells[0], comparison) if whole else None
         for cell, summary in ended.items():
             assert cell.trial is not None
             rows.append(
@@ -170,9 +194,9 @@ def _trials(everything: list[Task], done: Mapping[Task, Any], config: Config, ou
     return pd.DataFrame(rows, columns=columns)
 
 
-def _winner(cell: Cell, config: Config, out: Path) -> int | None:
+def _winner(task: FinetuningTask, comparison: Comparison) -> int | None:
     try:
-        return cell.winner(config, out)
+        return task.winner(comparison)
     except UserError:  # no candidate went well on every seed
         return None
 
@@ -182,13 +206,13 @@ def _probes(done: Mapping[Task, dict[str, Any]]) -> pd.DataFrame:
     rows = [
         {"init": task.init, "labels": summary["labels"], "seed": task.seed, **depth}
         for task, summary in done.items()
-        if isinstance(task, Probing)
+        if isinstance(task, ProbingTask)
         for depth in summary["depths"]
     ]
     return pd.DataFrame(rows, columns=["init", "labels", "seed", *columns])
 
 
-def _curves(runs: Mapping[Cell, dict[str, Any]], out: Path) -> pd.DataFrame:
+def _curves(runs: Mapping[FinetuningTask, dict[str, Any]], out: Path) -> pd.DataFrame:
     rows = [
         {
             "arm": cell.arm,
@@ -210,13 +234,13 @@ def _curves(runs: Mapping[Cell, dict[str, Any]], out: Path) -> pd.DataFrame:
 def _stages(done: Mapping[Task, dict[str, Any]]) -> pd.DataFrame:
     rows = [
         {
-            "pool": task.pool,
+            "num_unlabelled": task.num_unlabelled,
             "seed": task.seed,
             "unlabelled": summary["unlabelled"],
             "seconds": summary["pretrain_seconds"],
             "flops": sum(summary["stage_flops"]),
         }
         for task, summary in done.items()
-        if isinstance(task, Pretraining)
+        if isinstance(task, PretrainingTask)
     ]
-    return pd.DataFrame(rows, columns=["pool", "seed", "unlabelled", "seconds", "flops"])
+    return pd.DataFrame(rows, columns=["num_unlabelled", "seed", "unlabelled", "seconds", "flops"])

@@ -8,22 +8,20 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-import yaml
 from matplotlib.figure import Figure
 
 from pretrain.comparison.label_efficiency import LabelEfficiency, label_efficiency
-from pretrain.comparison.tasks import Pretraining
-from pretrain.comparison.verdicts import Comparison, as_json, compare_arms
+from pretrain.comparison.plan import FIGURES
+from pretrain.comparison.tasks import PretrainingTask
+from pretrain.comparison.verdicts import PairedComparison, as_json, compare_arms
 from pretrain.errors import UserError
 from pretrain.reporting import attribution_figures, comparison_figures, plotting, tables
-from pretrain.reporting.arm_roles import main_arm
 from pretrain.reporting.caveats import caveats
 from pretrain.reporting.comparison_figures import Drawing, file_name
 from pretrain.reporting.comparison_results import Results, read_results
 from pretrain.reporting.headline import against_matched, headline, worth
 from pretrain.reporting.methods_text import methods
 from pretrain.runs.atomic_files import write_text
-from pretrain.runs.run_folder import FIGURES
 
 SAVED = (
     "Labels that the baseline needs for the same accuracy, with their 95% interval; the ring is what the arm had. An "
@@ -59,7 +57,7 @@ def write_report(out: str | Path, into: str | Path | None = None) -> Report:
     """
     results = read_results(out)
     into = Path(out) if into is None or Path(into).resolve() == Path(out).resolve() else open_folder(into)
-    baseline = results.config["baseline"]
+    baseline = results.comparison.baseline
     comparisons, needed = compare_arms(results.runs, baseline), label_efficiency(results.runs, baseline)
     _write_tables(results, comparisons, needed, into)
     drawings = export(draw(results, comparisons, needed), into)
@@ -84,7 +82,9 @@ def open_folder(path: str | Path) -> Path:
     return folder
 
 
-def _write_tables(results: Results, comparisons: list[Comparison], needed: list[LabelEfficiency], into: Path) -> None:
+def _write_tables(
+    results: Results, comparisons: list[PairedComparison], needed: list[LabelEfficiency], into: Path
+) -> None:
     write_text(into / "results.csv", results.runs.to_csv(index=False))
     write_text(into / "results.json", json.dumps(as_json(results.runs, comparisons, needed), indent=2) + "\n")
     for name, table in (("trials", results.trials), ("probes", results.probes)):
@@ -94,11 +94,11 @@ def _write_tables(results: Results, comparisons: list[Comparison], needed: list[
             (into / f"{name}.csv").unlink(missing_ok=True)
 
 
-def draw(results: Results, comparisons: list[Comparison], needed: list[LabelEfficiency]) -> Iterator[Drawing]:
+def draw(results: Results, comparisons: list[PairedComparison], needed: list[LabelEfficiency]) -> Iterator[Drawing]:
     """Draw all that there is data for."""
-    looks = plotting.styles(results.config["arms"], results.config["baseline"])
+    looks = plotting.styles(results.comparison.arms, results.comparison.baseline)
     interval = f"mean{' and 95% interval' if results.runs['seed'].nunique() >= plotting.INTERVAL_FROM else ''}"
-    shown = comparison_figures.panels(results.config)
+    shown = comparison_figures.panels(results.comparison)
     main = next(iter(shown.values()))
     for title, arms in shown.items():
         text = f"Test accuracy, {title}: {interval}."
@@ -156,16 +156,16 @@ def render(template: str, page: dict[str, Any], into: Path) -> None:
         write_text(into / f"report.{suffix}", text)
 
 
-def _page(results: Results, comparisons: list[Comparison], needed: list[LabelEfficiency]) -> dict[str, Any]:
+def _page(results: Results, comparisons: list[PairedComparison], needed: list[LabelEfficiency]) -> dict[str, Any]:
     """Return what both templates show, apart from figures."""
-    config, main = results.config, main_arm(results.config)
+    comparison, main = results.comparison, results.comparison.main_arm
     of_main, matched = [c for c in comparisons if c.arm == main], against_matched(results)
     return {
-        "title": f"Did pretraining help? {config['stack']['name']} on {config['data']['name']}",
-        "headline": headline(comparisons, matched, config),
+        "title": f"Did pretraining help? {comparison.stack.name} on {comparison.data.name}",
+        "headline": headline(comparisons, matched, comparison),
         "sentences": [c.sentence() for c in [*of_main, *matched]],
         "others": [c.sentence() for c in comparisons if c.arm != main],
-        "worth": worth(needed, config),
+        "worth": worth(needed, comparison),
         "caveats": caveats(results, comparisons, matched),
         "progress": progress(results),
         "failures": results.failures,
@@ -176,11 +176,11 @@ def _page(results: Results, comparisons: list[Comparison], needed: list[LabelEff
         "searched": tables.seconds(results.trials["seconds"].astype(float).sum()),
         "trials": tables.trials(results),
         "methods": methods(results),
-        "baseline": config["baseline"],
-        "seeds": config["seeds"],
+        "baseline": comparison.baseline,
+        "seeds": comparison.seeds,
         "command": results.environment.get("command", ""),
         "environment": results.environment,
-        "configuration": yaml.safe_dump(config, sort_keys=False),
+        "configuration": results.configuration,
     }
 
 
@@ -195,7 +195,7 @@ def progress(results: Results) -> str:
 
 def _pictures(results: Results) -> list[dict[str, str]]:
     """Return the pictures of the first seed's pretraining, inlined."""
-    folder = Pretraining(results.config["seeds"][0]).folder(results.path)
+    folder = PretrainingTask(results.comparison.seeds[0]).folder(results.path)
     return [
         {
             "name": file.stem.replace("-", " ").replace("stage", "stage "),

@@ -3,17 +3,16 @@
 from typing import Any
 
 from pretrain.comparison.paired_differences import ENOUGH
-from pretrain.comparison.plan import stack_of
-from pretrain.comparison.tasks import tuning_of
+from pretrain.comparison.plan import Comparison
 from pretrain.data.near_duplicates import SMALLEST
-from pretrain.data.sources import data_shape
+from pretrain.data.sources import FolderData
 from pretrain.evaluation.layer_features import GRID
-from pretrain.reporting.arm_roles import settings_of
 from pretrain.reporting.comparison_results import Results
 from pretrain.reporting.plotting import INTERVAL_FROM
 from pretrain.runs.resumption import differing_settings, flatten
-from pretrain.runs.settings import Config, typed
-from pretrain.training.recipes import Recipe, Training, recipe_settings
+from pretrain.runs.settings import Config, as_config, typed
+from pretrain.stages.stack_settings import StackSettings
+from pretrain.training.recipes import Recipe, Training
 
 KINDS = {
     "Contrastive": "a contrastive layer",
@@ -42,44 +41,36 @@ IN_WORDS = ("_target_", "training", "out_channels", "kernel_size", "pool", "wind
 
 def methods(results: Results) -> dict[str, list[str]]:
     """Return paragraphs by heading."""
-    config = results.config
+    comparison = results.comparison
     return {
-        "Data": [_data(results), *([_leakage(results.leakage, _shape(config)[1])] if results.leakage else [])],
-        "Network and pretraining": [_network(config), *_stages(config), *_other_stages(config)],
-        "Fine-tuning": [_finetuning(config)],
-        "Arms": [_arms(config)],
-        "Tuning": [_tuning(config)],
-        "Seeds and pairing": [_pairing(config)],
-        "Statistics": [_tests(config), _caveat_of_scope(results)],
-        **({"Probes": [_probing()]} if config["probe"] else {}),
+        "Data": [_data(results), *([_leakage(results.leakage, comparison.data.shape[1])] if results.leakage else [])],
+        "Network and pretraining": [_network(comparison.stack), *_stages(comparison.stack), *_other_stages(comparison)],
+        "Fine-tuning": [_finetuning(comparison)],
+        "Arms": [_arms(comparison)],
+        "Tuning": [_tuning(comparison)],
+        "Seeds and pairing": [_pairing(comparison)],
+        "Statistics": [_tests(comparison), _caveat_of_scope(results)],
+        **({"Probes": [_probing()]} if comparison.probe else {}),
     }
 
 
 def _data(results: Results) -> str:
-    channels, height, width = _shape(results.config)
-    config = results.config["data"]
-    folder = config["name"] == "folder"
-    text = [f"Images of {config['root'] if folder else config['name']}, {channels}x{height}x{width}"]
+    data = results.comparison.data
+    channels, height, width = data.shape
+    where = data.root if isinstance(data, FolderData) else data.name
+    text = [f"Images of {where}, {channels}x{height}x{width}"]
     if results.classes:
         text.append(f", in {results.classes} classes")
-    held_out = config["validation"]
+    held_out = data.validation
     share = f"{held_out:.0%} of the" if 0 < held_out < 1 else f"{held_out:,}"
     text.append(f". {share} training images are set aside for validation, the same for all runs.")
     if results.test_images:
         text.append(f" The test split has {results.test_images:,} images.")
-    whole = results.stages.loc[results.stages["pool"].isna(), "unlabelled"]
+    whole = results.stages.loc[results.stages["num_unlabelled"].isna(), "unlabelled"]
     if len(whole):
         text.append(f" The unlabelled pool has {int(whole.iloc[0]):,}: the training images, without their labels")
-        more = config["unlabelled"]
-        text.append(f", and those of {', '.join([more] if isinstance(more, str) else more)}." if more else ".")
+        text.append(f", and those of {', '.join(data.unlabelled)}." if data.unlabelled else ".")
     return "".join(text)
-
-
-def _shape(config: Config) -> tuple[int, int, int]:
-    data = config["data"]
-    if data["name"] == "folder":
-        return data["channels"], data["image_size"], data["image_size"]
-    return data_shape(data)[0]
 
 
 def _leakage(found: Config, side: int) -> str:
@@ -98,32 +89,31 @@ def _leakage(found: Config, side: int) -> str:
     return f"{searched}: {found['shared']:,} of {found['pool']:,} are, {sets}. {became}.{kept if labelled else ''}"
 
 
-def _network(config: Config) -> str:
-    stack = config["stack"]
+def _network(stack: StackSettings) -> str:
     return (
-        f"The stack {stack['name']} has {_count(len(stack['stages']), 'stage')}, each a layer of the network; a "
-        f"fully connected head stands on the last. {PREPROCESSING[stack['preprocessing']]} "
-        f"{NORMALIZATION[stack['normalization']]} Stages are trained one after the other on unlabelled images, each on "
+        f"The stack {stack.name} has {_count(len(stack.stages), 'stage')}, each a layer of the network; a "
+        f"fully connected head stands on the last. {PREPROCESSING[stack.preprocessing]} "
+        f"{NORMALIZATION[stack.normalization]} Stages are trained one after the other on unlabelled images, each on "
         "the output of those below."
     )
 
 
-def _stages(config: Config) -> list[str]:
-    return [_stage(k, settings) for k, settings in enumerate(config["stack"]["stages"].values(), 1)]
+def _stages(stack: StackSettings) -> list[str]:
+    return [_stage(k, settings) for k, settings in enumerate(stack.stages.values(), 1)]
 
 
-def _other_stages(config: Config) -> list[str]:
+def _other_stages(comparison: Comparison) -> list[str]:
     """Return what arms of another pretraining do instead: a stage of another kind in full, else what differs."""
     return [
-        f"{arm}, instead: {' '.join(_changed_stages(config['stack'], stack_of(arm, config)))}"
-        for arm in config["arms"]
-        if settings_of(arm, config).get("stack")
+        f"{name}, instead: {' '.join(_changed_stages(comparison.stack, comparison.stack_of(name)))}"
+        for name, arm in comparison.arms.items()
+        if arm.stack
     ]
 
 
-def _changed_stages(base: Config, own: Config) -> list[str]:
+def _changed_stages(base: StackSettings, own: StackSettings) -> list[str]:
     said = []
-    for k, (before, after) in enumerate(zip(base["stages"].values(), own["stages"].values(), strict=True), 1):
+    for k, (before, after) in enumerate(zip(base.stages.values(), own.stages.values(), strict=True), 1):
         if before["_target_"] != after["_target_"]:
             said.append(_stage(k, after))
         elif before != after:
@@ -164,10 +154,10 @@ def _optimization(s: Training) -> str:
     )
 
 
-def _finetuning(config: Config) -> str:
-    s = recipe_settings(config["recipe"])
+def _finetuning(comparison: Comparison) -> str:
+    s = comparison.recipe
     text = _head(s) + (_training(s) if s.steps else "Nothing is trained after that.")
-    if tuned := sorted({key for candidate in _tried(config) for key in candidate}):
+    if tuned := sorted({key for candidate in comparison.tuning.candidates() for key in candidate}):
         text += f" Tuning replaces {', '.join(tuned)}."
     return text
 
@@ -207,43 +197,37 @@ def _augmentation(s: Recipe) -> str:
     return f"Training images are {' and '.join(ways)}." if ways else "Images are not augmented."
 
 
-def _heads(config: Config) -> set[str]:
+def _heads(comparison: Comparison) -> set[str]:
     """Return how heads begin: in the recipe, in what tuning tries and in what arms set."""
-    changes = [*_tried(config), *(settings_of(arm, config).get("recipe", {}) for arm in config["arms"])]
-    return {recipe_settings(config["recipe"]).head, *(each["head"] for each in changes if "head" in each)}
+    changes = [*comparison.tuning.candidates(), *(arm.recipe for arm in comparison.arms.values())]
+    return {comparison.recipe.head, *(each["head"] for each in changes if "head" in each)}
 
 
-def _tried(config: Config) -> list[Config]:
-    tuning = tuning_of(config)
-    return [] if tuning.trials == 0 else tuning.candidates()
-
-
-def _arms(config: Config) -> str:
-    differing = "; ".join(f"{arm} ({settings_in_words(changed)})" for arm, changed in config["arms"].items())
+def _arms(comparison: Comparison) -> str:
+    differing = "; ".join(f"{name} ({settings_in_words(as_config(arm))})" for name, arm in comparison.arms.items())
     text = f"The arms share the network, the preprocessing and the recipe, and differ in this alone: {differing}."
-    if _tried(config):
+    if comparison.tuning.candidates():
         text += " And in what tuning chose for each."
-    if any(settings_of(arm, config).get("upto") for arm in config["arms"]):
-        text += " upto: only the first so many pretrained layers are kept, and the others begin from scratch."
-    if any(settings_of(arm, config).get("stack") for arm in config["arms"]):
-        text += " stack: pretrained in another way, described above; the network is the same."
-    if any(settings_of(arm, config).get("pool") for arm in config["arms"]):
-        text += " pool: pretrained on so many of the unlabelled images, to which its preprocessing is fitted as well."
-    if any(settings_of(arm, config).get("matched") for arm in config["arms"]):
-        text += (
-            " matched: from scratch, for as many more steps as pay for the floating-point operations of pretraining."
-        )
+    explained = {
+        "upto": "only the first so many pretrained layers are kept, and the others begin from scratch.",
+        "stack": "pretrained in another way, described above; the network is the same.",
+        "num_unlabelled": "pretrained on so many unlabelled images, to which its preprocessing is fitted as well.",
+        "compute_matched": "from scratch, for as many more steps as cost the floating-point operations of pretraining.",
+    }
+    for setting, meaning in explained.items():
+        if any(getattr(arm, setting) for arm in comparison.arms.values()):
+            text += f" {setting}: {meaning}"
     return text
 
 
-def settings_in_words(changed: Config | None) -> str:
+def settings_in_words(changed: Config) -> str:
     """Return what an arm changes, as on a command line; of another stack, that it is its own."""
-    flat = flatten({key: "its own" if key == "stack" else value for key, value in (changed or {}).items()})
+    flat = flatten({key: "its own" if key == "stack" else value for key, value in changed.items()})
     return ", ".join(f"{key.removeprefix('recipe.')}={_value(v)}" for key, v in flat.items() if key) or "as is"
 
 
-def _tuning(config: Config) -> str:
-    tuning, tried = tuning_of(config), _tried(config)
+def _tuning(comparison: Comparison) -> str:
+    tuning, tried = comparison.tuning, comparison.tuning.candidates()
     if not tried:
         return "No setting was tuned: every arm ran with the recipe above, which somebody chose."
     space = " or ".join(_space(each) for each in tuning.spaces)
@@ -264,20 +248,20 @@ def _space(space: dict[str, list[Any]]) -> str:
     return f"({'; '.join(settings)})"
 
 
-def _pairing(config: Config) -> str:
-    same_head = " and start from the same head" if _heads(config) == {"random"} else ""
+def _pairing(comparison: Comparison) -> str:
+    same_head = " and start from the same head" if _heads(comparison) == {"random"} else ""
     return (
-        f"Label budgets: {_value(config['labels'])}. Seeds: {_value(config['seeds'])}. A seed draws the labels, the "
+        f"Label budgets: {_value(comparison.labels)}. Seeds: {_value(comparison.seeds)}. A seed draws the labels, the "
         "initial weights, the order of images and, for pretrained arms, the pretraining. The subsets of labels are "
         f"stratified, and nested over budgets. The arms of one seed see the same labels{same_head}, so each is "
-        f"compared with {config['baseline']} seed by seed."
+        f"compared with {comparison.baseline} seed by seed."
     )
 
 
-def _tests(config: Config) -> str:
+def _tests(comparison: Comparison) -> str:
     correction = (
-        f" and corrected over the {len(config['labels'])} label budgets of an arm by Holm's method"
-        if len(config["labels"]) > 1
+        f" and corrected over the {len(comparison.labels)} label budgets of an arm by Holm's method"
+        if len(comparison.labels) > 1
         else ""
     )
     return (

@@ -11,10 +11,9 @@ from scipy import stats
 
 from pretrain.comparison.label_efficiency import label_efficiency
 from pretrain.comparison.paired_differences import LEVEL
-from pretrain.comparison.verdicts import Comparison, as_json, compare_arms
+from pretrain.comparison.verdicts import PairedComparison, as_json, compare_arms
 from pretrain.errors import UserError
 from pretrain.reporting import comparison_figures, plotting, tables
-from pretrain.reporting.arm_roles import main_arm
 from pretrain.reporting.caveats import caveats
 from pretrain.reporting.comparison_figures import Drawing, file_name
 from pretrain.reporting.comparison_results import Results, read_results
@@ -51,11 +50,11 @@ def write_side_by_side(runs: Sequence[str | Path], out: str | Path) -> Report:
     joint = pd.concat(frames.values(), ignore_index=True)
     first, *others = compared
     write_text(into / "results.csv", joint.to_csv(index=False))
-    judged = {name: compare_arms(each.runs, each.config["baseline"]) for name, each in compared.items()}
+    judged = {name: compare_arms(each.runs, each.comparison.baseline) for name, each in compared.items()}
     values = {name: _values(results, judged[name]) for name, results in compared.items()}
     write_text(into / "results.json", json.dumps(values, indent=2) + "\n")
     matched = {name: against_matched(results) for name, results in compared.items()}
-    said = {name: headline(judged[name], matched[name], each.config) for name, each in compared.items()}
+    said = {name: headline(judged[name], matched[name], each.comparison) for name, each in compared.items()}
     verdicts = "\n".join(f"{name}: {sentence}" for name, sentence in said.items())
     page = {
         "title": f"{', '.join([first, *others[:-1]])} and {others[-1]}",
@@ -69,8 +68,8 @@ def write_side_by_side(runs: Sequence[str | Path], out: str | Path) -> Report:
     return Report(into / "report.html", verdicts)
 
 
-def _values(results: Results, judged: list[Comparison]) -> dict[str, object]:
-    return as_json(results.runs, judged, label_efficiency(results.runs, results.config["baseline"]))
+def _values(results: Results, judged: list[PairedComparison]) -> dict[str, object]:
+    return as_json(results.runs, judged, label_efficiency(results.runs, results.comparison.baseline))
 
 
 def unique_names(paths: Sequence[Path]) -> list[str]:
@@ -83,19 +82,19 @@ def unique_names(paths: Sequence[Path]) -> list[str]:
 
 def arm_names(compared: Mapping[str, Results]) -> dict[tuple[str, str], str]:
     """Return what each arm of each comparison is called: with the comparison's name where several have such an arm."""
-    count = Counter(arm for results in compared.values() for arm in results.config["arms"])
+    count = Counter(arm for results in compared.values() for arm in results.comparison.arms)
     return {
         (name, arm): f"{name}: {arm}" if count[arm] > 1 else arm
         for name, results in compared.items()
-        for arm in results.config["arms"]
+        for arm in results.comparison.arms
     }
 
 
 def why_unpaired(one: Results, other: Results) -> str | None:
     """Return why the runs of two comparisons cannot be paired by labels and seed; None where they can."""
-    if one.config["labelled_digest"] != other.config["labelled_digest"]:
+    if one.labelled_digest != other.labelled_digest:
         return "their labelled or their test images are not the same"
-    if {*one.config["seeds"]} != {*other.config["seeds"]}:
+    if {*one.comparison.seeds} != {*other.comparison.seeds}:
         return "they have other seeds"
     return None
 
@@ -112,11 +111,11 @@ def _renamed(runs: pd.DataFrame, name: str, arms: Names) -> pd.DataFrame:
     return runs.assign(arm=[arms[name, arm] for arm in runs["arm"]])
 
 
-def _about(results: Results, judged: list[Comparison], matched: list[Comparison]) -> dict[str, object]:
+def _about(results: Results, judged: list[PairedComparison], matched: list[PairedComparison]) -> dict[str, object]:
     """Return what the page says of one comparison alone."""
-    config, main = results.config, main_arm(results.config)
+    comparison, main = results.comparison, results.comparison.main_arm
     return {
-        "what": f"{config['stack']['name']} on {config['data']['name']}",
+        "what": f"{comparison.stack.name} on {comparison.data.name}",
         "sentences": [c.sentence() for c in [*(c for c in judged if c.arm == main), *matched]],
         "caveats": caveats(results, judged, matched),
         "progress": progress(results),
@@ -129,7 +128,7 @@ def _between(
 ) -> dict[str, object]:
     """Return the differences of the arms that two comparisons share, and how they were found."""
     first, other = pair
-    shared = [arm for arm in compared[first].config["arms"] if (other, arm) in arms]
+    shared = [arm for arm in compared[first].comparison.arms if (other, arm) in arms]
     both = [(arms[first, arm], arms[other, arm]) for arm in shared]
     title = f"{other} against {first} (points)"
     if reason := why_unpaired(compared[first], compared[other]):
@@ -165,7 +164,7 @@ def _draw(compared: Mapping[str, Results], arms: Names) -> Iterator[Drawing]:
             found.axes[0].set_title(arm, loc="left", fontsize=11)
             yield Drawing("results", file_name("accuracy", arm), f"Test accuracy of {arm}: {interval}.", found)
     for name, results in compared.items():
-        alone = [arm for arm in results.config["arms"] if arm not in shared]
+        alone = [arm for arm in results.comparison.arms if arm not in shared]
         own = plotting.styles(alone, first)
         for k in range(0, len(alone), comparison_figures.CROWD):
             few = alone[k : k + comparison_figures.CROWD]

@@ -9,7 +9,7 @@ import pandas as pd
 
 from pretrain.comparison.label_efficiency import LabelEfficiency
 from pretrain.comparison.paired_differences import Estimate
-from pretrain.comparison.verdicts import Comparison, arm_estimates
+from pretrain.comparison.verdicts import PairedComparison, arm_estimates
 from pretrain.reporting.comparison_results import Results
 from pretrain.reporting.plotting import INTERVAL_FROM, shown
 
@@ -69,13 +69,13 @@ def accuracies(runs: pd.DataFrame) -> Table:
     return Table(heads, [row(arm, labels, e) for (arm, labels), e in arm_estimates(runs).items()])
 
 
-def paired(comparisons: Sequence[Comparison]) -> Table:
+def paired(comparisons: Sequence[PairedComparison]) -> Table:
     """Return all that is known of each paired difference, in points."""
     heads = ["arm", "labels", "n", "mean", "95% t interval", "95% bootstrap", "p", "p, Holm", "effect", "detectable"]
     return Table([*heads, "verdict"], [_paired_row(c) for c in comparisons], [0, len(heads)])
 
 
-def _paired_row(c: Comparison) -> list[str]:
+def _paired_row(c: PairedComparison) -> list[str]:
     d = c.difference
     return [
         c.arm,

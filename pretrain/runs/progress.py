@@ -1,9 +1,9 @@
 """How far a long piece of work has come: a bar in a terminal, plain lines elsewhere."""
 
+import os
 import sys
 import time
 
-from lightning_fabric.utilities.rank_zero import rank_zero_only
 from tqdm import tqdm
 
 
@@ -83,7 +83,12 @@ class Progress:
         )
 
 
-@rank_zero_only
 def complain(line: str) -> None:
-    """Print a line on standard error, once for all the processes."""
-    print(line, file=sys.stderr)
+    """Print a line on standard error, once for all the data-parallel processes."""
+    if is_first_process():
+        print(line, file=sys.stderr)
+
+
+def is_first_process() -> bool:
+    """Say whether this is the first of the data-parallel processes, or the only one: Fabric numbers the others."""
+    return not int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", 0)))

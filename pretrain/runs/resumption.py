@@ -1,4 +1,4 @@
-"""What binds a run to its folder, and in which settings a resumed run may differ."""
+"""What makes a run refuse to go on: settings that differ from those in its folder."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -37,17 +37,3 @@ def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
     for key, value in config.items():
         flat |= flatten(value, f"{prefix}.{key}" if prefix else str(key))
     return flat
-
-
-# Settings in which a run may go on with other values: where things are, and what changes no more than rounding.
-HOUSEKEEPING = (
-    "stages",  # where they are: a digest says which
-    "out",
-    "overwrite",
-    "jobs",
-    "worker",
-    "device.accelerator",
-    "device.threads",
-    "data.cache",
-    "data.download",
-)

@@ -11,33 +11,13 @@ from lightning_fabric import Fabric
 
 from pretrain.errors import UserError
 from pretrain.runs.atomic_files import load_data, write_text
-from pretrain.runs.device import first_then_others, precision_of
 from pretrain.runs.environment import environment
-from pretrain.runs.resumption import HOUSEKEEPING, differences, first_few
-from pretrain.runs.settings import Config
+from pretrain.runs.processes import first_then_others, precision_of
+from pretrain.runs.resumption import differences, first_few
+from pretrain.runs.settings import Config, as_config, may_differ
 
 BEFORE_WORK = {"config.yaml", "env.json", "skipped.csv", "leakage.json", "failure.txt"}  # nothing is lost with these
-FIGURES = tuple(  # of a report
-    f"figures/{name}.{suffix}"
-    for name in (
-        "accuracy-*",
-        "differences-*",
-        "labels-saved",
-        "layers-kept",
-        "probes-*",
-        "time-*",
-        "unlabelled-images",
-    )
-    for suffix in ("png", "svg")
-)
-WRITTEN = (  # what runs write into their folders
-    *BEFORE_WORK,
-    *("metrics.jsonl", "checkpoint.pt", "stack.pt", "network.pt", "summary.json"),
-    *("stage*-filters.png", "stage*-health.png", "stage*-reconstructions.png", "stage*-samples.png"),
-    *("confusion.png", "learning-curves.png"),
-    *("results.csv", "results.json", "trials.csv", "probes.csv", "report.html", "report.md"),
-    *FIGURES,
-)
+DURING_WORK = {"metrics.jsonl", "checkpoint.pt", "summary.json"}
 
 
 class RunFolder:
@@ -60,6 +40,7 @@ class RunFolder:
         path: str | Path,
         config: Config,
         *,
+        products: Iterable[str] = (),
         overwrite: bool = False,
         ignore: Iterable[str] = (),
         writes: bool = True,
@@ -72,6 +53,9 @@ class RunFolder:
             The folder; made when missing.
         config : dict
             The run's settings. Those of a run that is there must be the same.
+        products : iterable of str
+            Patterns of the files that this kind of run writes beside those of every run. They are noted in env.json, so
+            that overwriting the run deletes these files and no others.
         overwrite : bool
             Throw the run that is there away, if its settings differ.
         ignore : iterable of str
@@ -98,7 +82,9 @@ class RunFolder:
         if folder.writes and folder.summary() is None:  # a complete run keeps the record of how it came about
             folder.path.mkdir(parents=True, exist_ok=True)
             write_text(folder.path / "config.yaml", yaml.safe_dump(config, sort_keys=False))
-            write_text(folder.path / "env.json", json.dumps(environment(), indent=2) + "\n")
+            write_text(
+                folder.path / "env.json", json.dumps({**environment(), "products": [*products]}, indent=2) + "\n"
+            )
         return folder
 
     def _begun(self, there: set[str], config: Config, ignore: Iterable[str]) -> bool:
@@ -112,10 +98,17 @@ class RunFolder:
         return {entry.name for entry in self.path.iterdir()} if self.path.exists() else set()
 
     def _clear(self) -> None:
-        """Delete what a run writes into its folder, and nothing else."""
+        """Delete what the run that is there wrote into its folder, and nothing else."""
         if self.writes:
-            for file in (file for pattern in WRITTEN for file in self.path.glob(pattern)):
+            products = self.environment().get("products", [])
+            for file in [
+                file for pattern in (*BEFORE_WORK, *DURING_WORK, *products) for file in self.path.glob(pattern)
+            ]:
                 file.unlink()
+
+    def environment(self) -> dict[str, Any]:
+        """Return where the run was computed, as env.json says."""
+        return json.loads((self.path / "env.json").read_text())
 
     def config(self) -> Config:
         """Return the run's settings.
@@ -187,12 +180,28 @@ class RunFolder:
         return load_data(file) if file.exists() else None
 
 
-def open_run(config: Config, digests: Mapping[str, str], fabric: Fabric, ignore: tuple[str, ...] = ()) -> RunFolder:
-    """Open the folder ``config["out"]``, bound to the digests of its data; the settings in `ignore` may differ."""
-    device = {**config["device"], "precision": precision_of(fabric)}  # not auto: what it is here
-    config = {**config, **digests, "device": device}
-    ignored, writes = (*HOUSEKEEPING, *ignore), fabric.global_rank == 0
+def open_run(settings: Any, bound_to: Mapping[str, Any], fabric: Fabric, ignore: Iterable[str] = ()) -> RunFolder:
+    """Open the folder of a run, ``settings.out``.
+
+    Parameters
+    ----------
+    settings : dataclass
+        The run's. A run that is there must have the same, but for those that say that they may differ. Its class names
+        the files that it writes, in ``products``.
+    bound_to : dict of str to str
+        Digests of what else the run depends on.
+    fabric : Fabric
+        Its first process opens the folder, then the others.
+    ignore : iterable of str
+        More settings, by dotted path, that may differ.
+    """
+    given = as_config(settings)
+    device = {**given["device"], "precision": precision_of(fabric)}  # not auto: what it is here
+    config = {**given, "device": device, **bound_to}
+    options = {"overwrite": settings.overwrite, "ignore": (*may_differ(settings), *ignore)}
     return first_then_others(
         fabric,
-        lambda: RunFolder.open(config["out"], config, overwrite=config["overwrite"], ignore=ignored, writes=writes),
+        lambda: RunFolder.open(
+            settings.out, config, products=settings.products, writes=fabric.global_rank == 0, **options
+        ),
     )

@@ -1,12 +1,19 @@
-"""Settings of plain values become typed objects, and a mistyped key is answered with the nearest one."""
+"""Settings as typed objects: where each may differ when a run goes on, and what a mistyped one is answered with.
+
+A command's settings are a dataclass. Each field says, where it is declared, how it binds a run to its folder; `typed`
+makes such an object from a plain configuration, and `as_config` turns it back.
+"""
 
 import inspect
+import os
 import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import fields, make_dataclass
+from dataclasses import MISSING, Field, field, fields, is_dataclass, make_dataclass
 from difflib import get_close_matches
-from typing import Any, get_args
+from enum import Enum
+from types import NoneType
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from omegaconf import OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
@@ -14,16 +21,162 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 from pretrain.errors import UserError
 
 Config = dict[str, Any]
-
-
+T = TypeVar("T")
 WANTED = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false"}  # by OmegaConf's name of a type
+
+
+class Resuming(Enum):
+    """How a setting binds a run that is resumed."""
+
+    SAME = "It decides what is computed, so it must be the same."
+    GROWS = "A later call may ask for more or for something else, and keeps what is there."
+    FREE = "It changes where or how the work is done, and not its result."
+
+
+def setting(
+    default: Any = MISSING, *, factory: Any = MISSING, resuming: Resuming = Resuming.SAME, path: bool = False
+) -> Any:
+    """Return a field of a dataclass of settings.
+
+    Parameters
+    ----------
+    default, factory
+        The default, or a function that makes it; a setting with neither has to be given.
+    resuming : Resuming
+        Whether it may differ when a run is resumed.
+    path : bool
+        It names a file or a folder: a number is a name, and ``~`` is the home folder.
+    """
+    metadata = {"resuming": resuming, "path": path}
+    return field(default=default, default_factory=factory, metadata=metadata)
+
+
+def may_differ(settings: Any, prefix: str = "") -> list[str]:
+    """Return the dotted paths of the settings, of a dataclass, in which a resumed run may differ."""
+    free = []
+    for each in fields(settings):
+        path, value = f"{prefix}{each.name}", getattr(settings, each.name)
+        if each.metadata.get("resuming", Resuming.SAME) is not Resuming.SAME:
+            free.append(path)
+        elif is_dataclass(value):
+            free += may_differ(value, f"{path}.")
+    return free
+
+
+def as_config(settings: Any) -> Any:
+    """Return settings as plain dicts, lists and values, such as `typed` takes; a class may do so by `to_config`."""
+    if hasattr(settings, "to_config"):
+        return settings.to_config()
+    if is_dataclass(settings):
+        return {each.name: as_config(getattr(settings, each.name)) for each in fields(settings)}
+    if isinstance(settings, dict):
+        return {key: as_config(value) for key, value in settings.items()}
+    return [as_config(value) for value in settings] if isinstance(settings, list | tuple | range) else settings
+
+
+def typed(kind: type[T], config: Config, where: str = "") -> T:
+    """Return an object of a dataclass from a configuration.
+
+    A field that is a dataclass, or a dict of such, is made in the same way; a class may do so by `from_config`.
+
+    Parameters
+    ----------
+    kind : type
+        A dataclass.
+    config : dict
+        Plain values by the names of the fields.
+    where : str
+        The configuration's own dotted path, for messages.
+
+    Raises
+    ------
+    UserError
+        When a setting is unknown, missing or of the wrong type, or the dataclass refuses it; the setting is named.
+    """
+    if not isinstance(config, dict):
+        raise UserError(f"{where}={config}: give settings by their names, such as {{{fields(kind)[0].name}: ...}}.")  # type: ignore[arg-type]
+    known = {each.name: each for each in fields(kind) if each.init}  # type: ignore[arg-type]
+    if unknown := [key for key in config if key not in known]:
+        raise no_such_setting(where, unknown[0], known)
+    needed = [name for name, each in known.items() if each.default is each.default_factory is MISSING]
+    if missing := [name for name in needed if config.get(name, "???") == "???"]:
+        raise UserError(
+            "; ".join(f"{_join(where, name)} is missing: give {_join(where, name)}=..." for name in missing)
+        )
+    hints = get_type_hints(kind)
+    nested = {
+        name: _nested(hints[name], config[name], _join(where, name)) for name in config if _is_nested(hints[name])
+    }
+    plain = {name: _as_path(known[name], value) for name, value in config.items() if name not in nested}
+    with complaints_at(where):
+        return kind(**_checked({name: hints[name] for name in plain}, plain, where), **nested)
+
+
+def typed_keywords(function: Callable[..., Any], keywords: Config, where: str) -> Config:
+    """Return keywords of a function, those of a plain type checked against its annotations.
+
+    Raises
+    ------
+    UserError
+        When it has no such keyword, or a value has the wrong type; the setting is named.
+    """
+    known = inspect.signature(function, eval_str=True).parameters
+    if unknown := [key for key in keywords if key not in known]:
+        raise no_such_setting(where, unknown[0], known)
+    return _checked({name: known[name].annotation for name in keywords}, keywords, where)
+
+
+def _checked(hints: Config, values: Config, where: str) -> Config:
+    """Return values, those of a plain type converted to it."""
+    checked = [(name, hint if _is_plain(hint) else Any) for name, hint in hints.items()]
+    try:
+        return vars(
+            OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(make_dataclass("Values", checked)), values))
+        )
+    except (ConfigAttributeError, ConfigKeyError) as error:
+        raise no_such_setting(where, error.key, hints) from None
+    except OmegaConfBaseException as error:
+        raise UserError(_join(where, omegaconf_line(error))) from None
+
+
+def _is_plain(hint: Any) -> bool:
+    """Say whether OmegaConf can check a type: a number, text, truth, or one of several of these."""
+    return {*(get_args(hint) or [hint])} <= {bool, int, float, str, NoneType}
+
+
+def _is_nested(hint: Any) -> bool:
+    """Say whether values of a type are settings of their own, or several of them by name."""
+    inner = get_args(hint)[1] if get_origin(hint) is dict else hint
+    return isinstance(inner, type) and (is_dataclass(inner) or hasattr(inner, "from_config"))
+
+
+def _nested(hint: Any, value: Any, where: str) -> Any:
+    if get_origin(hint) is dict:
+        if not isinstance(value, dict):
+            raise UserError(f"{where}={value}: give settings under the name of each.")
+        return {str(name): _nested(get_args(hint)[1], each, f"{where}.{name}") for name, each in value.items()}
+    if hasattr(hint, "from_config"):
+        return value if isinstance(value, hint) else hint.from_config(value, where)
+    return value if isinstance(value, hint) else typed(hint, {} if value is None else value, where)
+
+
+def _as_path(known: Field[Any], value: Any) -> Any:
+    """Return the value of a setting: of one that names a file or folder, its name, from the home folder on."""
+    named = known.metadata.get("path") and not isinstance(value, bool | list | dict | NoneType)
+    return os.path.expanduser(str(value)) if named else value
+
+
+def _join(where: str, name: str) -> str:
+    return f"{where}.{name}".lstrip(".")
 
 
 def omegaconf_line(error: OmegaConfBaseException) -> str:
     """Return what OmegaConf complains of in one line, beginning with the setting that it is about where it is named."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     key = next((line.removeprefix("full_key: ") for line in lines if line.startswith("full_key:")), "")
-    if wrong := re.fullmatch(r"Value '(.*)' of type '\w+' could not be converted to (\w+)", lines[0]):
+    if wrong := re.fullmatch(
+        r"Value '(.*)' of type '\w+' (?:could not be converted to|is incompatible with type hint) '?(.*?)'?", lines[0]
+    ):
         return f"{key}={wrong[1]}: it must be {WANTED.get(wrong[2], f'of type {wrong[2]}')}."
     return f"{key}: {lines[0]}" if key else " ".join(lines)
 
@@ -37,42 +190,8 @@ def complaints_at(where: str) -> Iterator[None]:
         raise UserError(str(error) if str(error).startswith(where) else f"{where}: {error}") from None
 
 
-def _no_such(where: str, key: object, known: Iterable[str]) -> UserError:
+def no_such_setting(where: str, key: object, known: Iterable[str]) -> UserError:
     """Return the complaint that there is no setting `key`, with the one that was meant or all that there are."""
     meant = get_close_matches(str(key), known, 1)
     advice = f"did you mean {meant[0]}?" if meant else f"choose among {', '.join(known)}."
-    return UserError(f"{where}.{key}: there is no such setting; {advice}".lstrip("."))
-
-
-def typed(kind: type, config: Config, where: str = "") -> Any:
-    """Return an object of a dataclass from a configuration, its types checked; `where` is the configuration's path.
-
-    Raises
-    ------
-    UserError
-        When a value has the wrong type; the setting is named.
-    """
-    try:
-        with complaints_at(where):
-            return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(kind), config))
-    except (ConfigAttributeError, ConfigKeyError) as error:
-        raise _no_such(where, error.key, [each.name for each in fields(kind)]) from None
-    except OmegaConfBaseException as error:
-        raise UserError(f"{where}.{omegaconf_line(error)}".lstrip(".")) from None
-
-
-def typed_keywords(function: Callable[..., Any], keywords: Config, where: str) -> Config:
-    """Return keywords of a function, those of a plain type checked against its annotations.
-
-    Raises
-    ------
-    UserError
-        When it has no such keyword, or a value has the wrong type; the setting is named.
-    """
-    known = inspect.signature(function, eval_str=True).parameters
-    if unknown := [key for key in keywords if key not in known]:
-        raise _no_such(where, unknown[0], known)
-    checked = {bool, int, float, str, type(None)}
-    hints = [(key, known[key].annotation) for key in keywords]
-    keyword_fields = [(key, hint if {*(get_args(hint) or [hint])} <= checked else Any) for key, hint in hints]
-    return vars(typed(make_dataclass("Keywords", keyword_fields), keywords, where))
+    return UserError(f"{_join(where, str(key))}: there is no such setting; {advice}")

@@ -7,7 +7,6 @@ from typing import Any
 
 from pretrain.errors import UserError, choose, require_between
 from pretrain.evaluation.fitted_head import HEADS
-from pretrain.runs.settings import Config, typed
 
 
 @dataclass
@@ -180,8 +179,3 @@ class Recipe(Training):
                 "the way back to their start in one update: give a smaller one."
             )
         return multipliers
-
-
-def recipe_settings(config: Config, where: str = "recipe") -> Recipe:
-    """Return what conf/recipe/ describes; `where` is the configuration's path."""
-    return typed(Recipe, config, where)

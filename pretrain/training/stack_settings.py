@@ -10,9 +10,10 @@ from torch import Tensor
 
 from pretrain.errors import UserError
 from pretrain.runs.seeding import seeded
-from pretrain.runs.settings import Config, complaints_at, typed, typed_keywords
+from pretrain.runs.settings import complaints_at, typed, typed_keywords
 from pretrain.stages.base import Stage
 from pretrain.stages.stack import Stack
+from pretrain.stages.stack_settings import StackSettings
 from pretrain.training.recipes import Training
 
 
@@ -24,7 +25,7 @@ class StackPlan:
     training: list[Training]
 
 
-def build_stack(config: Config, images: Tensor, seed: int) -> StackPlan:
+def build_stack(settings: StackSettings, images: Tensor, seed: int) -> StackPlan:
     """Build the untrained stack that conf/stack/ describes, for images (N, C, H, W).
 
     Raises
@@ -34,33 +35,18 @@ def build_stack(config: Config, images: Tensor, seed: int) -> StackPlan:
     """
     stages: list[Stage] = []
     training = []
-    for name, settings in stage_settings(config).items():
+    for name, given in settings.stages.items():
         where = f"stack.stages.{name}"
         below = stages[-1].out_channels if stages else images.shape[1]
-        kind = functools.partial(_stage_class(settings["_target_"]), below)
-        keywords = {key: value for key, value in settings.items() if key not in ("_target_", "training")}
+        kind = functools.partial(_stage_class(given["_target_"]), below)
+        keywords = {key: value for key, value in given.items() if key not in ("_target_", "training")}
         with seeded(seed, "initialise", name), complaints_at(where):
             stages.append(kind(**typed_keywords(kind, keywords, where)))
-        training.append(typed(Training, settings.get("training", {}), f"{where}.training"))
-    options = typed_keywords(Stack, {key: config[key] for key in ("preprocessing", "normalization")}, "stack")
+        training.append(typed(Training, given.get("training", {}), f"{where}.training"))
+    options = typed_keywords(
+        Stack, {"preprocessing": settings.preprocessing, "normalization": settings.normalization}, "stack"
+    )
     return StackPlan(Stack(stages, images, **options), training)
-
-
-def stage_settings(config: Config) -> dict[str, Config]:
-    """Return the settings of each stage that conf/stack/ describes, by name, from the input upwards.
-
-    Raises
-    ------
-    UserError
-        When there is none, or something else in its place.
-    """
-    stages = config["stages"]
-    if not isinstance(stages, dict) or not stages:
-        raise UserError(f"stack.stages={stages}: give the settings of each stage under its name.")
-    for name, settings in stages.items():
-        if not isinstance(settings, dict) or "_target_" not in settings:
-            raise UserError(f"stack.stages.{name}={settings}: give the settings of a stage, _target_ among them.")
-    return stages
 
 
 def _stage_class(target: str) -> Callable[..., Stage]:

@@ -1,0 +1,65 @@
+"""Load the data that settings describe."""
+
+from collections.abc import Callable
+from typing import Any
+
+from lightning_fabric import Fabric
+
+from pretrain.data.cifar10 import read_cifar10
+from pretrain.data.dataset import Dataset
+from pretrain.data.digits import read_digits
+from pretrain.data.image_folder import read_folder
+from pretrain.data.sources import CIFAR10Data, DataSource, DigitsData, FolderData
+from pretrain.runs.processes import first_then_others
+from pretrain.runs.progress import complain
+
+READERS: dict[type[DataSource], Callable[[Any], Dataset]] = {
+    DigitsData: read_digits,
+    CIFAR10Data: read_cifar10,
+    FolderData: read_folder,
+}
+
+
+def load_data(source: DataSource, fabric: Fabric) -> Dataset:
+    """Load a data set, the first process before the others: it may download or decode.
+
+    Raises
+    ------
+    UserError
+        When a setting is wrong, or the images cannot be had.
+    """
+    data = first_then_others(fabric, lambda: READERS[type(source)](source))
+    if data.skipped:
+        complain(
+            f"{len(data.skipped):,} files could not be read as images and are left out; see skipped.csv of the run"
+        )
+    if data.leakage and data.leakage.shared:
+        complain(str(data.leakage))
+    return data
+
+
+def load_digits(**settings: Any) -> Dataset:
+    """Load the handwritten digits that scikit-learn bundles; the settings are those of `DigitsData`."""
+    return read_digits(DigitsData(**settings))
+
+
+def load_cifar10(root: Any = "data", **settings: Any) -> Dataset:
+    """Load CIFAR-10; the settings are those of `CIFAR10Data`.
+
+    Raises
+    ------
+    UserError
+        When the data is missing and may not, or cannot, be downloaded.
+    """
+    return read_cifar10(CIFAR10Data(root, **settings))
+
+
+def load_folder(root: Any, **settings: Any) -> Dataset:
+    """Load the user's own images; the settings are those of `FolderData`.
+
+    Raises
+    ------
+    UserError
+        When a folder is missing or has no readable image, or the test classes are not those of training.
+    """
+    return read_folder(FolderData(root, **settings))

@@ -1,0 +1,155 @@
+"""The settings of one run: training stages, fine-tuning a network, or probing its layers."""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from pretrain.data.sources import DataSource, DigitsData
+from pretrain.errors import UserError, choose, require_between
+from pretrain.runs.device import Device
+from pretrain.runs.settings import Resuming, setting
+from pretrain.stages.stack_settings import StackSettings
+from pretrain.training.recipes import Recipe
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSettings:
+    """What every run has.
+
+    Attributes
+    ----------
+    out : str
+        Folder of the run.
+    stack : StackSettings
+        What is trained.
+    data : DataSource
+        Images.
+    seed : int
+        Names every random draw: the same seed gives the same bits on a CPU, with as many threads.
+    device : Device
+        Where to compute.
+    overwrite : bool
+        Throw away a run with other settings that is in the way; one with the same settings stays.
+    """
+
+    products: ClassVar[tuple[str, ...]] = ()
+
+    out: str = setting(resuming=Resuming.FREE, path=True)
+    stack: StackSettings
+    data: DataSource = setting(factory=DigitsData)
+    seed: int = 0
+    device: Device = setting(factory=Device)
+    overwrite: bool = setting(False, resuming=Resuming.FREE)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageRun(RunSettings):
+    """Train the stages of a stack.
+
+    Attributes
+    ----------
+    upto : int, optional
+        Train the first so many stages only; a later call goes on from there. None for all.
+    num_unlabelled : int, optional
+        Learn from so many of the unlabelled images, drawn by the seed; None for all.
+    """
+
+    products = (
+        "stack.pt",
+        *("stage*-filters.png", "stage*-health.png", "stage*-reconstructions.png", "stage*-samples.png"),
+    )
+
+    upto: int | None = setting(None, resuming=Resuming.GROWS)
+    num_unlabelled: int | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse values that cannot be meant."""
+        if self.upto is not None:
+            require_between("upto", self.upto, 1, len(self.stack.stages))
+        if self.num_unlabelled is not None:
+            require_between("num_unlabelled", self.num_unlabelled, 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkRun(RunSettings):
+    """What starts from an assembled network.
+
+    Attributes
+    ----------
+    init : {"scratch", "pretrained"}
+        Where the layers start.
+    stages : str, optional
+        Folder of a finished `StageRun`, for pretrained layers. A digest says which they are, so it may move.
+    labels : int or "all"
+        Label budget.
+    """
+
+    init: str = "scratch"
+    stages: str | None = setting(None, resuming=Resuming.FREE, path=True)
+    labels: Any = "all"
+
+    def __post_init__(self) -> None:
+        """Refuse values that cannot be meant."""
+        choose("init", self.init, ("scratch", "pretrained"))
+        if type(self.labels) is not int and self.labels != "all":
+            raise UserError(f"labels={self.labels}: give a number, or all.")
+        if self.init == "pretrained" and not self.stages:
+            raise UserError("init=pretrained needs trained stages: give stages=DIR, a run of python -m pretrain.stage.")
+        if self.init == "scratch" and self.stages:
+            raise UserError(f"stages={self.stages} is for pretrained layers: give init=pretrained with it.")
+
+    @property
+    def pretrained(self) -> bool:
+        """Whether the layers are pretrained."""
+        return self.init == "pretrained"
+
+    @property
+    def label_budget(self) -> int | None:
+        """The label budget as a number; None for all."""
+        return None if self.labels == "all" else self.labels
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuningRun(NetworkRun):
+    """Train an assembled network end to end.
+
+    Attributes
+    ----------
+    recipe : Recipe
+        How to train.
+    upto : int, optional
+        Keep what the first so many layers learned, and begin the others from scratch; None for all.
+    extra_flops : int
+        Train longer, by as many steps as so many floating-point operations pay for.
+    test : bool
+        Read the test split, once, at the end; False for a trial, by which settings are chosen.
+    arm : str, optional
+        What the summary calls the arm; by default the usual name of such a one.
+    """
+
+    products = ("network.pt", "confusion.png", "learning-curves.png")
+
+    recipe: Recipe = setting(factory=Recipe)
+    upto: int | None = None
+    extra_flops: int = 0
+    test: bool = True
+    arm: str | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse values that cannot be meant."""
+        super().__post_init__()
+        if self.upto is not None and not self.pretrained:
+            raise UserError(f"upto={self.upto} is for pretrained layers: give init=pretrained with it.")
+
+    @property
+    def arm_name(self) -> str:
+        """The name of the arm: the usual one, unless the settings say otherwise."""
+        if self.arm:
+            return self.arm
+        if self.recipe.freeze:
+            return "pretrained-frozen" if self.pretrained else "random-frozen"
+        return "pretrained" if self.pretrained else "scratch"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProbeRun(NetworkRun):
+    """Probe each depth of an assembled network."""
