@@ -28,7 +28,7 @@ def run_finetune(config: Config, data: Dataset, fabric: Fabric) -> dict[str, Any
     dict
         The run's summary, as in summary.json.
     """
-    settings = recipe_settings(config["recipe"])
+    recipe = recipe_settings(config["recipe"])
     stages = stages_to_start_from(config, data)
     folder = open_run({**config, "stages_digest": stages["digest"]}, data.digests, fabric)
     if summary := folder.summary():
@@ -36,13 +36,13 @@ def run_finetune(config: Config, data: Dataset, fabric: Fabric) -> dict[str, Any
     data.record_in(folder)
     network = starting_network(config, data)
     labels = len(data.train) if config["labels"] == "all" else config["labels"]
-    settings = _longer(settings, config.get("extra_flops", 0), network, labels)
+    recipe = _longer(recipe, config.get("extra_flops", 0), network, labels)
     result = finetune_network(
         network,
         data,
         labels=label_budget(config["labels"]),
         seed=config["seed"],
-        settings=settings,
+        recipe=recipe,
         fabric=fabric,
         folder=folder,
         test=config["test"],
@@ -53,7 +53,7 @@ def run_finetune(config: Config, data: Dataset, fabric: Fabric) -> dict[str, Any
         network.save(folder.path / "network.pt")
         _draw_finetuning(network, result, folder)
     summary = {
-        "arm": config.get("arm") or arm_name(config["init"] == "pretrained", settings.freeze),
+        "arm": config.get("arm") or arm_name(config["init"] == "pretrained", recipe.freeze),
         "init": config["init"],
         "stack": config["stack"]["name"],
         "labels": labels,
@@ -66,10 +66,10 @@ def run_finetune(config: Config, data: Dataset, fabric: Fabric) -> dict[str, Any
         "steps": result.steps,
         "parameters": sum(p.numel() for p in network.parameters()),
         "pretrain_flops": stages["pretrain_flops"],
-        "finetune_flops": finetuning_flops(network, settings, labels, result.steps),
+        "finetune_flops": finetuning_flops(network, recipe, labels, result.steps),
     }
     if result.head:
-        summary["head"] = {"how": settings.head, **asdict(result.head)}
+        summary["head"] = {"how": recipe.head, **asdict(result.head)}
     if result.test:
         recall = result.test.per_class.items()
         summary["per_class_accuracy"] = {name: None if math.isnan(value) else value for name, value in recall}
@@ -78,16 +78,16 @@ def run_finetune(config: Config, data: Dataset, fabric: Fabric) -> dict[str, Any
     return summary
 
 
-def _longer(settings: Recipe, extra_flops: int, network: ConvNet, labels: int) -> Recipe:
-    """Return settings with as many more steps as so many floating-point operations pay for.
+def _longer(recipe: Recipe, extra_flops: int, network: ConvNet, labels: int) -> Recipe:
+    """Return a recipe with as many more steps as so many floating-point operations pay for.
 
-    Settings of no steps stay as they are: their head is fitted at once, and nothing learns in steps.
+    A recipe of no steps stays as it is: its head is fitted at once, and nothing trains in steps.
     """
-    if not extra_flops or not settings.steps:
-        return settings
+    if not extra_flops or not recipe.steps:
+        return recipe
     # A step more is one in which everything learns that will, though the head may learn alone at first.
-    now, then = (finetuning_flops(network, settings, labels, settings.steps + more) for more in (0, 1))
-    return replace(settings, steps=settings.steps + round(extra_flops / (then - now)))
+    now, then = (finetuning_flops(network, recipe, labels, recipe.steps + more) for more in (0, 1))
+    return replace(recipe, steps=recipe.steps + round(extra_flops / (then - now)))
 
 
 def arm_name(pretrained: bool, frozen: bool) -> str:
