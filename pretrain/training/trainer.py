@@ -18,39 +18,6 @@ from pretrain.training.schedules import apply_schedules
 Metrics = Mapping[str, float]
 
 
-class Callback:
-    """Something that a trainer does besides learning. Each hook does nothing unless overridden.
-
-    A trainer calls its callbacks in their order. Their time is not counted as training time.
-    """
-
-    def on_start(self, trainer: "Trainer") -> None:
-        """Act once, before the first step."""
-
-    def before_step(self, trainer: "Trainer") -> None:
-        """Act before each step; ``trainer.step`` steps are done."""
-
-    def after_step(self, trainer: "Trainer", metrics: Metrics) -> None:
-        """Act on the training metrics of the step just done, which is number ``trainer.step``."""
-
-    def on_evaluation(self, trainer: "Trainer", metrics: Metrics) -> None:
-        """Act on the metrics of an evaluation, which `PeriodicEvaluation` announces."""
-
-    def should_stop(self, trainer: "Trainer") -> bool:
-        """Return whether to stop instead of taking another step."""
-        return False
-
-    def on_end(self, trainer: "Trainer") -> None:
-        """Act once, after the last step."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return what a resumed run needs of this callback: tensors and plain values."""
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over the state of an interrupted run."""
-
-
 @dataclass(kw_only=True)
 class Trainer:
     """One training run of a module: `fit` is the loop, `take_step` is one step.
@@ -88,7 +55,7 @@ class Trainer:
     compute_gradients: Callable[[int], Metrics]
     seed: int
     fabric: Fabric
-    callbacks: Sequence[Callback] = ()
+    callbacks: Sequence["Callback"] = ()
     constrain: Callable[[], None] | None = None
     step: int = 0
     seconds: float = 0.0
@@ -164,3 +131,36 @@ class Trainer:
             per_step=self.training.batch_size,
             shown=self.fabric.global_rank == 0,
         )
+
+
+class Callback:
+    """Something that a trainer does besides learning. Each hook does nothing unless overridden.
+
+    A trainer calls its callbacks in their order. Their time is not counted as training time.
+    """
+
+    def on_start(self, trainer: Trainer) -> None:
+        """Act once, before the first step."""
+
+    def before_step(self, trainer: Trainer) -> None:
+        """Act before each step; ``trainer.step`` steps are done."""
+
+    def after_step(self, trainer: Trainer, metrics: Metrics) -> None:
+        """Act on the training metrics of the step just done, which is number ``trainer.step``."""
+
+    def on_evaluation(self, trainer: Trainer, metrics: Metrics) -> None:
+        """Act on the metrics of an evaluation, which `PeriodicEvaluation` announces."""
+
+    def should_stop(self, trainer: Trainer) -> bool:
+        """Return whether to stop instead of taking another step."""
+        return False
+
+    def on_end(self, trainer: Trainer) -> None:
+        """Act once, after the last step."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a resumed run needs of this callback: tensors and plain values."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over the state of an interrupted run."""
