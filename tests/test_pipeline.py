@@ -66,7 +66,6 @@ def test_a_stage_that_was_interrupted_does_not_count_as_trained(
             raise KeyboardInterrupt
         return step(loop)
 
-    monkeypatch.setattr("pretrain.training.metric_logging.LOG_EVERY", 2)
     monkeypatch.setattr(Trainer, "take_step", interrupted)
     with pytest.raises(KeyboardInterrupt):
         run_stages(configure("stage", f"out={out}"), digits, fabric)
