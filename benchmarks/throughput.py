@@ -96,8 +96,8 @@ def ours(data: pretrain.Dataset, fabric: pretrain.Device) -> dict[str, Callable[
 
     def finetune(steps: int) -> None:
         network = pretrain.assemble(stack, data.classes, seed=0, pretrained=False)
-        settings = pretrain.Recipe(steps=steps, batch_size=64, evaluate_every=10**9)
-        pretrain.finetune_network(network, data, settings=settings, fabric=launched)
+        recipe = pretrain.Recipe(steps=steps, batch_size=64, evaluate_every=10**9)
+        pretrain.finetune_network(network, data, recipe=recipe, fabric=launched)
 
     def stage(position: int) -> Callable[[int], None]:
         inputs: list[Inputs] = []  # kept from the warm-up on: computing them is once for a whole stage

@@ -39,8 +39,8 @@ def test_a_fitted_head_costs_the_pass_of_the_labelled_images_and_their_mirror_im
     net = network()
     first, second, _ = (forward(row) for row in layer_rows(net, net.image_shape) if row.multiply_adds)
     for flip in (False, True):
-        settings = pretrain.Recipe(steps=0, freeze=True, head="ridge", flip=flip)
-        assert finetuning_flops(net, settings, 100, 0) == 100 * (1 + flip) * (first + second)
+        recipe = pretrain.Recipe(steps=0, freeze=True, head="ridge", flip=flip)
+        assert finetuning_flops(net, recipe, 100, 0) == 100 * (1 + flip) * (first + second)
 
 
 def test_a_batch_has_no_more_images_than_there_are_labels():
@@ -53,22 +53,22 @@ def test_a_batch_has_no_more_images_than_there_are_labels():
 def test_contrastive_divergence_costs_four_convolutions_and_the_gradient_of_two_batches():
     stack = pretrain.Stack([pretrain.ConvRBM(2, 8, kernel_size=3, pooling="max", visible="gaussian")], images())
     (row,) = [row for row in layer_rows(stack[0].layer, (2, 8, 8)) if row.multiply_adds]
-    settings = pretrain.Training(steps=3, batch_size=4)
+    training = pretrain.Training(steps=3, batch_size=4)
     # Up, down (2 x 2 pixels at once by a filter of 4 x 4 where one of 3 x 3 would do: 64 / 36 as much), up, gradient.
     down = 2 * 8 * 4 * 4 * 4 * 2 * 4 * 4
     prepare = 50 * forward(row)  # the hidden units of as many images, where their running mean starts
-    assert stage_flops(stack, 0, settings, 1000) == prepare + 3 * 4 * (2 * forward(row) + down + 2 * forward(row))
+    assert stage_flops(stack, 0, training, 1000) == prepare + 3 * 4 * (2 * forward(row) + down + 2 * forward(row))
 
 
 @pytest.mark.parametrize(("steps", "passes"), [(1, 8), (100, 20)])
 def test_the_layers_below_compute_each_image_once_at_most(steps, passes):
     stages = [pretrain.ConvAutoencoder(2, 4, kernel_size=3), pretrain.ConvAutoencoder(4, 6, kernel_size=3)]
     stack = pretrain.Stack(stages, images())
-    settings = pretrain.Training(steps=steps, batch_size=8)
+    training = pretrain.Training(steps=steps, batch_size=8)
     alone = stage_flops(stack, 1, pretrain.Training(steps=1, batch_size=8), 10**9)
     (row,) = [row for row in layer_rows(stack[0].layer, (2, 8, 8)) if row.multiply_adds]
     update = alone - 8 * forward(row)
-    assert stage_flops(stack, 1, settings, 20) == steps * update + passes * forward(row)
+    assert stage_flops(stack, 1, training, 20) == steps * update + passes * forward(row)
 
 
 def test_two_views_cost_twice_as_much_and_the_layers_below_compute_each():

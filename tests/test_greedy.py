@@ -8,13 +8,14 @@ from torch import nn
 import pretrain
 from pretrain import RunFolder, UserError, Views, fit_stages
 from pretrain.runs.seeding import generator
+from pretrain.training.checkpointing import Checkpointing
 from pretrain.training.greedy import load_stack
 from pretrain.training.stage_inputs import Inputs
-from pretrain.training.trainer import Trainer
+from pretrain.training.trainer import Callback
 
-SETTINGS = pretrain.Training(steps=12, batch_size=16)
+TRAINING = pretrain.Training(steps=12, batch_size=16)
 RULE = pretrain.Training(steps=12, batch_size=16, optimizer="sgd")
-OTHERS = [RULE, SETTINGS, RULE]  # of `other_kinds`
+OTHERS = [RULE, TRAINING, RULE]  # of `other_kinds`
 
 
 def bits(module):
@@ -26,7 +27,7 @@ def same(left, right):
 
 
 def test_a_stage_learns_from_the_output_of_the_trained_layers_below(stack, digits, fabric):
-    fit_stages(stack, digits.unlabelled, SETTINGS, fabric=fabric, upto=1)
+    fit_stages(stack, digits.unlabelled, TRAINING, fabric=fabric, upto=1)
     inputs = Inputs(digits.unlabelled, stack.below(1), fabric, draws=10**6)
     positions = torch.tensor([5, 900, 31])
     expected = stack[0].layer(stack.preprocessing(digits.unlabelled[positions]))
@@ -60,10 +61,10 @@ def test_what_learns_from_views_keeps_no_inputs(digits, fabric, monkeypatch):
 
 def test_training_a_stage_leaves_those_below_alone(stack, digits, fabric, tmp_path):
     folder = RunFolder.open(tmp_path / "run", {})
-    fit_stages(stack, digits.unlabelled, SETTINGS, fabric=fabric, folder=folder, upto=1)
+    fit_stages(stack, digits.unlabelled, TRAINING, fabric=fabric, folder=folder, upto=1)
     before = bits(stack[0])
     untrained = bits(stack[1])
-    fit_stages(stack, digits.unlabelled, SETTINGS, fabric=fabric, folder=folder)
+    fit_stages(stack, digits.unlabelled, TRAINING, fabric=fabric, folder=folder)
     assert not same(bits(stack[1]), untrained)
     assert same(bits(stack[0]), before)
 
@@ -72,12 +73,12 @@ def test_what_a_stage_cannot_do_is_said_before_any_is_trained(digits, fabric):
     stack = other_kinds(digits.unlabelled)
     before = bits(stack)
     with pytest.raises(UserError, match="stage 3, SoftHebb: it learns by a rule"):
-        fit_stages(stack, digits.unlabelled, [RULE, SETTINGS, SETTINGS], fabric=fabric)
+        fit_stages(stack, digits.unlabelled, [RULE, TRAINING, TRAINING], fabric=fabric)
     assert same(bits(stack), before)
 
 
 def test_each_trained_layer_has_unit_variance(stack, digits, fabric):
-    fit_stages(stack, digits.unlabelled, SETTINGS, fabric=fabric)
+    fit_stages(stack, digits.unlabelled, TRAINING, fabric=fabric)
     x = stack.preprocessing(digits.unlabelled)
     for stage in stack:
         x = stage.layer(x)
@@ -86,20 +87,32 @@ def test_each_trained_layer_has_unit_variance(stack, digits, fabric):
 
 def test_without_rescaling_the_layers_keep_their_own_scale(digits, fabric):
     stack = pretrain.Stack([pretrain.ConvAutoencoder(1, 4)], digits.unlabelled, normalization="none")
-    fit_stages(stack, digits.unlabelled, SETTINGS, fabric=fabric)
+    fit_stages(stack, digits.unlabelled, TRAINING, fabric=fabric)
     assert (stack[0].layer.scale == 1).all()
 
 
 def test_the_same_seed_gives_the_same_bits_and_another_seed_others(stack, digits, fabric):
     stacks = [copy.deepcopy(stack) for _ in range(3)]
     for each, seed in zip(stacks, (0, 0, 1), strict=True):
-        fit_stages(each, digits.unlabelled, SETTINGS, seed=seed, fabric=fabric)
+        fit_stages(each, digits.unlabelled, TRAINING, seed=seed, fabric=fabric)
     assert same(bits(stacks[0]), bits(stacks[1]))
     assert not same(bits(stacks[0]), bits(stacks[2]))
 
 
 class Interrupted(Exception):
     pass
+
+
+class StepCount(Callback):
+    """Counts the steps of all stages, and interrupts training after so many of them."""
+
+    def __init__(self, limit=None):
+        self.steps, self.limit = 0, limit
+
+    def before_step(self, trainer):
+        if self.steps == self.limit:
+            raise Interrupted
+        self.steps += 1
 
 
 def other_kinds(images):
@@ -134,41 +147,32 @@ def machines(images):
         ("machines", 17),
     ],
 )
-def test_an_interrupted_run_goes_on_to_the_same_bits(stack, digits, fabric, tmp_path, monkeypatch, kinds, at):
-    build, settings = {
-        "one": (lambda _: stack, SETTINGS),
+def test_an_interrupted_run_goes_on_to_the_same_bits(stack, digits, fabric, tmp_path, kinds, at):
+    build, training = {
+        "one": (lambda _: stack, TRAINING),
         "others": (other_kinds, OTHERS),
         "machines": (machines, pretrain.Training(steps=12, batch_size=16, optimizer="sgd", learning_rate=0.01)),
     }[kinds]
     stack = build(digits.unlabelled)
     whole = copy.deepcopy(stack)
-    fit_stages(whole, digits.unlabelled, settings, fabric=fabric)
+    fit_stages(whole, digits.unlabelled, training, fabric=fabric)
 
-    monkeypatch.setattr("pretrain.training.trainer.CHECKPOINT_EVERY", 0.0)  # after every step
     folder = RunFolder.open(tmp_path / "run", {})
-    step, calls = Trainer._timed_step, []
-
-    def interrupted(loop):
-        calls.append(loop.step)
-        if len(calls) > at:
-            raise Interrupted
-        return step(loop)
-
-    monkeypatch.setattr(Trainer, "_timed_step", interrupted)
+    first, resumed = copy.deepcopy(stack), copy.deepcopy(stack)
+    callbacks = [Checkpointing(folder, every=0.0), StepCount(at)]
     with pytest.raises(Interrupted):
-        fit_stages(copy.deepcopy(stack), digits.unlabelled, settings, fabric=fabric, folder=folder)
-    monkeypatch.setattr(Trainer, "_timed_step", step)
-    resumed = copy.deepcopy(stack)
-    fit_stages(resumed, digits.unlabelled, settings, fabric=fabric, folder=folder)
+        fit_stages(first, digits.unlabelled, training, fabric=fabric, folder=folder, callbacks=callbacks)
+    rest = StepCount()
+    fit_stages(resumed, digits.unlabelled, training, fabric=fabric, folder=folder, callbacks=[rest])
     assert same(bits(whole), bits(resumed))
-    assert len(calls) == at + 1
+    assert rest.steps == 12 * len(stack) - at
 
 
 def test_a_rule_takes_its_own_steps(digits, fabric):
     stack = pretrain.Stack([pretrain.KMeans(1, 4, 3)], digits.unlabelled)
-    settings = pretrain.Training(steps=1, optimizer="adamw")
+    training = pretrain.Training(steps=1, optimizer="adamw")
     with pytest.raises(UserError, match="stage 1, KMeans: it learns by a rule, not a gradient"):
-        fit_stages(stack, digits.unlabelled, settings, fabric=fabric)
+        fit_stages(stack, digits.unlabelled, training, fabric=fabric)
 
 
 @pytest.mark.parametrize(
@@ -187,22 +191,22 @@ def test_what_learns_from_whole_batches_is_refused_to_several_processes(stage, d
     inputs = Inputs(digits.unlabelled, nn.Sequential(pretrain.Standardize.identity(1)), pretrain.Device().launch(), 0)
     several = SimpleNamespace(world_size=2)
     with pytest.raises(UserError, match=r"processes cannot share its batches: give device\.devices=1"):
-        pretrain.fit_stage(stage, inputs, SETTINGS, seed=0, name="stage 1", fabric=several)
+        pretrain.fit_stage(stage, inputs, TRAINING, seed=0, name="stage 1", fabric=several)
 
 
 def test_a_call_for_one_stage_more_goes_on_from_there(stack, digits, fabric, tmp_path):
     whole = copy.deepcopy(stack)
-    fit_stages(whole, digits.unlabelled, SETTINGS, fabric=fabric)
+    fit_stages(whole, digits.unlabelled, TRAINING, fabric=fabric)
     folder = RunFolder.open(tmp_path / "run", {})
-    first = fit_stages(copy.deepcopy(stack), digits.unlabelled, SETTINGS, fabric=fabric, folder=folder, upto=1)
-    second = fit_stages(stack, digits.unlabelled, SETTINGS, fabric=fabric, folder=folder)
-    assert [loop.name for loop in (*first, *second)] == ["stage 1", "stage 2"]
+    first = fit_stages(copy.deepcopy(stack), digits.unlabelled, TRAINING, fabric=fabric, folder=folder, upto=1)
+    second = fit_stages(stack, digits.unlabelled, TRAINING, fabric=fabric, folder=folder)
+    assert [result.name for result in (*first, *second)] == ["stage 1", "stage 2"]
     assert same(bits(whole), bits(stack))
 
 
 def test_a_checkpoint_of_another_stack_is_refused(stack, digits, fabric, tmp_path):
     folder = RunFolder.open(tmp_path / "run", {})
-    fit_stages(stack, digits.unlabelled, SETTINGS, fabric=fabric, folder=folder)
+    fit_stages(stack, digits.unlabelled, TRAINING, fabric=fabric, folder=folder)
     other = pretrain.Stack([pretrain.ConvAutoencoder(1, 5)], digits.unlabelled)
     with pytest.raises(UserError, match="another stack"):
         load_stack(other, folder)

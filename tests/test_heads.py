@@ -11,10 +11,10 @@ from sklearn.preprocessing import StandardScaler
 
 import pretrain
 from pretrain import Labelled, UserError
-from pretrain.evaluation.fitted_head import PENALTIES, _ridge, fit_head
+from pretrain.evaluation.fitted_head import RIDGE_PENALTIES, _ridge, fit_head
 from pretrain.evaluation.linear_probe import INVERSE_STRENGTHS
 
-SETTINGS = pretrain.Recipe(steps=0, batch_size=16, crop=1, flip=False, freeze=True, head="ridge")
+RECIPE = pretrain.Recipe(steps=0, batch_size=16, crop=1, flip=False, freeze=True, head="ridge")
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ def test_a_logistic_head_gives_the_probabilities_of_scikit_learns_best(network, 
 def test_a_ridge_head_gives_the_classes_of_scikit_learns_best(network, digits, count):
     train, validation = digits.train.subset(torch.arange(count)), digits.validation
     assert (count < network.head.fc.in_features) == (count == 40)  # fewer images than features, and more
-    expected = best([RidgeClassifier(alpha=alpha) for alpha in PENALTIES], network, train, validation)
+    expected = best([RidgeClassifier(alpha=alpha) for alpha in RIDGE_PENALTIES], network, train, validation)
     fit_head(network, train, validation, "ridge", flip=False)
     predicted = network.predict_proba(validation.images).argmax(dim=1)
     assert (predicted.numpy() == expected.predict(features(network, validation))).mean() > 0.995  # but for ties
@@ -107,26 +107,26 @@ def test_with_flip_the_mirror_images_are_learnt_too(network, digits):
 
 
 def test_without_a_step_the_fitted_head_is_the_result(network, digits, fabric):
-    result = pretrain.finetune_network(network, digits, labels=100, settings=SETTINGS, fabric=fabric)
+    result = pretrain.finetune_network(network, digits, labels=100, recipe=RECIPE, fabric=fabric)
     assert result.steps == 0
     assert result.seconds > 0
     assert result.test.accuracy == pretrain.evaluate(network, digits.open_test()).accuracy > 0.5
 
 
 def test_training_goes_on_from_the_fitted_head(network, digits, fabric):
-    settings = replace(SETTINGS, head="logistic", steps=1, warmup=0.0, learning_rate=0.0, weight_decay=0.0)
+    recipe = replace(RECIPE, head="logistic", steps=1, warmup=0.0, learning_rate=0.0, weight_decay=0.0)
     other = copy.deepcopy(network)
-    pretrain.finetune_network(network, digits, labels=100, settings=settings, fabric=fabric)
-    pretrain.finetune_network(other, digits, labels=100, settings=replace(settings, steps=0), fabric=fabric)
+    pretrain.finetune_network(network, digits, labels=100, recipe=recipe, fabric=fabric)
+    pretrain.finetune_network(other, digits, labels=100, recipe=replace(recipe, steps=0), fabric=fabric)
     assert torch.equal(network.head.fc.weight, other.head.fc.weight)
 
 
 def test_training_that_only_makes_it_worse_goes_back_to_the_fitted_head(network, digits, fabric):
     options = {"freeze": False, "early_stopping": True, "evaluate_every": 1, "patience": 2, "steps": 9}
-    settings = replace(SETTINGS, head="ridge", learning_rate=1e3, **options)
+    recipe = replace(RECIPE, head="ridge", learning_rate=1e3, **options)
     other = copy.deepcopy(network)
-    worse = pretrain.finetune_network(network, digits, labels=100, settings=settings, fabric=fabric)
-    fitted = pretrain.finetune_network(other, digits, labels=100, settings=SETTINGS, fabric=fabric)
+    worse = pretrain.finetune_network(network, digits, labels=100, recipe=recipe, fabric=fabric)
+    fitted = pretrain.finetune_network(other, digits, labels=100, recipe=RECIPE, fabric=fabric)
     assert worse.steps < 9
     assert worse.validation.accuracy == fitted.validation.accuracy
 

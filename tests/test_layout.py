@@ -87,6 +87,37 @@ def test_no_module_imports_a_command(name):
     assert not GRAPH[name] & COMMANDS
 
 
+def bodies(file):
+    """Yield each function of a file with the number of lines of its body; the docstring does not count."""
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.FunctionDef):
+            first = node.body[1 if ast.get_docstring(node) else 0 :]
+            yield node.name, node.end_lineno - first[0].lineno + 1 if first else 0
+
+
+LONGEST_BODY = 40  # lines
+# Functions that are still to be split. None is added.
+TOO_LONG = {
+    "pretrain.network.layer.__init__",
+    "pretrain.stages.conv_rbm.__init__",
+}
+
+
+def test_no_body_is_longer_than_a_page():
+    long = {
+        f"{module}.{name}" for module, file in MODULES.items() for name, lines in bodies(file) if lines > LONGEST_BODY
+    }
+    assert long == TOO_LONG
+
+
+def test_a_recipe_is_checked_without_torch():
+    waiting, needed = ["pretrain.training.recipes"], set()
+    while waiting:
+        needed.add(module := waiting.pop())
+        waiting += GRAPH[module] - needed
+    assert not [module for module in needed if "import torch" in MODULES[module].read_text()]
+
+
 def test_every_file_is_named_for_what_it_holds():
     assert not [file for file in PACKAGE.rglob("*.py") if file.stem in ("utils", "util", "helpers", "misc", "common")]
 

@@ -58,18 +58,17 @@ def test_a_stage_that_was_interrupted_does_not_count_as_trained(
     trained, configure, digits, fabric, tmp_path, monkeypatch
 ):
     out = tmp_path / "run"
-    step = Trainer._timed_step
+    step = Trainer.take_step
 
     def interrupted(loop):
         if loop.name == "stage 2" and loop.step == 4:
             raise KeyboardInterrupt
         return step(loop)
 
-    monkeypatch.setattr("pretrain.training.trainer.LOG_EVERY", 2)
-    monkeypatch.setattr(Trainer, "_timed_step", interrupted)
+    monkeypatch.setattr(Trainer, "take_step", interrupted)
     with pytest.raises(KeyboardInterrupt):
         run_stages(configure("stage", f"out={out}"), digits, fabric)
-    monkeypatch.setattr(Trainer, "_timed_step", step)
+    monkeypatch.setattr(Trainer, "take_step", step)
     assert run_stages(configure("stage", f"out={out}", "upto=1"), digits, fabric)["stages"] == 1
     assert not (out / "summary.json").exists()
     assert run_stages(configure("stage", f"out={out}"), digits, fabric)["stages"] == 2

@@ -1,36 +1,44 @@
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
 
-from pretrain import Training, UserError
+from pretrain import RunFolder, Training, UserError
+from pretrain.stages.base import not_finite
+from pretrain.training.checkpointing import Checkpointing
+from pretrain.training.data_parallel import share_out
+from pretrain.training.diagnosis import Diagnosis
+from pretrain.training.early_stopping import EarlyStopping
+from pretrain.training.metric_logging import MetricLogging
 from pretrain.training.minibatches import BatchOrder
 from pretrain.training.optimizers import build_optimizer
+from pretrain.training.periodic_evaluation import PeriodicEvaluation
 from pretrain.training.schedules import Schedule, schedule_factor
-from pretrain.training.trainer import Trainer
+from pretrain.training.trainer import Callback, Trainer
 
 
 def test_cosine_schedule_is_torchs_after_the_warm_up():
-    settings = Training(warmup=0.0)
+    training = Training(warmup=0.0)
     parameter = nn.Parameter(torch.zeros(1))
     optimizer = torch.optim.SGD([parameter], lr=1.0)
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=50)
     for step in range(50):
-        assert schedule_factor(step, settings, 50) == pytest.approx(scheduler.get_last_lr()[0], abs=1e-12)
+        assert schedule_factor(step, training, 50) == pytest.approx(scheduler.get_last_lr()[0], abs=1e-12)
         optimizer.step()
         scheduler.step()
 
 
 def test_warm_up_rises_linearly_to_the_full_rate():
-    settings = Training(warmup=0.1, schedule="constant")
-    factors = [schedule_factor(step, settings, 40) for step in range(6)]
+    training = Training(warmup=0.1, schedule="constant")
+    factors = [schedule_factor(step, training, 40) for step in range(6)]
     assert factors == pytest.approx([1 / 5, 2 / 5, 3 / 5, 4 / 5, 1, 1])
 
 
 def test_each_phase_of_a_schedule_warms_up_its_rate_and_its_momentum():
-    settings = Training(steps=12, learning_rate=0.5, warmup=0.5, schedule="constant", initial_momentum=0.1)
-    schedule = Schedule(settings, multiplier=2.0, first=4)
+    training = Training(steps=12, learning_rate=0.5, warmup=0.5, schedule="constant", initial_momentum=0.1)
+    schedule = Schedule(training, multiplier=2.0, first_phase=4)
     assert [schedule.rate(step) for step in range(12)] == pytest.approx(
         [1 / 3, 2 / 3, 1, 1, 1 / 5, 2 / 5, 3 / 5, 4 / 5, 1, 1, 1, 1]
     )
@@ -62,11 +70,19 @@ def test_biases_are_not_decayed():
     assert (decay[id(network.weight)], decay[id(network.bias)]) == (0.1, 0.0)
 
 
-def loop(fabric, module, compute_gradients, **options):
-    plain = {"optimizer": "sgd", "learning_rate": 0.1, "warmup": 0.0, "schedule": "constant"}
-    settings = Training(steps=options.pop("steps", 10), **plain)
-    groups = [{"params": list(module.parameters()), "schedule": Schedule(settings)}]
-    return Trainer("x", module, build_optimizer(groups, settings), settings, compute_gradients, 0, fabric, **options)
+def trainer(fabric, module, compute_gradients, *callbacks, steps=10):
+    training = Training(steps=steps, optimizer="sgd", learning_rate=0.1, warmup=0.0, schedule="constant")
+    groups = [{"params": list(module.parameters()), "schedule": Schedule(training)}]
+    return Trainer(
+        name="x",
+        module=module,
+        optimizer=build_optimizer(groups, training),
+        training=training,
+        compute_gradients=compute_gradients,
+        seed=0,
+        fabric=fabric,
+        callbacks=callbacks,
+    )
 
 
 def test_the_loop_is_torchs_own_sgd(fabric):
@@ -80,7 +96,7 @@ def test_the_loop_is_torchs_own_sgd(fabric):
 
     mine, theirs = nn.Linear(3, 1), nn.Linear(3, 1)
     theirs.load_state_dict(mine.state_dict())
-    loop(fabric, mine, gradients(mine)).run()
+    trainer(fabric, mine, gradients(mine)).fit()
     optimizer = torch.optim.SGD(theirs.parameters(), lr=0.1, momentum=0.9, nesterov=True)
     for step in range(10):
         optimizer.zero_grad()
@@ -91,7 +107,7 @@ def test_the_loop_is_torchs_own_sgd(fabric):
 
 def test_a_loss_that_is_no_number_stops_the_run_and_names_the_learning_rate(fabric):
     with pytest.raises(UserError, match=r"lower learning_rate=0\.1"):
-        loop(fabric, nn.Linear(1, 1), lambda step: {"loss": math.nan}).run()
+        trainer(fabric, nn.Linear(1, 1), lambda step: {"loss": math.nan}, Diagnosis(not_finite)).fit()
 
 
 @pytest.mark.parametrize(
@@ -115,8 +131,69 @@ def test_early_stopping_goes_back_to_the_best_or_to_the_start(fabric, values, st
         seen.append(module.weight.detach().clone())
         return {"val_accuracy": next(accuracies)}
 
-    checks = {"evaluate": evaluate, "evaluate_every": 2, "best": "val_accuracy", "patience": 2}
-    run = loop(fabric, module, compute, steps=50, **checks, impatient_from=start)
-    run.run()
+    evaluation = PeriodicEvaluation(evaluate, every=2)
+    stopping = EarlyStopping(evaluation, "val_accuracy", patience=2, impatient_from=start)
+    run = trainer(fabric, module, compute, evaluation, stopping, steps=50)
+    run.fit()
     assert run.step == steps
     assert torch.equal(module.weight, seen[best])
+
+
+class Interruption(Callback):
+    """Interrupts a run before one of its steps."""
+
+    def __init__(self, step):
+        self.step = step
+
+    def before_step(self, trainer):
+        if trainer.step == self.step:
+            raise KeyboardInterrupt
+
+
+def test_an_interrupted_run_logs_and_ends_as_an_uninterrupted_one(fabric, tmp_path):
+    def run(folder, *others):
+        module = nn.Linear(2, 1, bias=False)
+        module.load_state_dict({"weight": torch.ones(1, 2)})
+
+        def compute(step):
+            module.weight.grad = module.weight.detach() + step
+            return {"loss": float(step)}
+
+        evaluation = PeriodicEvaluation(lambda: {"size": -abs(float(module.weight.detach().sum()))}, every=3)
+        stopping = EarlyStopping(evaluation, "size", patience=2)
+        log = [Checkpointing(folder, every=0.0), MetricLogging(folder, every=2)]
+        run = trainer(fabric, module, compute, *log, evaluation, stopping, *others)
+        run.fit()
+        return run, module.weight.detach(), [{**row, "seconds": None} for row in folder.metrics()]
+
+    whole, expected, rows = run(RunFolder.open(tmp_path / "whole", {}))
+    folder = RunFolder.open(tmp_path / "parts", {})
+    for step in (4, 7):
+        with pytest.raises(KeyboardInterrupt):
+            run(folder, Interruption(step))
+    resumed, weights, logged = run(folder)
+    assert (resumed.step, logged) == (whole.step, rows)
+    assert torch.equal(weights, expected)
+
+
+def test_the_update_ratio_is_that_of_sgds_step(fabric, tmp_path):
+    module = nn.Linear(2, 1)
+    module.load_state_dict({"weight": torch.tensor([[3.0, 4.0]]), "bias": torch.zeros(1)})
+
+    def compute(step):
+        module.weight.grad, module.bias.grad = torch.tensor([[0.0, 1.0]]), torch.ones(1)
+        return {"loss": 0.0}
+
+    folder = RunFolder.open(tmp_path / "run", {})
+    trainer(fabric, module, compute, MetricLogging(folder), steps=1).fit()
+    (row,) = folder.metrics()
+    # Nesterov's first step is 1 + momentum times the gradient.
+    assert row["update_ratio"] == pytest.approx(0.1 * 1.9 / 5)
+
+
+def test_the_parts_of_a_batch_are_equal_and_disjoint():
+    parts = [share_out(torch.arange(6), SimpleNamespace(world_size=3, global_rank=rank)) for rank in range(3)]
+    assert [len(part) for part in parts] == [2, 2, 2]
+    assert torch.cat(parts).sort().values.tolist() == list(range(6))
+    with pytest.raises(UserError, match="batches of 5 images cannot be shared out equally"):
+        share_out(torch.arange(5), SimpleNamespace(world_size=3, global_rank=0))

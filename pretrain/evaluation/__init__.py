@@ -1,1 +1,1 @@
-"""How good a network or its layers are: predictions, linear probes, fitted heads, and checks of gradients."""
+"""Evaluation of a network and its layers: predictions, linear probes, fitted heads, and gradient checks."""

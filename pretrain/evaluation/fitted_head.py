@@ -1,4 +1,4 @@
-"""Fitting a head to what its frozen layers make of the labelled images, instead of training it step by step."""
+"""Fitting a head to the outputs of the layers by regression, instead of training it step by step."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,9 +18,9 @@ from pretrain.evaluation.layer_features import top_features
 from pretrain.evaluation.linear_probe import INVERSE_STRENGTHS
 from pretrain.network.convnet import ConvNet
 
-HEADS = ("random", "ridge", "logistic")
-CHUNK = 4096  # images whose features are at a time in double precision
-PENALTIES = tuple(10 ** (k / 2) for k in range(12, 1, -1))  # of ridge regression, times the sum of the squared weights
+# Factors of the sum of squared weights in ridge regression, from the strongest penalty to the weakest.
+RIDGE_PENALTIES = tuple(10 ** (k / 2) for k in range(12, 1, -1))
+DOUBLE_PRECISION_BATCH = 4096  # images whose features are in double precision at a time
 
 Linear = tuple[np.ndarray, np.ndarray]  # weights, (classes, features), and biases, (classes,)
 
@@ -32,9 +32,9 @@ class FittedHead:
     Attributes
     ----------
     penalties : dict of float to float
-        Validation accuracy, 0 to 1, of each penalty tried: ridge regression's, or 1/C of logistic regression.
+        Validation accuracy, 0 to 1, of each penalty tried: that of ridge regression, or 1/C of logistic regression.
     penalty : float
-        The best; of equals, the strongest.
+        The penalty with the best accuracy, or the strongest of several that are equally good.
     """
 
     penalties: dict[float, float]
@@ -50,13 +50,18 @@ def fit_head(network: ConvNet, train: Labelled, validation: Labelled, how: str, 
     network : ConvNet
         Its head is changed in place.
     train, validation : Labelled
-        Images that it learns from, and those that choose.
+        Images to fit the head to, and images to choose the penalty on.
     how : {"ridge", "logistic"}
-        Least squares on the classes' indicators (Hoerl and Kennard 1970), then scaled so that the cross-entropy of the
-        validation images is least (Guo et al. 2017; with the prior of Platt 1999); or multinomial logistic regression.
-        Both with an L2 penalty.
+        "ridge": least squares on indicators of the classes with an L2 penalty (Hoerl and Kennard 1970). The logits are
+        then scaled to the least cross-entropy on the validation images (temperature scaling, Guo et al. 2017, with the
+        prior of Platt 1999). "logistic": multinomial logistic regression with an L2 penalty.
     flip : bool
-        Learn from the images and their mirror images.
+        Fit the head to the mirror images as well.
+
+    Returns
+    -------
+    FittedHead
+        The penalties tried, and the one chosen.
 
     Raises
     ------
@@ -76,13 +81,15 @@ def fit_head(network: ConvNet, train: Labelled, validation: Labelled, how: str, 
     scaler, fc = StandardScaler(copy=False), network.head.get_submodule("fc")
     assert isinstance(fc, nn.Linear)
     fits, logits = {}, {}
-    with threadpool_limits(torch.get_num_threads()):  # scikit-learn's own number of threads is that of the machine
+    # scikit-learn would take as many threads as the machine has.
+    with threadpool_limits(torch.get_num_threads()):
         x = scaler.fit_transform(top_features(network, images).numpy())
-        for penalty, (weights, biases) in _fits(how, x, labels, len(network.classes), _double(fc)):
+        for penalty, (weights, biases) in _linear_fits(how, x, labels, len(network.classes), _double_device(fc)):
             weights = weights / scaler.scale_
             fits[penalty] = weights, biases - weights @ scaler.mean_
             _load(fc, *fits[penalty])
-            logits[penalty] = fc(held_out.to(fc.weight.device)).float().cpu().numpy()  # rounded as it will be
+            # The head itself computes them, so that they are rounded as they will be later.
+            logits[penalty] = fc(held_out.to(fc.weight.device)).float().cpu().numpy()
     truth = validation.labels.numpy()
     accuracies = {penalty: float((each.argmax(axis=1) == truth).mean()) for penalty, each in logits.items()}
     best = max(accuracies, key=lambda penalty: accuracies[penalty])
@@ -94,16 +101,17 @@ def fit_head(network: ConvNet, train: Labelled, validation: Labelled, how: str, 
 def _load(fc: nn.Linear, weights: np.ndarray, biases: np.ndarray) -> None:
     fc.weight.copy_(torch.from_numpy(weights))
     fc.bias.copy_(torch.from_numpy(biases))
-    torch.clear_autocast_cache()  # which would go on with the weights of before
+    # Autocast would go on with its copy of the old weights.
+    torch.clear_autocast_cache()
 
 
-def _double(fc: nn.Linear) -> torch.device:
-    """Return where double precision is to be had: the device of the head, but for Apple's."""
+def _double_device(fc: nn.Linear) -> torch.device:
+    """Return a device that has double precision: the head's if it is a CUDA device, else the CPU."""
     device = fc.weight.device
     return device if device.type == "cuda" else torch.device("cpu")
 
 
-def _fits(
+def _linear_fits(
     how: str, x: np.ndarray, labels: np.ndarray, classes: int, device: torch.device
 ) -> Iterator[tuple[float, Linear]]:
     """Fit linear classifiers to features, (N, D), from the strongest penalty to the weakest."""
@@ -116,36 +124,40 @@ def _fits(
     for C in INVERSE_STRENGTHS:
         logistic = LogisticRegression(C=C, max_iter=1000).fit(x, labels)
         coef, intercept = logistic.coef_, logistic.intercept_
-        if classes == 2:  # one row, of the second class against the first
+        # With two classes there is one row: the second class against the first.
+        if classes == 2:
             coef, intercept = np.concatenate([-coef, coef]) / 2, np.concatenate([-intercept, intercept]) / 2
         yield 1 / C, (coef, intercept)
 
 
 def _ridge(x: Tensor, targets: Tensor) -> Iterator[tuple[float, Tensor]]:
-    """Return the weights, (classes, D), of least ``||targets - x w||^2 + penalty ||w||^2`` for each of the penalties.
+    """Yield each penalty with the weights, (classes, D), that minimize ``||targets - x w||^2 + penalty ||w||^2``.
 
-    x, (N, D), and targets, (N, classes), have zero mean. One eigendecomposition serves all the penalties: of x'x, or
-    of xx', which has the same eigenvalues but for zeros, whichever is smaller. scikit-learn has a search over penalties
-    in this way for cross-validation alone, and copies x. The eigenvalues may span more than single precision can tell
-    apart, so all is done in the precision of the targets, which is to be double, and on their device.
+    `x`, (N, D), and `targets`, (N, classes), have zero mean. One eigendecomposition serves all penalties: that of x'x
+    or of xx', whichever is smaller, since both have the same nonzero eigenvalues. (scikit-learn searches over penalties
+    in this way only with cross-validation, and copies `x`.) The eigenvalues may span more orders of magnitude than
+    single precision resolves. Everything is therefore computed in the precision of `targets`, which should be double,
+    and on their device.
     """
     wide = x.shape[0] < x.shape[1]
     if wide:
-        x = x.to(targets)  # once, and not for each penalty
+        # Converted once here, and not for each penalty below.
+        x = x.to(targets)
         gram, right = x @ x.T, targets
     else:
         gram, right = _products(x, targets)
     values, vectors = torch.linalg.eigh(gram)
     rotated = vectors.T @ right
-    for penalty in PENALTIES:
+    for penalty in RIDGE_PENALTIES:
         solved = vectors @ (rotated / (values + penalty)[:, None])
         yield penalty, (x.T @ solved if wide else solved).T
 
 
 def _products(x: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """Return x'x, (D, D), and x'targets, (D, classes), a chunk of images after the other, to copy no more."""
+    """Return x'x, (D, D), and x'targets, (D, classes); only a batch of x is converted at a time, to save memory."""
     squares, moments = (targets.new_zeros(x.shape[1], columns) for columns in (x.shape[1], targets.shape[1]))
-    for part, wanted in zip(x.split(CHUNK), targets.split(CHUNK), strict=True):
+    batches = zip(x.split(DOUBLE_PRECISION_BATCH), targets.split(DOUBLE_PRECISION_BATCH), strict=True)
+    for part, wanted in batches:
         part = part.to(targets)
         squares.addmm_(part.T, part)
         moments.addmm_(part.T, wanted)
@@ -153,10 +165,10 @@ def _products(x: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _calibration(logits: np.ndarray, labels: np.ndarray) -> float:
-    """Return the factor of the logits, (N, classes), that makes the cross-entropy least.
+    """Return the factor of the logits, (N, classes), with the least cross-entropy.
 
-    As if there were one label more of each class, spread evenly over the images: Platt's prior, without which the
-    factor would have no bound where every image is classified correctly.
+    Platt's prior adds one label of each class, spread evenly over the images. Without it, the factor would be infinite
+    when every image is classified correctly.
     """
     count, classes = logits.shape
     prior = classes / (count + classes)

@@ -1,4 +1,4 @@
-"""What the layers of a network make of images, as features."""
+"""Features of images: the outputs of the layers of a network."""
 
 from collections.abc import Iterator
 
@@ -8,14 +8,15 @@ from torch import Tensor
 
 from pretrain.network.convnet import ConvNet
 
-GRID = 4  # positions along a side that a probe sees
+PROBE_GRID = 4  # places along each side at which a probe sees a layer
 
 
 @torch.no_grad()
 def pooled_features(network: ConvNet, images: Tensor, batch_size: int = 500) -> list[Tensor]:
-    """Return what the layers make of images, (N, C, H, W), at each depth: preprocessed pixels, after layer 1, ...
+    """Return features of images, (N, C, H, W), at each depth: preprocessed pixels, the output of layer 1, and so on.
 
-    Each (N, C' H' W'), float32 on the CPU: averaged over a grid of `GRID` x `GRID` places, or as many as there are.
+    Each is (N, features), float32 on the CPU: averages over a grid of `PROBE_GRID` x `PROBE_GRID` places, or of as many
+    places as the layer has.
     """
     batches = [[_pool(x.float()).flatten(1).cpu() for x in depths] for depths in _outputs(network, images, batch_size)]
     return [torch.cat(batch) for batch in zip(*batches, strict=True)]
@@ -23,12 +24,12 @@ def pooled_features(network: ConvNet, images: Tensor, batch_size: int = 500) -> 
 
 @torch.no_grad()
 def top_features(network: ConvNet, images: Tensor, batch_size: int = 500) -> Tensor:
-    """Return what the head sees of images, (N, C, H, W): (N, features), float32 on the CPU."""
+    """Return the head's inputs for images, (N, C, H, W): (N, features), float32 on the CPU."""
     return torch.cat([depths[-1].float().flatten(1).cpu() for depths in _outputs(network, images, batch_size)])
 
 
 def _outputs(network: ConvNet, images: Tensor, batch_size: int) -> Iterator[list[Tensor]]:
-    """Go through what preprocessing and each layer make of batches of images, in eval mode."""
+    """Yield the outputs of preprocessing and of each layer for batches of images, in eval mode."""
     was_training, device = network.training, next(network.parameters()).device
     network.eval()
     for batch in images.split(batch_size):
@@ -41,4 +42,4 @@ def _outputs(network: ConvNet, images: Tensor, batch_size: int) -> Iterator[list
 
 def _pool(x: Tensor) -> Tensor:
     height, width = x.shape[2:]
-    return F.adaptive_avg_pool2d(x, (min(GRID, height), min(GRID, width)))
+    return F.adaptive_avg_pool2d(x, (min(PROBE_GRID, height), min(PROBE_GRID, width)))

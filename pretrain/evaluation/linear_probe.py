@@ -1,4 +1,4 @@
-"""How good the features of each depth are: linear probes."""
+"""Linear probes: how well a linear classifier does on the features of each depth."""
 
 from dataclasses import dataclass
 
@@ -15,24 +15,25 @@ from pretrain.errors import UserError
 from pretrain.evaluation.layer_features import pooled_features
 from pretrain.network.convnet import ConvNet
 
-INVERSE_STRENGTHS = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # of a probe's L2 penalty, scikit-learn's C
+# Inverse strengths of the L2 penalty, scikit-learn's C, from the strongest penalty to the weakest.
+INVERSE_STRENGTHS = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 
 
 @dataclass(frozen=True)
 class Probe:
-    """What a linear classifier makes of the features of one depth.
+    """How well a linear classifier does on the features of one depth.
 
     Attributes
     ----------
     depth : int
-        Layers that the images have passed: 0 for preprocessed pixels.
+        Number of layers below the features: 0 for preprocessed pixels.
     features : int
-        Numbers that the classifier sees of an image.
+        Number of features of an image.
     C : float
-        Inverse strength of its L2 penalty, the one of `INVERSE_STRENGTHS` with the best validation accuracy; of
-        equals, the strongest penalty.
+        Inverse strength of the classifier's L2 penalty: the one of `INVERSE_STRENGTHS` with the best validation
+        accuracy, or the strongest penalty of several that are equally good.
     val_accuracy, test_accuracy : float
-        Share of the images classified correctly, 0 to 1.
+        Share of the images that are classified correctly, 0 to 1.
     """
 
     depth: int
@@ -45,28 +46,28 @@ class Probe:
 def probe_layers(network: ConvNet, data: Dataset, *, labels: int | None = None, seed: int = 0) -> list[Probe]:
     """Fit a linear classifier to the frozen features of each depth, and test it, once.
 
-    Multinomial logistic regression on standardized features: those of `pooled_features`.
+    The classifier is multinomial logistic regression on `pooled_features`, standardized.
 
     Parameters
     ----------
     network : ConvNet
-        Left as it is; its head is not used.
+        Not changed. Its head is not used.
     data : Dataset
-        Its training images are seen with their labels as far as the budget goes.
+        As many labels of its training images are used as the budget allows.
     labels : int, optional
-        Label budget; None for all.
+        Label budget. None: all labels.
     seed : int
-        Draws the label subset: the one that `finetune_network` draws.
+        Draws the label subset, the same as in `finetune_network`.
 
     Returns
     -------
     list of Probe
-        Of depth 0, 1, ..., as many as there are layers.
+        One for each depth: 0, 1, and so on to the number of layers.
 
     Raises
     ------
     UserError
-        When there are not so many labels, or no validation images.
+        When there are fewer labels than the budget, or no validation images.
 
     References
     ----------
@@ -88,9 +89,10 @@ def probe_layers(network: ConvNet, data: Dataset, *, labels: int | None = None, 
 
 
 def _fit_probe(x: Tensor, labels: Tensor, held_out: Tensor, held_out_labels: Tensor) -> tuple[Pipeline, float, float]:
-    """Return a classifier of features, its C, and its accuracy on those held out: of all C, the best there."""
+    """Return the classifier with the best accuracy on held-out features, its C, and that accuracy."""
     fitted = []
-    with threadpool_limits(torch.get_num_threads()):  # scikit-learn's own number of threads is that of the machine
+    # scikit-learn would take as many threads as the machine has.
+    with threadpool_limits(torch.get_num_threads()):
         for C in INVERSE_STRENGTHS:
             classifier = make_pipeline(StandardScaler(), LogisticRegression(C=C, max_iter=1000)).fit(x, labels)
             fitted.append((classifier, C, float(classifier.score(held_out, held_out_labels))))

@@ -1,4 +1,4 @@
-"""How good a network is: accuracy, accuracy of each class, and the confusion matrix."""
+"""Accuracy of a network, accuracy of each class, and the confusion matrix."""
 
 from dataclasses import dataclass
 
@@ -11,16 +11,16 @@ from pretrain.network.convnet import ConvNet
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What a network makes of labelled images.
+    """How well a network classifies labelled images.
 
     Attributes
     ----------
     accuracy : float
-        Share of the images classified correctly, 0 to 1.
+        Share of the images that are classified correctly, 0 to 1.
     per_class : dict of str to float
         The same for the images of each class (its recall); NaN for a class without images.
     confusion : ndarray, (classes, classes), int
-        Images of the class of the row, taken for the class of the column.
+        Number of images of the class of the row that are classified as the class of the column.
     """
 
     accuracy: float
@@ -29,7 +29,7 @@ class Evaluation:
 
 
 def evaluate(network: ConvNet, data: Labelled) -> Evaluation:
-    """Classify `data` with dropout off, and count."""
+    """Classify labelled images in eval mode, and count the hits and the confusions."""
     predicted = network.predict_proba(data.images).argmax(dim=1).numpy()
     labels = data.labels.numpy()
     confusion = confusion_matrix(labels, predicted, labels=range(len(network.classes)))

@@ -11,7 +11,7 @@ from pretrain.evaluation.predictions import Evaluation
 from pretrain.network.convnet import ConvNet
 from pretrain.pictures.drawing import save_figure
 from pretrain.pictures.finetuning_curves import draw_confusion, draw_learning_curves
-from pretrain.pipelines.pretrained_layers import starting_layers, starting_network
+from pretrain.pipelines.pretrained_layers import StartingLayers, starting_layers, starting_network
 from pretrain.pipelines.run_settings import FinetuningRun
 from pretrain.pipelines.stage_training import complete_run
 from pretrain.runs.run_folder import RunFolder, open_run
@@ -41,7 +41,7 @@ def run_finetune(settings: FinetuningRun, data: Dataset, fabric: Fabric) -> dict
         data,
         labels=settings.label_budget,
         seed=settings.seed,
-        settings=recipe,
+        recipe=recipe,
         fabric=fabric,
         folder=folder,
         test=settings.test,
@@ -51,10 +51,20 @@ def run_finetune(settings: FinetuningRun, data: Dataset, fabric: Fabric) -> dict
     if folder.writes:
         network.save(folder.path / "network.pt")
         _draw_finetuning(network, result, folder)
-    summary = {
+    summary = _summary(settings, recipe, layers, network, labels, result)
+    complete_run(folder, summary, fabric)
+    return summary
+
+
+def _summary(
+    settings: FinetuningRun, recipe: Recipe, layers: StartingLayers, network: ConvNet, labels: int, result: Result
+) -> dict[str, Any]:
+    """Return what summary.json says: who ran, how accurate it is, and what it cost."""
+    return {
         **{"arm": settings.arm_name, "init": settings.init, "stack": settings.stack.name},
         **{"labels": labels, "seed": settings.seed},
-        **_accuracies(result),
+        "val_accuracy": result.validation.accuracy if result.validation else None,
+        "test_accuracy": result.test.accuracy if result.test else None,
         "pretrain_seconds": layers.seconds,
         "finetune_seconds": round(result.seconds, 3),
         "images_per_second": round(result.images_per_second, 1),
@@ -65,15 +75,6 @@ def run_finetune(settings: FinetuningRun, data: Dataset, fabric: Fabric) -> dict
         **({"head": {"how": recipe.head, **asdict(result.head)}} if result.head else {}),
         **(_per_class(result.test) if result.test else {}),
     }
-    complete_run(folder, summary, fabric)
-    return summary
-
-
-def _accuracies(result: Result) -> dict[str, float | None]:
-    return {
-        "val_accuracy": result.validation.accuracy if result.validation else None,
-        "test_accuracy": result.test.accuracy if result.test else None,
-    }
 
 
 def _per_class(test: Evaluation) -> dict[str, Any]:
@@ -82,16 +83,16 @@ def _per_class(test: Evaluation) -> dict[str, Any]:
     return {"per_class_accuracy": recall, "confusion": test.confusion.tolist()}
 
 
-def _longer(settings: Recipe, extra_flops: int, network: ConvNet, labels: int) -> Recipe:
-    """Return settings with as many more steps as so many floating-point operations pay for.
+def _longer(recipe: Recipe, extra_flops: int, network: ConvNet, labels: int) -> Recipe:
+    """Return a recipe with as many more steps as so many floating-point operations pay for.
 
-    Settings of no steps stay as they are: their head is fitted at once, and nothing learns in steps.
+    A recipe of no steps stays as it is: its head is fitted at once, and nothing trains in steps.
     """
-    if not extra_flops or not settings.steps:
-        return settings
+    if not extra_flops or not recipe.steps:
+        return recipe
     # A step more is one in which everything learns that will, though the head may learn alone at first.
-    now, then = (finetuning_flops(network, settings, labels, settings.steps + more) for more in (0, 1))
-    return replace(settings, steps=settings.steps + round(extra_flops / (then - now)))
+    now, then = (finetuning_flops(network, recipe, labels, recipe.steps + more) for more in (0, 1))
+    return replace(recipe, steps=recipe.steps + round(extra_flops / (then - now)))
 
 
 def _draw_finetuning(network: ConvNet, result: Result, folder: RunFolder) -> None:

@@ -6,7 +6,7 @@ from pretrain.comparison.paired_differences import ENOUGH
 from pretrain.comparison.plan import Comparison
 from pretrain.data.near_duplicates import SMALLEST
 from pretrain.data.sources import FolderData
-from pretrain.evaluation.layer_features import GRID
+from pretrain.evaluation.layer_features import PROBE_GRID
 from pretrain.reporting.comparison_results import Results
 from pretrain.reporting.plotting import INTERVAL_FROM
 from pretrain.runs.resumption import differing_settings, flatten
@@ -286,8 +286,8 @@ def _caveat_of_scope(results: Results) -> str:
 def _probing() -> str:
     return (
         "At each depth, logistic regression on the frozen, standardized features of the labelled images, averaged over "
-        f"at most {GRID}x{GRID} places; its penalty is chosen on validation images. Random layers are those that "
-        "scratch starts from."
+        f"at most {PROBE_GRID}x{PROBE_GRID} places; its penalty is chosen on validation images. Random layers are "
+        "those that scratch starts from."
     )
 
 

@@ -1,1 +1,1 @@
-"""Training: the one loop, the greedy training of stages, and the fine-tuning of a network."""
+"""Training: the loop and its callbacks, the greedy training of stages, and the fine-tuning of a network."""

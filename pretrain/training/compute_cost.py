@@ -1,4 +1,4 @@
-"""What training costs, in floating-point operations: the same on every machine, unlike seconds."""
+"""Cost of training in floating-point operations which, unlike seconds, are the same on every machine."""
 
 import copy
 
@@ -12,24 +12,24 @@ from pretrain.stages.stack import SAMPLE, Stack, bounds_of
 from pretrain.training.recipes import Recipe, Training
 
 
-def stage_flops(stack: Stack, position: int, settings: Training, pool: int) -> int:
-    """Return what training one stage costs: its preparation and updates, and the layers below that make its inputs.
+def stage_flops(stack: Stack, position: int, training: Training, pool: int) -> int:
+    """Return the floating-point operations of training one stage.
 
-    Only convolutions and products of matrices are counted, a multiplication and an addition as two; the rest is small
-    beside them.
+    They are those of its preparation, of its updates, and of the layers below that compute its inputs. Only
+    convolutions and matrix products are counted, a multiply-add as two operations; the rest is small beside them.
 
     Parameters
     ----------
     stack : Stack
-        The stages below are of their final shape; nothing is changed.
+        Not changed.
     position : int
-        Of the stage, from 0 at the input.
-    settings : Training
+        Position of the stage, counted from 0 at the input.
+    training : Training
         Steps and batch size.
     pool : int
-        Unlabelled images. What the layers below make of each is computed once for all, as where it can be kept.
+        Number of unlabelled images. Their inputs are counted once, as if they were always kept.
     """
-    size = min(settings.batch_size, pool)
+    size = min(training.batch_size, pool)
     views = stack[position].views
     shape, copies = (views.shape(stack.image_shape), 2) if views else (stack.image_shape, 1)
     images = torch.zeros(copies * size, *shape)
@@ -42,40 +42,41 @@ def stage_flops(stack: Stack, position: int, settings: Training, pool: int) -> i
         stage.prepare(sample, bounds_of(below), generator(0, "flops"))
     with FlopCounterMode(display=False) as updates:
         stage.accumulate_grad(x, generator(0, "flops"))
-    draws = settings.steps * size
-    passes = min(draws, pool) if position and not views else draws  # preprocessing alone is not kept, nor are views
-    learning = preparation.get_total_flops() + settings.steps * updates.get_total_flops()
+    draws = training.steps * size
+    # Neither the output of preprocessing alone nor views are kept.
+    passes = min(draws, pool) if position and not views else draws
+    learning = preparation.get_total_flops() + training.steps * updates.get_total_flops()
     return learning + inputs.get_total_flops() * passes // size
 
 
-def finetuning_flops(network: ConvNet, settings: Recipe, labels: int, steps: int) -> int:
-    """Return what fine-tuning costs, counted as `stage_flops` counts it; without validation and testing.
+def finetuning_flops(network: ConvNet, recipe: Recipe, labels: int, steps: int) -> int:
+    """Return the floating-point operations of fine-tuning, counted as in `stage_flops`.
 
-    Of a head that is fitted, that is the pass of the labelled images through the layers, and of their mirror images
-    where they are learned; solving for the head is not counted.
+    Evaluation is not counted. A fitted head costs one forward pass of the labelled images through the layers, and
+    another of their mirror images if they are used; solving for its weights is not counted.
 
     Parameters
     ----------
     network : ConvNet
-        Left as it is.
-    settings : Recipe
+        Not changed.
+    recipe : Recipe
         Batch size, and what is frozen.
     labels : int
-        Labelled images.
+        Number of labelled images.
     steps : int
-        Updates.
+        Number of updates.
     """
-    size = min(settings.batch_size, labels)
-    head_steps = steps if settings.freeze else min(settings.head_steps, steps)
+    size = min(recipe.batch_size, labels)
+    head_steps = steps if recipe.freeze else min(recipe.head_steps, steps)
     head, whole = (size * _image_flops(network, trainable=trainable) for trainable in (False, True))
     learning = head_steps * head + (steps - head_steps) * whole
-    if settings.head == "random":
+    if recipe.head == "random":
         return learning
-    return labels * (2 if settings.flip else 1) * _forward_flops(network) + learning
+    return labels * (2 if recipe.flip else 1) * _forward_flops(network) + learning
 
 
 def _forward_flops(network: ConvNet) -> int:
-    """Return what one image costs to pass the layers."""
+    """Return the operations of the forward pass of one image through the layers."""
     network = copy.deepcopy(network).cpu().eval()
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         network.layers(network.preprocessing(torch.zeros(1, *network.image_shape)))
@@ -83,7 +84,7 @@ def _forward_flops(network: ConvNet) -> int:
 
 
 def _image_flops(network: ConvNet, *, trainable: bool) -> int:
-    """Return what one image costs in an update, the layers learning with the head or frozen."""
+    """Return the operations of an update per image, in which the layers train with the head or are frozen."""
     network = copy.deepcopy(network).cpu().train()
     set_trainable(network.layers, trainable)
     with FlopCounterMode(display=False) as counter:

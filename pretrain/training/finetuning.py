@@ -1,6 +1,7 @@
 """Training an assembled ConvNet end to end on the labels there are."""
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -8,9 +9,10 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from lightning_fabric import Fabric
+from torch import Tensor
 
 from pretrain.data.augmentation import mixup, random_crop, random_flip
-from pretrain.data.dataset import Dataset
+from pretrain.data.dataset import Dataset, Labelled
 from pretrain.data.splits import label_subset
 from pretrain.errors import UserError
 from pretrain.evaluation.fitted_head import FittedHead, fit_head
@@ -20,13 +22,19 @@ from pretrain.network.preprocessing import unit_range
 from pretrain.runs.device import Device
 from pretrain.runs.run_folder import RunFolder
 from pretrain.runs.seeding import generator
-from pretrain.stages.base import Metrics
-from pretrain.training.minibatches import BatchOrder, share_out
+from pretrain.stages.base import not_finite
+from pretrain.training.checkpointing import Checkpointing
+from pretrain.training.data_parallel import share_out
+from pretrain.training.diagnosis import Diagnosis
+from pretrain.training.early_stopping import EarlyStopping
+from pretrain.training.metric_logging import MetricLogging
+from pretrain.training.minibatches import BatchOrder
 from pretrain.training.optimizers import build_optimizer
+from pretrain.training.periodic_evaluation import PeriodicEvaluation
 from pretrain.training.recipes import Recipe
 from pretrain.training.schedules import Schedule
-from pretrain.training.trainer import Trainer
-from pretrain.training.weight_penalties import towards_start
+from pretrain.training.trainer import Callback, Metrics, Trainer
+from pretrain.training.weight_penalties import decoupled_l2_sp
 
 
 @dataclass
@@ -36,17 +44,17 @@ class Result:
     Attributes
     ----------
     validation : Evaluation or None
-        On the validation images, where there are any.
+        On the validation images; None if there are none.
     test : Evaluation or None
-        On the test split, opened once, at the end; None where it was to stay closed.
+        On the test split, opened once, at the end; None if it was to stay closed.
     seconds : float
-        Of training alone: without evaluation, logging and checkpoints.
+        Training time, that of fitting the head included. Evaluation, logging and checkpoints are not counted.
     images_per_second : float
-        Training images over those seconds.
+        Training images per second of that time.
     steps : int
         Updates done: fewer than asked for after early stopping.
     head : FittedHead or None
-        How the head was fitted before, where it was.
+        How the head was fitted before training; None if it started at random.
     """
 
     validation: Evaluation | None
@@ -63,10 +71,11 @@ def finetune_network(
     *,
     labels: int | None = None,
     seed: int = 0,
-    settings: Recipe | None = None,
+    recipe: Recipe | None = None,
     fabric: Fabric | None = None,
     folder: RunFolder | None = None,
     test: bool = True,
+    callbacks: Sequence[Callback] = (),
 ) -> Result:
     """Train a network on labelled images and evaluate it on the test split, once.
 
@@ -75,99 +84,157 @@ def finetune_network(
     network : ConvNet
         Changed in place.
     data : Dataset
-        Its training images are seen with their labels as far as the budget goes.
+        As many labels of its training images are used as the budget allows.
     labels : int, optional
-        Label budget; None for all.
+        Label budget. None: all labels.
     seed : int
         Draws the label subset, and names every other draw.
-    settings : Recipe, optional
+    recipe : Recipe, optional
         How to train.
     fabric : Fabric, optional
-        Device and precision; by default the best that there is.
+        Device, precision and processes. None: the best available.
     folder : RunFolder, optional
-        Where to log and keep checkpoints; a run that is there goes on.
+        Where to log and to keep checkpoints. An interrupted run in it is resumed.
     test : bool
-        Open the test split at the end; False for a trial, by which settings are chosen.
+        Whether to open the test split at the end. A trial, by which settings are chosen, leaves it closed.
+    callbacks : sequence of Callback
+        Called after those that log, check, evaluate and save.
+
+    Returns
+    -------
+    Result
+        Evaluations, steps and seconds.
 
     Raises
     ------
     UserError
-        When there are not so many labels, or the settings do not fit the network.
+        When there are fewer labels than the budget, the recipe does not fit the network, the recipe needs validation
+        images and there are none, or training diverges.
     """
-    settings = settings or Recipe()
-    settings.check_network(len(network.layers), network.image_shape)
+    recipe = recipe or Recipe()
+    recipe.check_network(len(network.layers), network.image_shape)
     fabric = fabric or Device().launch()
-    subset = data.train.subset(label_subset(data.train.labels, labels, seed))
+    train = data.train.subset(label_subset(data.train.labels, labels, seed))
+    standard = _standard_callbacks(network, data.validation, recipe, fabric, folder)
     started = time.monotonic()
-    head = None
-    if settings.head != "random":
-        with fabric.autocast():
-            head = fit_head(network.to(fabric.device), subset, data.validation, settings.head, settings.flip)
-        for parameter in network.head.parameters():  # of several processes, the first one's
-            parameter.data.copy_(fabric.broadcast(parameter.data))
-    network.head.get_submodule("dropout").p = settings.dropout  # type: ignore[assignment]
-    network.to(fabric.device).to(memory_format=torch.channels_last)
-    order = BatchOrder(len(subset), settings.batch_size, seed, "finetune")
-    smoothing = settings.label_smoothing
+    head = _prepare_network(network, train, data.validation, recipe, fabric)
+    optimizer = build_optimizer(_parameter_groups(network, recipe), recipe)
+    trainer = Trainer(
+        name="finetune",
+        module=network,
+        optimizer=optimizer,
+        training=recipe,
+        compute_gradients=_SupervisedGradients(network, train, recipe, seed, fabric),
+        seed=seed,
+        fabric=fabric,
+        callbacks=[*standard, *callbacks],
+        constrain=decoupled_l2_sp(optimizer) if recipe.l2_sp else None,
+        seconds=time.monotonic() - started,
+    )
+    trainer.fit()
+    network.eval()
+    with fabric.autocast():
+        validation = evaluate(network, data.validation) if len(data.validation) else None
+        tested = evaluate(network, data.open_test()) if test else None
+    images = trainer.step * min(recipe.batch_size, len(train))
+    return Result(validation, tested, trainer.seconds, images / trainer.seconds, trainer.step, head)
 
-    def compute_gradients(step: int) -> Metrics:
-        set_trainable(network.layers, not settings.freeze and step >= settings.alone)
-        positions = share_out(order(step), fabric)
-        draw = generator(seed, "finetune", "augment", step, fabric.global_rank)
-        images = random_crop(subset.images[positions].to(fabric.device), settings.crop, draw)
-        images = random_flip(images, draw) if settings.flip else images
-        target = subset.labels[positions].to(fabric.device)
-        shares = target  # of the classes, where images are mixed
-        if settings.mixup:
-            images, partners, share = mixup(unit_range(images), settings.mixup, draw)
-            own = F.one_hot(target, len(network.classes)).float()
-            shares = torch.lerp(own[partners], own, share)
-        logits = network(images.contiguous(memory_format=torch.channels_last))
-        loss = F.cross_entropy(logits.float(), shares, label_smoothing=smoothing)
-        loss.backward()
-        accuracy = (logits.detach().argmax(dim=1) == target).float().mean()
-        return {"loss": float(loss.detach()), "accuracy": float(accuracy)}
+
+def _standard_callbacks(
+    network: ConvNet, validation: Labelled, recipe: Recipe, fabric: Fabric, folder: RunFolder | None
+) -> list[Callback]:
+    """Return the callbacks that check, log, save, evaluate and stop, as far as they are asked for."""
 
     def validate() -> Metrics:
         with fabric.autocast():
-            return {"val_accuracy": evaluate(network, data.validation).accuracy}
+            return {"val_accuracy": evaluate(network, validation).accuracy}
 
-    checks = len(data.validation) > 0
-    if settings.early_stopping and not checks:
-        raise UserError("recipe.early_stopping needs validation images: give data.validation more than 0.")
-    optimizer = build_optimizer(_parameter_groups(network, settings), settings)
-    loop = Trainer(
-        "finetune",
-        network,
-        optimizer,
-        settings,
-        compute_gradients,
-        seed,
-        fabric,
-        folder,
-        constrain=towards_start(optimizer) if settings.l2_sp else None,
-        evaluate=validate if checks else None,
-        evaluate_every=settings.evaluate_every,
-        best="val_accuracy" if settings.early_stopping else None,
-        patience=settings.patience,
-        impatient_from=settings.alone,
-        seconds=time.monotonic() - started,
-    )
-    loop.run()
-    network.eval()
-    with fabric.autocast():
-        validation = evaluate(network, data.validation) if checks else None
-        tested = evaluate(network, data.open_test()) if test else None
-    images = loop.step * min(settings.batch_size, len(subset))
-    return Result(validation, tested, loop.seconds, images / loop.seconds, loop.step, head)
+    callbacks: list[Callback] = [Diagnosis(not_finite)]
+    if folder:
+        callbacks = [Checkpointing(folder), *callbacks, MetricLogging(folder)]
+    evaluation = PeriodicEvaluation(validate, recipe.evaluate_every)
+    if len(validation):
+        callbacks.append(evaluation)
+    if recipe.early_stopping:
+        if not len(validation):
+            raise UserError("recipe.early_stopping needs validation images: give data.validation more than 0.")
+        # The wait begins where the layers join the head.
+        callbacks.append(EarlyStopping(evaluation, "val_accuracy", recipe.patience, recipe.head_only_steps))
+    return callbacks
 
 
-def _parameter_groups(network: ConvNet, settings: Recipe) -> list[dict[str, Any]]:
-    """Return a group for each layer and one for the head, each with its learning rate as a function of the step."""
-    multipliers = settings.multipliers(len(network.layers))
-    schedule = partial(Schedule, settings, first=settings.alone)
-    layers = {"l2_sp": settings.l2_sp, **({"weight_decay": 0.0} if settings.l2_sp else {})}
+def _prepare_network(
+    network: ConvNet, train: Labelled, validation: Labelled, recipe: Recipe, fabric: Fabric
+) -> FittedHead | None:
+    """Fit the head if the recipe says so, and bring the network to the device."""
+    head = None
+    network.to(fabric.device)
+    if recipe.head != "random":
+        with fabric.autocast():
+            head = fit_head(network, train, validation, recipe.head, recipe.flip)
+        # Every process goes on with the head of the first one.
+        for parameter in network.head.parameters():
+            parameter.data.copy_(fabric.broadcast(parameter.data))
+    network.head.get_submodule("dropout").p = recipe.dropout  # type: ignore[assignment]
+    network.to(memory_format=torch.channels_last)
+    return head
+
+
+def _parameter_groups(network: ConvNet, recipe: Recipe) -> list[dict[str, Any]]:
+    """Return one group for each layer and one for the head, each with its schedule and its penalties."""
+    schedule = partial(Schedule, recipe, first_phase=recipe.head_only_steps)
+    # L2-SP takes the place of weight decay in the layers; the head keeps it.
+    penalties = {"l2_sp": recipe.l2_sp, "weight_decay": 0.0} if recipe.l2_sp else {"l2_sp": 0.0}
     groups = []
-    for module, multiplier in zip(network.layers, multipliers, strict=True):
-        groups.append({"params": list(module.parameters()), "schedule": schedule(multiplier), **layers})
+    for module, multiplier in zip(network.layers, recipe.layer_multipliers(len(network.layers)), strict=True):
+        groups.append({"params": list(module.parameters()), "schedule": schedule(multiplier), **penalties})
     return [*groups, {"params": list(network.head.parameters()), "schedule": schedule(1.0), "l2_sp": 0.0}]
+
+
+class _SupervisedGradients:
+    """Writes the gradients of the cross-entropy of augmented batches of labelled images.
+
+    Parameters
+    ----------
+    network : ConvNet
+        Its parameters receive the gradients.
+    train : Labelled
+        The labelled images.
+    recipe : Recipe
+        Batch size, augmentation, label smoothing, and when the layers train.
+    seed : int
+        Names every draw.
+    fabric : Fabric
+        Device and processes.
+    """
+
+    def __init__(self, network: ConvNet, train: Labelled, recipe: Recipe, seed: int, fabric: Fabric):
+        self.network, self.train, self.recipe, self.seed, self.fabric = network, train, recipe, seed, fabric
+        self.order = BatchOrder(len(train), recipe.batch_size, seed, "finetune")
+
+    def __call__(self, step: int) -> Metrics:
+        """Write the gradients of a step, counted from 0, and return the loss and the accuracy of its batch."""
+        recipe = self.recipe
+        set_trainable(self.network.layers, not recipe.freeze and step >= recipe.head_only_steps)
+        images, labels, targets = self.batch(step)
+        logits = self.network(images.contiguous(memory_format=torch.channels_last))
+        loss = F.cross_entropy(logits.float(), targets, label_smoothing=recipe.label_smoothing)
+        loss.backward()
+        accuracy = (logits.detach().argmax(dim=1) == labels).float().mean()
+        return {"loss": float(loss.detach()), "accuracy": float(accuracy)}
+
+    def batch(self, step: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Return augmented images, (N, C, H, W), their labels, (N,), and the targets of the loss.
+
+        The targets are the labels or, if images are mixed, the share of each class, (N, classes).
+        """
+        positions = share_out(self.order(step), self.fabric)
+        draw = generator(self.seed, "finetune", "augment", step, self.fabric.global_rank)
+        images = random_crop(self.train.images[positions].to(self.fabric.device), self.recipe.crop, draw)
+        images = random_flip(images, draw) if self.recipe.flip else images
+        labels = self.train.labels[positions].to(self.fabric.device)
+        if not self.recipe.mixup:
+            return images, labels, labels
+        images, partners, share = mixup(unit_range(images), self.recipe.mixup, draw)
+        own = F.one_hot(labels, len(self.network.classes)).float()
+        return images, labels, torch.lerp(own[partners], own, share)

@@ -1,7 +1,8 @@
 """Greedy layer-wise training: each stage learns from what the trained layers below it make of the images."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from lightning_fabric import Fabric
@@ -13,76 +14,93 @@ from pretrain.runs.run_folder import RunFolder
 from pretrain.runs.seeding import generator
 from pretrain.stages.base import Metrics, Stage
 from pretrain.stages.stack import SAMPLE, Stack
-from pretrain.training.minibatches import BatchOrder, share_out
+from pretrain.training.checkpointing import Checkpointing
+from pretrain.training.data_parallel import share_out
+from pretrain.training.diagnosis import Diagnosis
+from pretrain.training.metric_logging import MetricLogging
+from pretrain.training.minibatches import BatchOrder
 from pretrain.training.optimizers import build_optimizer
+from pretrain.training.periodic_evaluation import PeriodicEvaluation
 from pretrain.training.recipes import Training
 from pretrain.training.schedules import Schedule
 from pretrain.training.stage_inputs import Inputs
-from pretrain.training.trainer import Trainer
+from pretrain.training.trainer import Callback, Trainer
 
 HEALTH_CHECKS = 20  # of a stage in training
 HEALTH_SAMPLE = 200  # images of each
 GENERALIZING = ("reconstruction", "distance", "free_energy", "pseudo_likelihood")  # on held-out images as well
 
 
+@dataclass(frozen=True)
+class StageResult:
+    """What training one stage took.
+
+    Attributes
+    ----------
+    name : str
+        Name of the stage, such as "stage 1".
+    steps : int
+        Updates done.
+    seconds : float
+        Time to compute the inputs that are kept, to prepare the stage, and to take the steps.
+    """
+
+    name: str
+    steps: int
+    seconds: float
+
+
 def fit_stage(
     stage: Stage,
     inputs: Inputs,
-    settings: Training,
+    training: Training,
     *,
     seed: int,
     name: str,
     fabric: Fabric,
     folder: RunFolder | None = None,
     held_out: Inputs | None = None,
-) -> Trainer:
-    """Train one stage on its inputs, whatever kind it is.
+    callbacks: Sequence[Callback] = (),
+) -> StageResult:
+    """Train one stage of any kind on its inputs.
 
     Parameters
     ----------
     stage : Stage
         Changed in place.
     inputs : Inputs
-        What it learns from.
-    settings : Training
-        How long and how fast.
+        What the stage learns from.
+    training : Training
+        How long and how fast to learn.
     seed : int
-        Names every random draw, with `name`.
+        Names every random draw, together with `name`.
     name : str
-        Phase of the run, in its log.
+        Name of the stage in the log.
     fabric : Fabric
-        Device and precision.
+        Device, precision and processes.
     folder : RunFolder, optional
-        Where to log and keep checkpoints; a run that is there goes on.
+        Where to log and to keep checkpoints. An interrupted run in it is resumed.
     held_out : Inputs, optional
-        Others, which it does not learn from, to tell learning from memorizing in the log.
+        Inputs that the stage does not learn from, to tell learning from memorizing in the log.
+    callbacks : sequence of Callback
+        Called after those that log, check and save.
 
     Returns
     -------
-    Trainer
-        With its seconds, those of keeping the inputs and of preparing the stage among them.
+    StageResult
+        Steps and seconds.
 
     Raises
     ------
     UserError
         When the stage cannot learn in this way, or diverges.
     """
-    _check(stage, settings, name, fabric)
+    _check(stage, training, name, fabric)
     stage.to(fabric.device).to(memory_format=torch.channels_last)
     seen = _sample(inputs, seed)
     started = time.monotonic()
     stage.prepare(seen, inputs.bounds, generator(seed, name, "prepare"))
     prepared = time.monotonic() - started
-    order = BatchOrder(len(inputs), settings.batch_size, seed, name)
-
-    def compute_gradients(step: int) -> Metrics:
-        positions = share_out(order(step), fabric)
-        draw = generator(seed, name, "noise", step, fabric.global_rank, device=fabric.device)
-        if stage.views is None:
-            return stage.accumulate_grad(inputs[positions], draw)
-        both = inputs.views(positions, stage.views, generator(seed, name, "views", step, fabric.global_rank))
-        return stage.accumulate_grad(both, draw)
-
     unseen = _sample(held_out, seed)[:HEALTH_SAMPLE] if held_out else None
 
     def health() -> Metrics:
@@ -95,48 +113,71 @@ def fit_stage(
                 figures["free_energy_gap"] = others["free_energy"] - figures["free_energy"]
         return figures
 
-    parameters = [parameter for parameter in stage.parameters() if parameter.requires_grad]
-    loop = Trainer(
-        name,
-        stage,
-        build_optimizer([{"params": parameters, "schedule": Schedule(settings)}], settings),
-        settings,
-        compute_gradients,
-        seed,
-        fabric,
-        folder,
+    standard: list[Callback] = [Diagnosis(stage.diagnose)]
+    if folder:
+        evaluation = PeriodicEvaluation(health, every=max(1, training.steps // HEALTH_CHECKS))
+        standard = [Checkpointing(folder), *standard, MetricLogging(folder), evaluation]
+    trainer = Trainer(
+        name=name,
+        module=stage,
+        optimizer=_stage_optimizer(stage, training),
+        training=training,
+        compute_gradients=_stage_gradients(stage, inputs, training, seed, name, fabric),
+        seed=seed,
+        fabric=fabric,
+        callbacks=[*standard, *callbacks],
         constrain=stage.constrain,
-        diagnose=stage.diagnose,
-        evaluate=health if folder else None,  # nobody else would read it
-        evaluate_every=max(1, settings.steps // HEALTH_CHECKS),
         seconds=inputs.seconds + prepared,
     )
-    loop.run()
+    trainer.fit()
     stage.eval()
     stage.finish(seen)
-    return loop
+    return StageResult(name, trainer.step, trainer.seconds)
 
 
-def _check(stage: Stage, settings: Training, name: str, fabric: Fabric) -> None:
-    """Refuse what a kind of stage cannot do."""
+def _check(stage: Stage, training: Training, name: str, fabric: Fabric) -> None:
+    """Raise a `UserError` if this kind of stage cannot learn in this way."""
     kind = type(stage).__name__
     if fabric.world_size > 1 and not stage.data_parallel:
         raise UserError(f"{name}, {kind}: processes cannot share its batches: give device.devices=1.")
-    if stage.objective is None and settings.optimizer != "sgd":
+    if stage.objective is None and training.optimizer != "sgd":
         raise UserError(f"{name}, {kind}: it learns by a rule, not a gradient: give training.optimizer=sgd.")
+
+
+def _stage_optimizer(stage: Stage, training: Training) -> torch.optim.Optimizer:
+    parameters = [parameter for parameter in stage.parameters() if parameter.requires_grad]
+    return build_optimizer([{"params": parameters, "schedule": Schedule(training)}], training)
+
+
+def _stage_gradients(
+    stage: Stage, inputs: Inputs, training: Training, seed: int, name: str, fabric: Fabric
+) -> Callable[[int], Metrics]:
+    """Return a function that writes the gradients of each step: of its batch, or of two views of each of its images."""
+    order = BatchOrder(len(inputs), training.batch_size, seed, name)
+
+    def compute_gradients(step: int) -> Metrics:
+        positions = share_out(order(step), fabric)
+        noise = generator(seed, name, "noise", step, fabric.global_rank, device=fabric.device)
+        if stage.views is None:
+            return stage.accumulate_grad(inputs[positions], noise)
+        both = inputs.views(positions, stage.views, generator(seed, name, "views", step, fabric.global_rank))
+        return stage.accumulate_grad(both, noise)
+
+    return compute_gradients
 
 
 def fit_stages(
     stack: Stack,
     images: Tensor,
-    settings: Training | Sequence[Training] | None = None,
+    training: Training | Sequence[Training] | None = None,
     *,
     seed: int = 0,
     upto: int | None = None,
     fabric: Fabric | None = None,
     folder: RunFolder | None = None,
     held_out: Tensor | None = None,
-) -> list[Trainer]:
+    callbacks: Sequence[Callback] = (),
+) -> list[StageResult]:
     """Train the stages of a stack greedily, from the input upwards.
 
     Parameters
@@ -145,62 +186,77 @@ def fit_stages(
         Changed in place.
     images : Tensor, (N, C, H, W), uint8 or in [0, 1]
         Unlabelled images.
-    settings : Training or sequence of Training, optional
-        For all stages, or one for each.
+    training : Training or sequence of Training, optional
+        How long and how fast to learn: one for all stages, or one for each.
     seed : int
         Names every random draw.
     upto : int, optional
-        Train the first so many stages only.
+        Train only the first so many stages.
     fabric : Fabric, optional
-        Device and precision; by default the best that there is.
+        Device, precision and processes. None: the best available.
     folder : RunFolder, optional
-        Where to log, and keep stack.pt after each stage; a run that is there goes on.
+        Where to log, and to save stack.pt after each stage. An interrupted run in it is resumed.
     held_out : Tensor, optional
         Images that nothing learns from, to tell learning from memorizing in the log.
+    callbacks : sequence of Callback
+        Called in the training of each stage.
 
     Returns
     -------
-    list of Trainer
-        One for each stage trained by this call.
+    list of StageResult
+        One for each stage that this call trained.
 
     Raises
     ------
     UserError
-        When the stack has fewer stages than `upto`, or not as many as there are settings; or when one diverges.
+        When the stack has fewer stages than `upto`, or `training` has another number of entries than the stack has
+        stages, or a stage cannot learn in this way, or diverges.
     """
     fabric = fabric or Device().launch()
     upto = len(stack) if upto is None else upto
-    each = list(settings) if isinstance(settings, Sequence) else [settings or Training()] * len(stack)
+    each = list(training) if isinstance(training, Sequence) else [training or Training()] * len(stack)
     if not (1 <= upto <= len(stack) == len(each)):
-        raise UserError(f"upto={upto}, {len(each)} settings: the stack has {len(stack)} stages.")
-    for position in range(upto):  # all of them before the first is trained
-        _check(stack[position], each[position], f"stage {position + 1}", fabric)
+        raise UserError(f"upto={upto}, training of {len(each)} stages: the stack has {len(stack)} stages.")
+    names = [f"stage {k}" for k in range(1, upto + 1)]
+    # All stages are checked before the first is trained.
+    for stage, wanted, name in zip(stack, each, names, strict=False):
+        _check(stage, wanted, name, fabric)
     stack.to(fabric.device).to(memory_format=torch.channels_last)
     finished = load_stack(stack, folder) if folder else 0
-    loops = []
+    results = []
     for position in range(finished, upto):
-        stage, wanted = stack[position], each[position]
-        draws = 0 if stage.views else wanted.steps * wanted.batch_size  # no view is seen twice
-        inputs = Inputs(images, stack.below(position), fabric, draws)
-        name = f"stage {position + 1}"
-        unseen = None if held_out is None else Inputs(held_out, stack.below(position), fabric, draws=0)
-        loops.append(
-            fit_stage(stage, inputs, wanted, seed=seed, name=name, fabric=fabric, folder=folder, held_out=unseen)
+        stage, wanted, below = stack[position], each[position], stack.below(position)
+        # Random views are never seen twice, so that inputs need not be kept.
+        draws = 0 if stage.views else wanted.steps * wanted.batch_size
+        inputs = Inputs(images, below, fabric, draws)
+        unseen = None if held_out is None else Inputs(held_out, below, fabric, draws=0)
+        result = fit_stage(
+            stage,
+            inputs,
+            wanted,
+            seed=seed,
+            name=names[position],
+            fabric=fabric,
+            folder=folder,
+            held_out=unseen,
+            callbacks=callbacks,
         )
+        results.append(result)
         stage.layer.normalize(_sample(inputs, seed), stack.normalization)
         if folder:
             folder.save("stack.pt", {"finished": position + 1, "stack": stack.state_dict()})
-            fabric.barrier()  # the other processes read it only once it is whole
-    return loops
+            # The other processes read it only once it is whole.
+            fabric.barrier()
+    return results
 
 
 def load_stack(stack: Stack, folder: RunFolder) -> int:
-    """Load into `stack` what a run has finished of it, and return how many stages that is.
+    """Load the stages that a run has finished into `stack`, and return how many they are.
 
     Raises
     ------
     UserError
-        When the checkpoint is of another stack.
+        When the checkpoint belongs to another stack.
     """
     checkpoint = folder.load("stack.pt")
     if checkpoint is None:
@@ -208,11 +264,11 @@ def load_stack(stack: Stack, folder: RunFolder) -> int:
     try:
         stack.load_state_dict(checkpoint["stack"])
     except (RuntimeError, KeyError):
-        raise UserError(f"{folder.path / 'stack.pt'} is of another stack: its layers have other shapes.") from None
+        raise UserError(f"{folder.path / 'stack.pt'} belongs to another stack: its layers have other shapes.") from None
     return checkpoint["finished"]
 
 
 def _sample(inputs: Inputs, seed: int) -> Tensor:
-    """Return the same few inputs for every purpose of one stage."""
+    """Return a few inputs at random: the same for every purpose of one stage."""
     positions = torch.randperm(len(inputs), generator=generator(seed, "sample"))[:SAMPLE]
     return inputs[positions]

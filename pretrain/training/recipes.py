@@ -1,4 +1,4 @@
-"""How long and how fast to learn: the settings of a stage's training, and of fine-tuning."""
+"""How to train: the settings of a stage's training, and of fine-tuning."""
 
 import math
 from collections.abc import Sequence
@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from pretrain.errors import UserError, choose, require_between
-from pretrain.evaluation.fitted_head import HEADS
+
+HEADS = ("random", "ridge", "logistic")  # ways to initialize the head
 
 
 @dataclass
@@ -16,25 +17,31 @@ class Training:
     Attributes
     ----------
     steps : int
-        Updates.
+        Number of updates.
     batch_size : int
-        Images an update; all of them where there are fewer.
-    optimizer : str
-        "sgd" (with momentum, Nesterov's where asked) or "adamw".
+        Images per update. If there are fewer images, every update sees all of them.
+    optimizer : {"sgd", "adamw"}
+        SGD with momentum, or AdamW.
     learning_rate : float
-        The highest of the schedule.
+        Highest learning rate of the schedule, at least 0.
     momentum : float
-        Of SGD.
+        Momentum of SGD, 0 to 0.9999.
     initial_momentum : float, optional
-        Of SGD during the warm-up (Hinton 2010, section 9.1); None for `momentum` throughout.
+        Momentum of SGD during the warm-up (Hinton 2010, section 9.1). None: `momentum` throughout.
     nesterov : bool
-        Nesterov's momentum (Sutskever et al. 2013).
+        Whether SGD uses Nesterov's momentum (Sutskever et al. 2013).
     weight_decay : float
-        L2 penalty for SGD; decoupled for AdamW (Loshchilov and Hutter 2019). Biases are not decayed.
+        L2 penalty with SGD; decoupled from the gradient with AdamW (Loshchilov and Hutter 2019). Biases are not
+        decayed.
     warmup : float
-        Share of the steps in which the rate rises linearly.
-    schedule : str
-        "cosine" (Loshchilov and Hutter 2017, to zero) or "constant", after the warm-up.
+        Share of the steps, 0 to 1, in which the learning rate rises linearly.
+    schedule : {"cosine", "constant"}
+        Learning rate after the warm-up: falling to zero (Loshchilov and Hutter 2017), or constant.
+
+    Raises
+    ------
+    UserError
+        When a value is out of range.
     """
 
     steps: int = 400
@@ -49,68 +56,74 @@ class Training:
     schedule: str = "cosine"
 
     @property
-    def fewest_steps(self) -> int:
-        """How few steps make sense."""
+    def min_steps(self) -> int:
+        """Least number of steps that makes sense."""
         return 1
 
     def __post_init__(self) -> None:
-        """Refuse values that cannot be meant."""
+        """Check the values."""
         choose("optimizer", self.optimizer, ("sgd", "adamw"))
         choose("schedule", self.schedule, ("cosine", "constant"))
-        require_between("steps", self.steps, self.fewest_steps)
+        require_between("steps", self.steps, self.min_steps)
         require_between("batch_size", self.batch_size, 1)
         require_between("learning_rate", self.learning_rate, 0)
         require_between("momentum", self.momentum, 0, 0.9999)
-        require_between("initial_momentum", self.first_momentum, 0, 0.9999)
+        require_between("initial_momentum", self.warmup_momentum, 0, 0.9999)
         require_between("weight_decay", self.weight_decay, 0)
         require_between("warmup", self.warmup, 0, 1)
 
     @property
-    def first_momentum(self) -> float:
-        """Momentum of the warm-up."""
+    def warmup_momentum(self) -> float:
+        """Momentum of SGD during the warm-up."""
         return self.momentum if self.initial_momentum is None else self.initial_momentum
 
-    def warm_steps(self, steps: int) -> int:
-        """Return how many of the steps are the warm-up."""
+    def warmup_steps(self, steps: int) -> int:
+        """Return how many of so many steps are the warm-up."""
         return math.ceil(self.warmup * steps)
 
 
 @dataclass
 class Recipe(Training):
-    """How to train the assembled network; the rest is as in `Training`.
+    """How to fine-tune the assembled network. What is not listed here is described in `Training`.
 
     Attributes
     ----------
     label_smoothing : float
-        Share of each label spread over all classes (Szegedy et al. 2016).
+        Share of each label, 0 to 1, that is spread over all classes (Szegedy et al. 2016).
     dropout : float
-        Share of the head's inputs dropped while training.
+        Share of the head's inputs, 0 to 1, that is dropped in training.
     crop : int
-        Random shifts by up to so many pixels, edges reflected; 0 for none.
+        Shift each image at random by up to so many pixels, with its edges reflected. 0: no shifts.
     flip : bool
-        Mirror half of the images left to right; wrong for digits and text.
+        Mirror half of the images left to right. Wrong for digits and text.
     mixup : float
-        Learn from mixtures of two images, their shares drawn from Beta(mixup, mixup); 0 for none. See
+        Learn from mixtures of two images, with shares drawn from Beta(mixup, mixup). 0: no mixtures. See
         `pretrain.data.augmentation.mixup`.
     l2_sp : float
-        Hold the layers to the weights that they start from, in place of `weight_decay`, which the head keeps: each
-        update moves them back by the share ``learning rate x l2_sp`` of the way. See `towards_start`.
+        Hold the layers near the weights that they start from, instead of decaying them: each update moves them back by
+        the share ``learning rate x l2_sp`` of the way. The head keeps `weight_decay`. See
+        `pretrain.training.weight_penalties`.
     head : {"random", "ridge", "logistic"}
-        Where the head starts: at random; or fitted to the outputs of the layers as they are, see `pretrain.heads`.
-        With `freeze`, `steps` may be 0 then.
+        How to initialize the head: at random, or by fitting it to the outputs of the layers. See
+        `pretrain.evaluation.fitted_head`. With a fitted head and `freeze`, `steps` may be 0.
     freeze : bool
-        Train the head only: the layers stay as they are.
+        Train the head only, and keep the layers as they are.
     head_steps : int
-        First so many of the steps train the head only; then all learn, with a new warm-up. Nothing with `freeze`.
+        Train only the head for so many of the steps; then train everything, with a new warm-up. Ignored with `freeze`.
     layer_rates : list of float or float
-        Learning-rate multiplier of each layer, from the input upwards, or one for all. The head's is 1.
+        Learning-rate multiplier of each layer, from the input upwards, or one for all. That of the head is 1.
     evaluate_every : int
-        Steps from one validation to the next.
+        Steps from one evaluation on the validation images to the next.
     early_stopping : bool
-        Stop when validation accuracy has not risen for `patience` validations, of those in which all learn that is
-        to, and go back to the best.
+        Stop when validation accuracy has not risen for `patience` evaluations, and go back to the best weights. The
+        steps in which the head trains alone do not count.
     patience : int
         See `early_stopping`.
+
+    Raises
+    ------
+    UserError
+        When a value is out of range.
     """
 
     steps: int = 1000
@@ -133,17 +146,17 @@ class Recipe(Training):
     patience: int = 5
 
     @property
-    def fewest_steps(self) -> int:
-        """A head that is fitted, on layers that are frozen, needs no training."""
+    def min_steps(self) -> int:
+        """Least number of steps that makes sense: none for a fitted head on frozen layers, else one."""
         return 0 if self.freeze and self.head != "random" else 1
 
     @property
-    def alone(self) -> int:
-        """Steps in which the head learns alone before the layers join it: none where they never do."""
+    def head_only_steps(self) -> int:
+        """Number of steps before the layers start to train; 0 if they never train."""
         return 0 if self.freeze else self.head_steps
 
     def __post_init__(self) -> None:
-        """Refuse values that cannot be meant."""
+        """Check the values."""
         super().__post_init__()
         choose("head", self.head, HEADS)
         require_between("head_steps", self.head_steps, 0, math.inf if self.freeze else self.steps - 1)
@@ -156,17 +169,17 @@ class Recipe(Training):
         require_between("patience", self.patience, 1)
 
     def check_network(self, layers: int, image_shape: Sequence[int]) -> None:
-        """Raise a `UserError` when the settings do not fit a network of so many layers, for images (C, H, W)."""
+        """Raise a `UserError` if the recipe does not fit a network of so many layers, for images of shape (C, H, W)."""
         require_between("crop", self.crop, 0, min(image_shape[1:]) - 1)
-        self.multipliers(layers)
+        self.layer_multipliers(layers)
 
-    def multipliers(self, layers: int) -> list[float]:
+    def layer_multipliers(self, layers: int) -> list[float]:
         """Return the learning-rate multiplier of each of so many layers.
 
         Raises
         ------
         UserError
-            When there is not one for each, or layers would be moved beyond where they start.
+            When `layer_rates` has another number of layers, or `l2_sp` would move layers beyond where they start.
         """
         given = self.layer_rates
         multipliers = [given] * layers if isinstance(given, int | float) else given

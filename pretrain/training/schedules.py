@@ -3,17 +3,19 @@
 import math
 from dataclasses import dataclass
 
+import torch
+
 from pretrain.training.recipes import Training
 
 
-def schedule_factor(step: int, settings: Training, steps: int) -> float:
-    """Return what the learning rate is multiplied by at `step` of `steps`, counted from 0: in (0, 1]."""
-    warm = settings.warm_steps(steps)
-    if step < warm:
-        return (step + 1) / (warm + 1)
-    if settings.schedule == "constant":
+def schedule_factor(step: int, training: Training, steps: int) -> float:
+    """Return the share of the full learning rate, in (0, 1], at `step` of `steps`, counted from 0."""
+    warmup = training.warmup_steps(steps)
+    if step < warmup:
+        return (step + 1) / (warmup + 1)
+    if training.schedule == "constant":
         return 1.0
-    return 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))
+    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
 
 
 @dataclass(frozen=True)
@@ -22,29 +24,39 @@ class Schedule:
 
     Attributes
     ----------
-    settings : Training
-        Of the run.
+    training : Training
+        Steps, rate, momentum and shape of the schedule.
     multiplier : float
-        Of the learning rate.
-    first : int
-        So many steps are a phase of their own, from warm-up to the end of the schedule, and the rest are another.
+        Multiplies the learning rate.
+    first_phase : int
+        Number of steps that run through the whole schedule by themselves. The remaining steps run through it again.
     """
 
-    settings: Training
+    training: Training
     multiplier: float = 1.0
-    first: int = 0
+    first_phase: int = 0
 
     def rate(self, step: int) -> float:
-        """Return the learning rate."""
-        return self.settings.learning_rate * self.multiplier * schedule_factor(*self._place(step))
+        """Return the learning rate at a step, counted from 0."""
+        place, steps = self._phase(step)
+        return self.training.learning_rate * self.multiplier * schedule_factor(place, self.training, steps)
 
     def momentum(self, step: int) -> float:
-        """Return SGD's momentum."""
-        place, settings, steps = self._place(step)
-        return settings.first_momentum if place < settings.warm_steps(steps) else settings.momentum
+        """Return the momentum of SGD at a step, counted from 0."""
+        place, steps = self._phase(step)
+        warming_up = place < self.training.warmup_steps(steps)
+        return self.training.warmup_momentum if warming_up else self.training.momentum
 
-    def _place(self, step: int) -> tuple[int, Training, int]:
-        """Return where in its phase a step is, and of how many."""
-        if step < self.first:
-            return step, self.settings, self.first
-        return step - self.first, self.settings, self.settings.steps - self.first
+    def _phase(self, step: int) -> tuple[int, int]:
+        """Return how many steps of its phase come before this one, and how many steps the phase has."""
+        if step < self.first_phase:
+            return step, self.first_phase
+        return step - self.first_phase, self.training.steps - self.first_phase
+
+
+def apply_schedules(optimizer: torch.optim.Optimizer, step: int) -> None:
+    """Set the learning rate, and the momentum of SGD, of each group of parameters for a step."""
+    for group in optimizer.param_groups:
+        group["lr"] = group["schedule"].rate(step)
+        if "momentum" in group:
+            group["momentum"] = group["schedule"].momentum(step)

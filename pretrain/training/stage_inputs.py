@@ -1,4 +1,4 @@
-"""What a stage learns from: images passed through the trained layers below it."""
+"""The inputs of a stage: images passed through the trained layers below it."""
 
 import time
 
@@ -10,11 +10,14 @@ from pretrain.data.contrastive_views import Views
 from pretrain.network.layer import Bounds
 from pretrain.stages.stack import bounds_of
 
-KEPT_BYTES = 4 * 2**30  # what the inputs of a stage may take when they are kept
+KEPT_BYTES = 4 * 2**30  # memory that the kept inputs of a stage may take
 
 
 class Inputs:
-    """What a stage learns from: images passed through the frozen layers below it.
+    """The inputs of a stage: images passed through the frozen layers below it.
+
+    They are computed for each batch anew; or all at once and kept, if the stage will draw at least as many inputs as
+    there are images, if there is a layer below, and if they fit into memory.
 
     Parameters
     ----------
@@ -25,17 +28,15 @@ class Inputs:
     fabric : Fabric
         Device and precision.
     draws : int
-        How many inputs the stage will ask for. They are computed once for all and kept, if at least as many
-        as there are images, if there is a layer below, and if they fit.
+        How many inputs the stage will draw.
 
     Attributes
     ----------
+    kept : Tensor, (N, C', H', W'), or None
+        The inputs of all images, if they are kept. Under bfloat16 autocast they are bfloat16, exactly as the layers
+        below put them out.
     seconds : float
-        What it took to compute those that are kept.
-
-    Notes
-    -----
-    Under bfloat16 autocast the kept inputs are bfloat16: what the layers below put out, to the bit.
+        Time that it took to compute the kept inputs.
     """
 
     def __init__(self, images: Tensor, below: nn.Sequential, fabric: Fabric, draws: int):
@@ -51,20 +52,20 @@ class Inputs:
 
     @property
     def bounds(self) -> Bounds:
-        """The least and the greatest value that each channel can take, (C,) twice."""
+        """Least and greatest value that each channel can take, (C,) twice."""
         return bounds_of(self.below)
 
     def __len__(self) -> int:
-        """Return how many there are."""
+        """Return the number of images."""
         return len(self.images)
 
     def __getitem__(self, positions: Tensor) -> Tensor:
-        """Return inputs, (n, C, H, W), float32 on the device, of the images at `positions`."""
+        """Return the inputs, (n, C, H, W), float32 on the device, of the images at `positions`, (n,)."""
         x = self._compute(positions) if self.kept is None else self.kept[positions.to(self.kept.device)]
         return x.float().contiguous(memory_format=torch.channels_last)
 
     def views(self, positions: Tensor, views: Views, generator: torch.Generator) -> Tensor:
-        """Return inputs, (2 n, C, H, W), of two random views of each image: the first of all, then the second."""
+        """Return the inputs, (2 n, C, H, W), of two random views of each image: all first views, then all second."""
         images = self.images[positions].to(self.fabric.device)
         x = self._through(torch.cat([views(images, generator), views(images, generator)]))
         return x.float().contiguous(memory_format=torch.channels_last)
@@ -74,7 +75,7 @@ class Inputs:
 
     @torch.no_grad()
     def _through(self, images: Tensor) -> Tensor:
-        """Return what the layers below make of images."""
+        """Return the output of the layers below for images, (n, C, H, W)."""
         with self.fabric.autocast():
             return self.below(images.contiguous(memory_format=torch.channels_last))
 

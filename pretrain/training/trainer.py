@@ -1,203 +1,166 @@
-"""The one training loop, for stages and fine-tuning."""
+"""The training loop, which stages and fine-tuning share."""
 
-import copy
-import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from lightning_fabric import Fabric
-from torch import Tensor, nn
+from torch import nn
 
-from pretrain.errors import UserError
 from pretrain.runs.progress import Progress
-from pretrain.runs.run_folder import RunFolder
 from pretrain.runs.seeding import derive_seed, seeded
-from pretrain.stages.base import Metrics, not_finite
+from pretrain.training.data_parallel import average_gradients
 from pretrain.training.recipes import Training
+from pretrain.training.schedules import apply_schedules
 
-LOG_EVERY = 20  # steps
-CHECKPOINT_EVERY = 30.0  # seconds
-
-
-@torch.no_grad()
-def _update_ratio(before: list[tuple[nn.Parameter, Tensor]]) -> float:
-    """Return the norm of the last update over that of the weights that learned; which do is known after the step."""
-    learned = [(old, parameter - old) for parameter, old in before if parameter.requires_grad]
-    weights, update = (torch.cat([part.flatten() for part in parts]) for parts in zip(*learned, strict=True))
-    return float(update.norm() / weights.norm())
+Metrics = Mapping[str, float]
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Trainer:
-    """One training run of a module.
+    """One training run of a module: `fit` is the loop, `take_step` is one step.
 
     Attributes
     ----------
     name : str
-        Phase of the run, in its log and its random draws.
+        Phase of the run. It names the random draws and the rows of the log.
     module : nn.Module
-        What learns; its state goes into the checkpoints.
+        What learns.
     optimizer : torch.optim.Optimizer
-        Over its parameters. Each group has a "schedule", a `Schedule`.
-    settings : Training
+        Over the parameters of `module`. Each group has a "schedule", a `Schedule`.
+    training : Training
         Steps and batch size.
     compute_gradients : callable
-        Takes the step, writes the gradients, returns scalar metrics.
+        Takes the step, counted from 0, writes the gradients, and returns scalar metrics.
     seed : int
-        The run's.
+        Seed of the run.
     fabric : Fabric
-        Device, precision, processes.
-    folder : RunFolder, optional
-        Where to log and keep checkpoints.
+        Device, precision and processes.
+    callbacks : sequence of Callback
+        Called in this order.
     constrain : callable, optional
-        Puts parameters back where they may be, or pulls them there, after each update.
-    diagnose : callable
-        Takes the metrics and the learning rate, and says what is wrong, or None while training goes well; asked
-        whenever metrics are logged.
-    evaluate : callable, optional
-        Returns metrics of the module as it stands; its time is not counted.
-    evaluate_every : int
-        Steps from one evaluation to the next; the last step has one in any case.
-    best : str, optional
-        A metric of `evaluate`: stop once it has not risen for `patience` evaluations, and go back to its best.
-    patience : int
-        See `best`.
-    impatient_from : int
-        The step from which on a rise is waited for.
+        Changes the parameters after each update, such as a projection or a decoupled penalty.
+    step : int
+        Steps done.
+    seconds : float
+        Time spent on the steps. Evaluation, logging and checkpoints are not counted.
     """
 
     name: str
     module: nn.Module
     optimizer: torch.optim.Optimizer
-    settings: Training
+    training: Training
     compute_gradients: Callable[[int], Metrics]
     seed: int
     fabric: Fabric
-    folder: RunFolder | None = None
+    callbacks: Sequence["Callback"] = ()
     constrain: Callable[[], None] | None = None
-    diagnose: Callable[[Metrics, float], str | None] = not_finite
-    evaluate: Callable[[], Metrics] | None = None
-    evaluate_every: int = 100
-    best: str | None = None
-    patience: int = 5
-    impatient_from: int = 0
     step: int = 0
     seconds: float = 0.0
-    best_value: float = -math.inf
-    best_step: int = 0
-    best_state: dict[str, Tensor] | None = None
 
-    def run(self) -> None:
-        """Learn until the last step, from the last checkpoint on where there is one."""
-        self._resume()
-        saved = time.monotonic()
-        shown = self.fabric.global_rank == 0
-        size = self.settings.batch_size
-        progress = Progress(
-            self.name, self.settings.steps, initial=self.step, unit="images", per_step=size, shown=shown
-        )
-        with progress, seeded(self.seed, self.name):
-            if self.best and self.step == 0:
-                self._measure()  # to go back to, where all that follows is worse
-            while self.step < self.settings.steps and not self._stale():
-                last = self.step + 1 == self.settings.steps
-                logged = last or (self.step + 1) % LOG_EVERY == 0
-                before = self._weights() if logged else None
-                metrics = self._timed_step()
-                self.step += 1
-                if before is not None:
-                    self._check(metrics)
-                    self._log({**metrics, "update_ratio": _update_ratio(before)})
-                if self.evaluate and (last or self.step % self.evaluate_every == 0):
-                    self._evaluate()
-                progress.update(self.step, ", ".join(f"{k} {v:.4g}" for k, v in metrics.items()))
-                if not last and time.monotonic() - saved > CHECKPOINT_EVERY:
-                    self._save()
-                    saved = time.monotonic()
-        if self.best_state is not None:
-            self.module.load_state_dict(self.best_state)
+    def fit(self) -> None:
+        """Train until the last step, or until a callback asks to stop."""
+        self.module.train()
+        self.notify("on_start")
+        with self._progress() as progress, seeded(self.seed, self.name):
+            while self.step < self.training.steps and not self._should_stop():
+                self.notify("before_step")
+                metrics = self.take_step()
+                self.notify("after_step", metrics)
+                progress.update(self.step, ", ".join(f"{name} {value:.4g}" for name, value in metrics.items()))
+        self.notify("on_end")
 
-    def _timed_step(self) -> Metrics:
+    def take_step(self) -> Metrics:
+        """Compute the gradients of one batch, update the parameters, and return the metrics of the batch."""
         started = time.monotonic()
-        # Dropout and the like take no generator: each step seeds the global one by its name.
+        # Dropout and the like take no generator, so each step seeds the global one by its name.
         torch.manual_seed(derive_seed(self.seed, self.name, "step", self.step, self.fabric.global_rank))
-        for group in self.optimizer.param_groups:
-            group["lr"] = group["schedule"].rate(self.step)
-            if "momentum" in group:
-                group["momentum"] = group["schedule"].momentum(self.step)
+        apply_schedules(self.optimizer, self.step)
         self.optimizer.zero_grad(set_to_none=True)
         with self.fabric.autocast():
             metrics = self.compute_gradients(self.step)
-        if self.fabric.world_size > 1:
-            for parameter in self.module.parameters():
-                if parameter.grad is not None:
-                    mean = self.fabric.all_reduce(parameter.grad, reduce_op="mean")
-                    assert isinstance(mean, Tensor)
-                    parameter.grad.copy_(mean)
+        average_gradients(self.module, self.fabric)
         self.optimizer.step()
         if self.constrain:
             self.constrain()
+        self.step += 1
         self.seconds += time.monotonic() - started
         return metrics
 
-    def _weights(self) -> list[tuple[nn.Parameter, Tensor]]:
-        """Return all parameters but biases, each with a copy of what it is now."""
-        return [(p, p.detach().clone()) for p in self.module.parameters() if p.ndim > 1]
+    def notify(self, hook: str, *arguments: Any) -> None:
+        """Call one hook of every callback."""
+        for callback in self.callbacks:
+            getattr(callback, hook)(self, *arguments)
 
-    def _check(self, metrics: Metrics) -> None:
-        if trouble := self.diagnose(metrics, self.settings.learning_rate):
-            figures = ", ".join(f"{k} {v:.3g}" for k, v in metrics.items())
-            raise UserError(f"{self.name}, step {self.step} ({figures}): {trouble}.")
+    def is_due(self, step: int, every: int) -> bool:
+        """Return whether what happens every so many steps, and after the last one, happens after this step."""
+        return step % every == 0 or step == self.training.steps
 
-    def _log(self, metrics: Metrics) -> None:
-        if self.folder:
-            self.folder.log({"phase": self.name, "step": self.step, "seconds": round(self.seconds, 3), **metrics})
+    def state_dict(self) -> dict[str, Any]:
+        """Return all that a resumed run needs: tensors and plain values."""
+        return {
+            "phase": self.name,
+            "step": self.step,
+            "seconds": self.seconds,
+            "module": self.module.state_dict(),
+            "optimizer": self.optimizer.state_dict()["state"],
+            "callbacks": {type(callback).__name__: callback.state_dict() for callback in self.callbacks},
+        }
 
-    def _evaluate(self) -> None:
-        self._log(self._measure())
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from where an interrupted run was."""
+        self.step, self.seconds = state["step"], state["seconds"]
+        self.module.load_state_dict(state["module"])
+        # The groups are not in the state: the recipe makes them, with schedules that are no plain values.
+        groups = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({"state": state["optimizer"], "param_groups": groups})
+        for callback in self.callbacks:
+            callback.load_state_dict(state["callbacks"].get(type(callback).__name__, {}))
 
-    def _measure(self) -> Metrics:
-        """Evaluate the module as it stands, and keep it if it is the best so far."""
-        assert self.evaluate
-        self.module.eval()
-        metrics = self.evaluate()
-        self.module.train()
-        if self.best and metrics[self.best] > self.best_value:
-            self.best_value, self.best_step = metrics[self.best], self.step
-            self.best_state = copy.deepcopy(self.module.state_dict())
-        return metrics
+    def _should_stop(self) -> bool:
+        return any(callback.should_stop(self) for callback in self.callbacks)
 
-    def _stale(self) -> bool:
-        waited = self.step - max(self.best_step, self.impatient_from)
-        return self.best is not None and waited >= self.patience * self.evaluate_every
+    def _progress(self) -> Progress:
+        return Progress(
+            self.name,
+            self.training.steps,
+            initial=self.step,
+            unit="images",
+            per_step=self.training.batch_size,
+            shown=self.fabric.global_rank == 0,
+        )
 
-    def _save(self) -> None:
-        if self.folder:
-            self.folder.save(
-                "checkpoint.pt",
-                {
-                    "phase": self.name,
-                    "module": self.module.state_dict(),
-                    "optimizer": {
-                        "state": self.optimizer.state_dict()["state"],
-                    },
-                    "progress": {
-                        name: getattr(self, name)
-                        for name in ("step", "seconds", "best_value", "best_step", "best_state")
-                    },
-                },
-            )
 
-    def _resume(self) -> None:
-        self.module.train()
-        checkpoint = self.folder.load("checkpoint.pt") if self.folder else None
-        if checkpoint and checkpoint["phase"] == self.name:
-            self.module.load_state_dict(checkpoint["module"])
-            groups = self.optimizer.state_dict()["param_groups"]
-            self.optimizer.load_state_dict({**checkpoint["optimizer"], "param_groups": groups})
-            for name, value in checkpoint["progress"].items():
-                setattr(self, name, value)
-        if self.folder:
-            self.folder.rewind(self.name, self.step)
+class Callback:
+    """Something that a trainer does besides learning. Each hook does nothing unless overridden.
+
+    A trainer calls its callbacks in their order. Their time is not counted as training time.
+    """
+
+    def on_start(self, trainer: Trainer) -> None:
+        """Act once, before the first step."""
+
+    def before_step(self, trainer: Trainer) -> None:
+        """Act before each step; ``trainer.step`` steps are done."""
+
+    def after_step(self, trainer: Trainer, metrics: Metrics) -> None:
+        """Act on the training metrics of the step just done, which is number ``trainer.step``."""
+
+    def on_evaluation(self, trainer: Trainer, metrics: Metrics) -> None:
+        """Act on the metrics of an evaluation, which `PeriodicEvaluation` announces."""
+
+    def should_stop(self, trainer: Trainer) -> bool:
+        """Return whether to stop instead of taking another step."""
+        return False
+
+    def on_end(self, trainer: Trainer) -> None:
+        """Act once, after the last step."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a resumed run needs of this callback: tensors and plain values."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over the state of an interrupted run."""

@@ -1,14 +1,15 @@
-"""Penalties that hold weights to where they start."""
+"""A penalty that holds weights near the values they start from."""
 
 from collections.abc import Callable
 
 import torch
 
 
-def towards_start(optimizer: torch.optim.Optimizer) -> Callable[[], None]:
-    """Return what pulls parameters towards where they are now, after an update: ``w <- w - lr l2_sp (w - start)``.
+def decoupled_l2_sp(optimizer: torch.optim.Optimizer) -> Callable[[], None]:
+    """Return a function that pulls parameters towards their present values: ``w <- w - lr l2_sp (w - start)``.
 
-    This is L2-SP, the penalty ``l2_sp / 2 ||w - start||^2``, decoupled from the gradient as AdamW's weight decay is.
+    The function is called after each update. This is L2-SP, the penalty ``l2_sp / 2 ||w - start||^2``, decoupled from
+    the gradient as AdamW's weight decay is.
 
     Parameters
     ----------
@@ -24,8 +25,8 @@ def towards_start(optimizer: torch.optim.Optimizer) -> Callable[[], None]:
 
     @torch.no_grad()
     def pull() -> None:
-        for group, start in zip(optimizer.param_groups, starts, strict=True):
-            for parameter, began in zip(group["params"], start, strict=True):
-                parameter.lerp_(began, group["lr"] * group["l2_sp"])
+        for group, group_starts in zip(optimizer.param_groups, starts, strict=True):
+            for parameter, start in zip(group["params"], group_starts, strict=True):
+                parameter.lerp_(start, group["lr"] * group["l2_sp"])
 
     return pull
