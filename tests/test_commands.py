@@ -49,6 +49,7 @@ def folder(tmp_path_factory):
 DATA = ["data=folder", "stack=cae_small", "data.root=photos", "data.image_size=16", "data.validation=8"]
 
 
+@pytest.mark.integration
 def test_from_images_to_predictions(folder, run_here):
     stage = run_process(folder, "stage", *DATA, *SMALL, "out=runs/cae")
     assert stage.returncode == 0, stage.stderr
@@ -95,6 +96,7 @@ def test_paths_with_accents_brackets_and_a_home_folder_are_taken_as_they_are(fol
     odd.unlink()
 
 
+@pytest.mark.integration
 def test_two_processes_share_a_batch(folder):
     options = [*DATA, *SMALL, "device.devices=2", "out=runs/two", "device.precision=32-true"]
     both = run_process(folder, "stage", *options)
@@ -102,6 +104,7 @@ def test_two_processes_share_a_batch(folder):
     assert both.stdout.count("stages of") == 1
 
 
+@pytest.mark.integration
 def test_a_comparison_tells_its_verdict_and_goes_on_after_a_failure(folder, run_here):
     options = [*DATA, *SMALL, "recipe.steps=10", "labels=[16]", "seeds=[0]", "out=runs/compared"]
     failing = "+arms.wild={init: pretrained, recipe: {learning_rate: 1e30}}"
@@ -122,12 +125,14 @@ def test_a_comparison_tells_its_verdict_and_goes_on_after_a_failure(folder, run_
     assert (folder / "runs/both/report.html").exists()
 
 
+@pytest.mark.integration
 def test_two_processes_make_one_line_of_a_mistake(folder):
     both = run_process(folder, "stage", "device.devices=2", "device.accelerator=cpu", "out=photos")
     assert both.returncode == 2
     assert both.stderr == "error: photos is not empty and holds no run: give another out=.\n"
 
 
+@pytest.mark.integration
 def test_a_mistake_ends_a_process_with_one_line_and_a_status(folder):
     result = run_process(folder, "predict", "run=runs/nothing", "images=photos")
     assert result.returncode == 2

@@ -13,6 +13,9 @@ from pretrain.comparison.tasks import Cell, Pretraining, cells, tasks, tuning_of
 from pretrain.comparison.workers import Worker
 from pretrain.reporting.comparison_results import COLUMNS
 
+# Each makes a whole comparison, or looks into one.
+pytestmark = pytest.mark.integration
+
 GRID = [
     "labels=[20,40]",
     "seeds=[0,1]",

@@ -24,6 +24,9 @@ from pretrain.reporting.methods_text import methods
 from pretrain.reporting.plotting import LINE, Row, apart, panel, rows, styles
 from pretrain.reporting.side_by_side import unique_names, welch
 
+# Each writes down a whole comparison, and most its report.
+pytestmark = pytest.mark.integration
+
 BUDGETS, SEEDS = (20, 50, 200), (0, 1, 2, 3, 4)
 GAIN = {"pretrained": 0.04, "pretrained-1": 0.02, "pool-100": 0.01, "scratch-matched": 0.04}
 FROZEN = {"pretrained-frozen": -0.2, "random-frozen": -0.3}
