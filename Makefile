@@ -2,7 +2,7 @@
 #   make demo   the whole job on the digits that scikit-learn bundles; prints where the report is
 #   make test   the tests, on every core
 # Others, for those who change the code:
-#   make test-fast   the tests that need no whole run, comparison or process
+#   make test-fast   the tests that need no whole run, no process and no long simulation
 #   make test-slow   the tests of every combination of which `make test` has a sample
 #   make coverage    `make test`, and the lines and branches that nothing ran
 #   make check       ruff and mypy
@@ -26,7 +26,7 @@ test: .venv/installed
 	$(PYTEST)
 
 test-fast: .venv/installed
-	$(PYTEST) -m 'not slow and not integration'
+	$(PYTEST) -m 'not slow and not integration and not statistical'
 
 test-slow: .venv/installed
 	$(PYTEST) -m slow
