@@ -11,6 +11,7 @@ from pretrain import RunFolder, UserError, compare, write_report
 from pretrain.comparison import workers
 from pretrain.comparison.tasks import Cell, Pretraining, cells, tasks, tuning_of
 from pretrain.comparison.workers import Worker
+from pretrain.pipelines import network_finetuning, stage_training
 from pretrain.reporting.comparison_results import COLUMNS
 
 # Each makes a whole comparison, or looks into one.
@@ -23,6 +24,15 @@ GRID = [
     "recipe.batch_size=16",
     "recipe.evaluate_every=3",
 ]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def without_pictures():
+    """Let runs save no pictures: these take half of the time, and are looked at in the tests of single runs."""
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (network_finetuning, stage_training):
+            patch.setattr(module, "save_figure", lambda figure, path: None)
+        yield
 
 
 @pytest.fixture(scope="module")
