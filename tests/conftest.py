@@ -1,4 +1,8 @@
+import importlib
 import os
+import sys
+import warnings
+from subprocess import CompletedProcess
 
 # Tiny models: more threads would only get in each other's way. Set before torch is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -7,6 +11,7 @@ import pytest
 import torch
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 
 import pretrain
 from pretrain.command_line.command import CONF, plain
@@ -24,6 +29,8 @@ SMALL = [
     "device.accelerator=cpu",
     "device.threads=1",
 ]
+# Python shows these warnings to developers only.
+HIDDEN = (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning)
 
 
 @pytest.fixture(scope="session")
@@ -53,3 +60,48 @@ def configure():
             return typed(SETTINGS[name], plain(hydra_compose(name, overrides=[*SMALL, *overrides])))
 
     return compose
+
+
+def user_environment(home):
+    """Return the environment variables by which programs find the folders of a user whose home is `home`."""
+    return {"HOME": str(home), "XDG_CACHE_HOME": str(home / ".cache")}
+
+
+@pytest.fixture
+def run_here(monkeypatch, capsys):
+    """Return a function that runs a command as a user at home in `folder` would, but in this process.
+
+    A command takes seconds to start, and a moment to say what is wrong with what it was given.
+    """
+
+    def run(folder, command, *arguments):
+        main = importlib.import_module(f"pretrain.{command}").main
+        capsys.readouterr()
+        with monkeypatch.context() as patch, warnings.catch_warnings(record=True) as shown:
+            patch.chdir(folder)
+            patch.setattr(sys, "argv", [command, *arguments])
+            for name, value in user_environment(folder).items():
+                patch.setenv(name, value)
+            # The command sets it as well, and it is to be gone afterwards.
+            patch.setenv("HYDRA_FULL_ERROR", "1")
+            warnings.resetwarnings()
+            for hidden in HIDDEN:
+                warnings.simplefilter("ignore", hidden)
+            status = _exit_status(main)
+        printed = capsys.readouterr()
+        warned = "".join(f"{each.category.__name__}: {each.message}\n" for each in shown)
+        return CompletedProcess(arguments, status, printed.out, printed.err + warned)
+
+    return run
+
+
+def _exit_status(main):
+    threads = torch.get_num_threads()
+    try:
+        main()
+    except SystemExit as exit:
+        return exit.code
+    finally:
+        GlobalHydra.instance().clear()
+        torch.set_num_threads(threads)
+    return 0

@@ -1,4 +1,8 @@
-"""Each command as a user types it, from a folder that is not the clone."""
+"""Each command as a user types it, from a folder that is not the clone.
+
+A command takes seconds to start, so that most run in the process of the tests. Real processes tell one whole story,
+share a batch, and say what is wrong.
+"""
 
 import csv
 import json
@@ -9,18 +13,17 @@ import sys
 
 import numpy as np
 import pytest
-from conftest import SMALL
+from conftest import SMALL, user_environment
 from PIL import Image
 
 CLASSES = ("dark", "light")
 
 
-def run(folder, command, *arguments):
-    environment = {**os.environ, "XDG_CACHE_HOME": str(folder / ".cache"), "OMP_NUM_THREADS": "1", "HOME": str(folder)}
+def run_process(folder, command, *arguments):
     return subprocess.run(
         [sys.executable, "-m", f"pretrain.{command}", *arguments],
         cwd=folder,
-        env=environment,
+        env={**os.environ, **user_environment(folder)},
         capture_output=True,
         text=True,
         timeout=300,
@@ -46,61 +49,66 @@ def folder(tmp_path_factory):
 DATA = ["data=folder", "stack=cae_small", "data.root=photos", "data.image_size=16", "data.validation=8"]
 
 
-def test_from_images_to_predictions(folder):
-    stage = run(folder, "stage", *DATA, *SMALL, "out=runs/cae")
+@pytest.mark.integration
+def test_from_images_to_predictions(folder, run_here):
+    stage = run_process(folder, "stage", *DATA, *SMALL, "out=runs/cae")
     assert stage.returncode == 0, stage.stderr
     assert stage.stderr.count("1 files could not be read") == 1
     options = [*DATA, *SMALL, "init=pretrained", "stages=runs/cae", "recipe.steps=60", "labels=16"]
-    finetune = run(folder, "finetune", *options, "out=runs/ft")
+    finetune = run_process(folder, "finetune", *options, "out=runs/ft")
     assert finetune.returncode == 0, finetune.stderr
     assert "test accuracy 100.00%" in finetune.stdout
-    trial = run(folder, "finetune", *options, "test=false", "out=runs/trial")
+    trial = run_here(folder, "finetune", *options, "test=false", "out=runs/trial")
     assert "validation accuracy 100.00%" in trial.stdout
     assert json.loads((folder / "runs/trial/summary.json").read_text())["test_accuracy"] is None
-    probe = run(folder, "probe", *DATA, *SMALL, "init=pretrained", "stages=runs/cae", "labels=16", "out=runs/probe")
+    probe = run_here(
+        folder, "probe", *DATA, *SMALL, "init=pretrained", "stages=runs/cae", "labels=16", "out=runs/probe"
+    )
     assert probe.returncode == 0, probe.stderr
     assert [line.split()[0] for line in probe.stdout.splitlines()[2:5]] == ["0", "1", "2"]
     assert probe.stdout.count("100.00%") == 6
-    predict = run(folder, "predict", "run=runs/ft", "images=photos/test")
+    predict = run_process(folder, "predict", "run=runs/ft", "images=photos/test")
     assert predict.returncode == 0, predict.stderr
     rows = list(csv.DictReader(predict.stdout.splitlines()))
     assert len(rows) == 12
     for row in rows:
         assert row["class"] == row["file"].split("/")[-2]
         assert float(row["dark"]) + float(row["light"]) == pytest.approx(1, abs=1e-3)
-    written = run(folder, "predict", "run=runs/ft", "images=photos/test", "out=runs/classes.csv")
+    written = run_here(folder, "predict", "run=runs/ft", "images=photos/test", "out=runs/classes.csv")
     assert written.stdout == "12 images classified: runs/classes.csv\n"
     assert (folder / "runs/classes.csv").read_text() == predict.stdout
     if sys.platform == "linux":  # other systems have no names in an old encoding
         (folder / "runs/odd").mkdir()
         shutil.copy(folder / "photos/test/dark/0.png", os.fsencode(folder) + b"/runs/odd/caf\xe9.png")
-        odd = run(folder, "predict", "run=runs/ft", "images=runs/odd", "out=runs/odd.csv")
+        odd = run_here(folder, "predict", "run=runs/ft", "images=runs/odd", "out=runs/odd.csv")
         assert odd.returncode == 0, odd.stderr
         assert b"\nruns/odd/caf\xe9.png,dark," in (folder / "runs/odd.csv").read_bytes()
     assert {path.name for path in folder.iterdir()} <= {"photos", "runs", ".cache", ".config"}
 
 
-def test_paths_with_accents_brackets_and_a_home_folder_are_taken_as_they_are(folder):
+def test_paths_with_accents_brackets_and_a_home_folder_are_taken_as_they_are(folder, run_here):
     odd = folder / "été (2)"
     odd.symlink_to(folder / "photos")
     options = ["data=folder", "stack=cae_small", "data.image_size=16", "data.validation=8", *SMALL]
-    stage = run(folder, "stage", *options, "data.root=~/été (2)", "out=~/runs/ô", "upto=1")
+    stage = run_here(folder, "stage", *options, "data.root=~/été (2)", "out=~/runs/ô", "upto=1")
     assert stage.returncode == 0, stage.stderr
     assert (folder / "runs/ô/stack.pt").exists()
     odd.unlink()
 
 
+@pytest.mark.integration
 def test_two_processes_share_a_batch(folder):
     options = [*DATA, *SMALL, "device.devices=2", "out=runs/two", "device.precision=32-true"]
-    both = run(folder, "stage", *options)
+    both = run_process(folder, "stage", *options)
     assert both.returncode == 0, both.stderr
     assert both.stdout.count("stages of") == 1
 
 
-def test_a_comparison_tells_its_verdict_and_goes_on_after_a_failure(folder):
+@pytest.mark.integration
+def test_a_comparison_tells_its_verdict_and_goes_on_after_a_failure(folder, run_here):
     options = [*DATA, *SMALL, "recipe.steps=10", "labels=[16]", "seeds=[0]", "out=runs/compared"]
     failing = "+arms.wild={init: pretrained, recipe: {learning_rate: 1e30}}"
-    both = run(folder, "compare", *options, failing)
+    both = run_here(folder, "compare", *options, failing)
     assert both.returncode == 2
     assert "1 run failed, and the report names them; the first: wild, 16 labels, seed 0" in both.stderr
     headline, where = both.stdout.splitlines()
@@ -109,18 +117,37 @@ def test_a_comparison_tells_its_verdict_and_goes_on_after_a_failure(folder):
     )
     assert where == "report: runs/compared/report.html"
     assert "wild, 16 labels, seed 0" in (folder / "runs/compared/report.html").read_text()
-    once = run(folder, "compare", *options)
+    once = run_here(folder, "compare", *options)
     assert (once.returncode, once.stdout) == (0, both.stdout)
-    assert run(folder, "report", "run=runs/compared").stdout == both.stdout
+    assert run_here(folder, "report", "run=runs/compared").stdout == both.stdout
     shutil.copytree(folder / "runs/compared", folder / "runs/again")
-    assert run(folder, "report", "run=[runs/compared,runs/again]", "out=runs/both").returncode == 0
+    assert run_here(folder, "report", "run=[runs/compared,runs/again]", "out=runs/both").returncode == 0
     assert (folder / "runs/both/report.html").exists()
 
 
+@pytest.mark.integration
 def test_two_processes_make_one_line_of_a_mistake(folder):
-    both = run(folder, "stage", "device.devices=2", "device.accelerator=cpu", "out=photos")
+    both = run_process(folder, "stage", "device.devices=2", "device.accelerator=cpu", "out=photos")
     assert both.returncode == 2
     assert both.stderr == "error: photos is not empty and holds no run: give another out=.\n"
+
+
+@pytest.mark.integration
+def test_a_mistake_ends_a_process_with_one_line_and_a_status(folder):
+    result = run_process(folder, "predict", "run=runs/nothing", "images=photos")
+    assert result.returncode == 2
+    assert result.stdout == ""
+    assert result.stderr == "error: run=runs/nothing holds no trained network (no network.pt).\n"
+
+
+def test_an_interruption_says_that_the_command_goes_on(folder, run_here, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("pretrain.runs.device.Device.launch", interrupted)
+    result = run_here(folder, "stage", "out=runs/x")
+    assert result.returncode == 130
+    assert result.stderr == "interrupted; the same command goes on from the last checkpoint\n"
 
 
 @pytest.mark.parametrize(
@@ -171,8 +198,8 @@ def test_two_processes_make_one_line_of_a_mistake(folder):
         ("gradcheck", ["images=0"], "images=0: it must be at least 1"),
     ],
 )
-def test_a_mistake_gives_one_line_and_a_status(folder, command, arguments, message):
-    result = run(folder, command, *arguments)
+def test_a_mistake_gives_one_line_and_a_status(folder, run_here, command, arguments, message):
+    result = run_here(folder, command, *arguments)
     assert result.returncode == 2
     lines = result.stderr.splitlines()
     assert len(lines) == 1

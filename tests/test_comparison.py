@@ -11,7 +11,11 @@ from pretrain import Arm, RunFolder, UserError, run_comparison, write_report
 from pretrain.comparison import workers
 from pretrain.comparison.tasks import FinetuningTask, PretrainingTask, runs_that_count, tasks
 from pretrain.comparison.workers import Worker
+from pretrain.pipelines import network_finetuning, stage_training
 from pretrain.reporting.comparison_results import COLUMNS
+
+# Each makes a whole comparison, or looks into one.
+pytestmark = pytest.mark.integration
 
 GRID = [
     "labels=[20,40]",
@@ -20,6 +24,15 @@ GRID = [
     "recipe.batch_size=16",
     "recipe.evaluate_every=3",
 ]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def without_pictures():
+    """Let runs save no pictures: these take half of the time, and are looked at in the tests of single runs."""
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (network_finetuning, stage_training):
+            patch.setattr(module, "save_figure", lambda figure, path: None)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -341,17 +354,22 @@ def test_two_processes_give_the_bits_of_one(tmp_path, tuned, configure):
     pd.testing.assert_frame_equal(one, two)
 
 
-def test_a_task_that_another_process_is_at_is_left_to_it(tmp_path, configure):
+def test_a_task_that_another_process_is_at_is_left_to_it(tmp_path, configure, monkeypatch):
     config = configure("compare", f"out={tmp_path / 'run'}", *GRID, "labels=[20]", "seeds=[0]")
     worker = Worker(config, started=0.0)
     first = next(iter(tasks(config)))
     (tmp_path / "run" / ".locks").mkdir()
-    with worker.lock(first):
-        worker._attempt(first)
+    held = worker.lock(first).acquire()
+
+    def wait(_):
+        """Let the other process give up when there is nothing left to do but wait for it."""
         assert first not in worker.settled
         assert not first.folder(tmp_path / "run").exists()
-    worker._attempt(first)
-    assert worker.settled == {first: None}
+        held.lock.release()
+
+    monkeypatch.setattr("pretrain.comparison.workers.time.sleep", wait)
+    assert worker.run() == []
+    assert worker.settled[first] is None
 
 
 def test_an_interrupted_comparison_is_completed_by_a_second_call(tmp_path, tuned, configure, monkeypatch):

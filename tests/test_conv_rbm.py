@@ -51,6 +51,7 @@ def test_in_eval_mode_the_gradient_is_torchs_own_of_the_free_energy():
         torch.testing.assert_close(parameter.grad, expected, rtol=1e-4, atol=1e-7)
 
 
+@pytest.mark.statistical
 @pytest.mark.parametrize("centered", [False, True])
 def test_a_dense_machine_learns_digits_as_well_as_scikit_learns(fabric, centered):
     """Pseudo-likelihood after as many updates, of the same size, with the same chains: persistent ones."""
@@ -65,6 +66,7 @@ def test_a_dense_machine_learns_digits_as_well_as_scikit_learns(fabric, centered
     assert ours > expected
 
 
+@pytest.mark.statistical
 @pytest.mark.parametrize("sampler", ["cd", "pcd", "pt"])
 def test_every_sampler_learns_to_tell_its_images_from_noise(fabric, sampler):
     stage = build(out_channels=8, kernel_size=3, sampler=sampler, chains=32, temperatures=4)
@@ -74,6 +76,7 @@ def test_every_sampler_learns_to_tell_its_images_from_noise(fabric, sampler):
         assert stage.rbm.free_energy(x).mean() < stage.rbm.free_energy(shuffled).mean() - 5
 
 
+@pytest.mark.statistical
 def test_the_learnt_variance_is_that_of_images_that_have_no_structure(fabric):
     noise = 0.5 + 0.3 * torch.randn(512, 1, 8, 8, generator=generator(0, "noise"))
     stage = build(visible="gaussian", variance="learned", sample_last=True)
@@ -82,6 +85,7 @@ def test_the_learnt_variance_is_that_of_images_that_have_no_structure(fabric):
     assert float(stage.log_variance.detach().exp()) == pytest.approx(1.0, abs=0.05)
 
 
+@pytest.mark.statistical
 @pytest.mark.parametrize("sparsity", ["lee", "hinton"])
 @pytest.mark.parametrize("pooling", ["max", "probabilistic"])
 def test_sparsity_pulls_the_mean_activation_to_its_target(fabric, sparsity, pooling):
@@ -99,6 +103,7 @@ def test_filters_are_no_longer_than_max_norm(fabric):
     assert norms.max() == pytest.approx(0.3, rel=1e-5)
 
 
+@pytest.mark.statistical
 def test_centering_learns_from_dark_images_and_bright_ones_alike(fabric):
     """What a centered machine makes of images and of their negatives is the same but for the sign of its filters."""
     filters = []

@@ -17,9 +17,9 @@ from pretrain.data.loading import load_data
 from pretrain.data.near_duplicates import (
     DISTANCE,
     SMALLEST,
-    _candidates,
-    _count_bits,
     alignment,
+    close_hashes,
+    count_bits,
     find_shared,
     fingerprints,
 )
@@ -125,8 +125,8 @@ def test_the_search_equals_going_through_all_pairs(bytewise, monkeypatch):
         if a and b and bin(int(a) ^ int(b)).count("1") <= DISTANCE
     ]
     assert len(expected) > 20
-    assert sorted(map(tuple, _candidates(one, other).tolist())) == expected
-    assert _count_bits(one).tolist() == [bin(int(word)).count("1") for word in one]
+    assert sorted(map(tuple, close_hashes(one, other).tolist())) == expected
+    assert count_bits(one).tolist() == [bin(int(word)).count("1") for word in one]
 
 
 def test_the_correlation_of_gradients_is_that_of_numpy_at_the_best_shift():

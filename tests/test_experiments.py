@@ -47,6 +47,7 @@ def test_its_file_opens_with_what_it_is_for(name):
     assert re.search(r"[0-9]%", "".join(lines).split("# Expected")[1].split("# Time")[0])  # it has been run
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_its_arms_share_one_network_and_their_settings_are_known(name, photos, tmp_path):
     config = experiment(name, *([] if name == "digits" else photos), "labels=[10]", f"out={tmp_path / 'run'}")

@@ -1,6 +1,3 @@
-import subprocess
-import sys
-
 import pytest
 import torch
 from hydra.utils import get_class
@@ -191,10 +188,9 @@ def test_the_table_has_a_line_for_each_row():
     assert lines[1].split() == ["conv.weight", "1,0,2,2", "5.000000e-01", "2.500000e-01", "5.0e-01"]
 
 
-def test_the_command_passes_says_what_is_off_and_leaves_no_file_behind(tmp_path):
-    command = [sys.executable, "-m", "pretrain.gradcheck", "stack=cae_small", "dimensions=2", "images=2"]
-    command += ["stack.stages.stage1.corruption=gaussian"]
-    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+def test_the_command_passes_says_what_is_off_and_leaves_no_file_behind(tmp_path, run_here):
+    corrupted = "stack.stages.stage1.corruption=gaussian"
+    result = run_here(tmp_path, "gradcheck", "stack=cae_small", "dimensions=2", "images=2", corrupted)
     assert result.returncode == 0, result.stderr
     assert "off, since it would make the estimate meaningless: augmentation, dropout (0.5)" in result.stdout
     assert "corruption (gaussian, 0.2)" in result.stdout
@@ -202,8 +198,7 @@ def test_the_command_passes_says_what_is_off_and_leaves_no_file_behind(tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_command_goes_through_the_exact_likelihood_of_machines(tmp_path):
-    command = [sys.executable, "-m", "pretrain.gradcheck", "stack=crbm_small", "dimensions=2", "images=2"]
-    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+def test_the_command_goes_through_the_exact_likelihood_of_machines(tmp_path, run_here):
+    result = run_here(tmp_path, "gradcheck", "stack=crbm_small", "dimensions=2", "images=2")
     assert result.returncode == 0, result.stderr
     assert result.stdout.count("exact likelihood of a tiny machine") == 2

@@ -16,6 +16,9 @@ from pretrain.training.greedy import load_stack
 from pretrain.training.stack_settings import build_stack
 from pretrain.training.trainer import Trainer
 
+# Each makes whole runs.
+pytestmark = pytest.mark.integration
+
 FINETUNE = ["recipe.steps=8", "recipe.batch_size=16", "labels=40"]
 
 

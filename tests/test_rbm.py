@@ -184,6 +184,7 @@ def test_expectations_over_the_enumerated_model_make_the_exact_gradient(kind):
     torch.testing.assert_close(flat(gradient), exact, rtol=1e-7, atol=1e-9)
 
 
+@pytest.mark.statistical
 @pytest.mark.parametrize(("kind", "block"), [("bernoulli", 1), ("centered", 2), ("gaussian", 2)])
 def test_contrastive_divergence_with_long_chains_is_the_exact_gradient(kind, block):
     rbm = machine(kind, block=block)
@@ -204,6 +205,7 @@ def test_contrastive_divergence_with_long_chains_is_the_exact_gradient(kind, blo
     assert exact.abs().max() > 10 * estimates.std(dim=0).max() / 30**0.5
 
 
+@pytest.mark.statistical
 @pytest.mark.parametrize("temperatures", [1, 2, 5])
 def test_persistent_chains_have_the_exact_marginals(temperatures):
     rbm, shape = machine(), (1, 2, 2)
@@ -261,6 +263,7 @@ def test_the_pseudo_likelihood_is_that_of_the_conditionals(kind):
     assert z.abs().max() < stats.norm.isf(1e-6 / 2 / 3)
 
 
+@pytest.mark.statistical
 @pytest.mark.parametrize("block", [1, 2])
 @pytest.mark.parametrize("kind", KINDS)
 def test_annealed_importance_sampling_finds_log_z(kind, block):

@@ -21,9 +21,12 @@ from pretrain.reporting.caveats import caveats
 from pretrain.reporting.comparison_figures import over_labels, panels
 from pretrain.reporting.comparison_results import COLUMNS, read_results
 from pretrain.reporting.methods_text import methods
-from pretrain.reporting.plotting import LINE, Row, _apart, panel, rows, styles
+from pretrain.reporting.plotting import LINE, Row, apart, panel, rows, styles
 from pretrain.reporting.side_by_side import unique_names, welch
 from pretrain.runs.settings import as_config
+
+# Each writes down a whole comparison, and most its report.
+pytestmark = pytest.mark.integration
 
 BUDGETS, SEEDS = (20, 50, 200), (0, 1, 2, 3, 4)
 GAIN = {"pretrained": 0.04, "pretrained-1": 0.02, "pool-100": 0.01, "scratch-matched": 0.04}
@@ -317,10 +320,10 @@ def test_arms_of_one_budget_share_a_panel_and_each_has_one_row(configure):
 
 
 def test_names_at_the_ends_of_lines_do_not_collide():
-    moved = _apart([0.5, 0.51, 0.9, 0.49])
+    moved = apart([0.5, 0.51, 0.9, 0.49])
     assert np.diff(np.sort(moved)).min() >= LINE - 2e-3
     assert np.argsort(moved).tolist() == [3, 0, 1, 2]
-    assert _apart([0.1, 0.9]) == [0.1, 0.9]
+    assert apart([0.1, 0.9]) == [0.1, 0.9]
 
 
 def test_a_running_comparison_has_a_report_of_what_is_there(tmp_path, make):

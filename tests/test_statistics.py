@@ -192,6 +192,7 @@ def within(successes, trials, probability):
     return low <= successes <= high
 
 
+@pytest.mark.statistical
 @pytest.mark.parametrize("seeds", [5, 10])
 def test_on_simulated_runs_intervals_cover_and_the_detectable_difference_is_found(seeds):
     gain = detectable_effect(seeds) * SPREAD
@@ -203,6 +204,7 @@ def test_on_simulated_runs_intervals_cover_and_the_detectable_difference_is_foun
     assert within(said.count("helps"), 2000, 0.80)
 
 
+@pytest.mark.statistical
 def test_on_simulated_runs_without_a_difference_an_arm_seldom_gets_a_verdict_at_any_budget():
     gc.freeze()  # multipletests collects garbage each time, slowly when much is loaded
     scratch, same = runs(np.random.default_rng(6), 200, 5, 6, 0.0)

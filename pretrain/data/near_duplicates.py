@@ -138,13 +138,13 @@ def find_shared(one: Fingerprints, other: Fingerprints) -> list[Match]:
         hashes = other.hashes
         if mirrored and hashes.any():
             hashes = perceptual_hashes(other.images.flip(3))
-        for match in _confirmed(one, other, _candidates(one.hashes, hashes), mirrored):
+        for match in _confirmed(one, other, close_hashes(one.hashes, hashes), mirrored):
             if match.image not in near or match.correlation > near[match.image].correlation:
                 near[match.image] = match
     return [match for _, match in sorted({**near, **exact}.items())]
 
 
-def _candidates(one: np.ndarray, other: np.ndarray) -> Tensor:
+def close_hashes(one: np.ndarray, other: np.ndarray) -> Tensor:
     """Return positions of the pairs of hashes within `DISTANCE` bits, (P, 2); for each of the one, `NEAREST` at most.
 
     Every pair is looked at, a few rows at a time, which stay in the processor's cache.
@@ -153,7 +153,7 @@ def _candidates(one: np.ndarray, other: np.ndarray) -> Tensor:
     rows, columns = np.flatnonzero(one), np.flatnonzero(other)
     for start in range(0, len(rows) if len(columns) else 0, ROWS):
         chunk = rows[start : start + ROWS]
-        distances = _count_bits(one[chunk, None] ^ other[columns])
+        distances = count_bits(one[chunk, None] ^ other[columns])
         for k in np.flatnonzero(distances.min(axis=1) <= DISTANCE):
             close = np.flatnonzero(distances[k] <= DISTANCE)
             close = close[distances[k, close].argsort(kind="stable")[:NEAREST]]
@@ -161,7 +161,7 @@ def _candidates(one: np.ndarray, other: np.ndarray) -> Tensor:
     return torch.from_numpy(np.concatenate(found))
 
 
-def _count_bits(words: np.ndarray) -> np.ndarray:
+def count_bits(words: np.ndarray) -> np.ndarray:
     """Return how many bits of each word, uint64, are set."""
     if hasattr(np, "bitwise_count"):
         return np.bitwise_count(words)

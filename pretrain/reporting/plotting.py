@@ -87,7 +87,7 @@ def name_lines(axes: Any, ends: Mapping[str, tuple[float, float]], looks: Mappin
     """
     axes.set(xlim=axes.get_xlim(), ylim=axes.get_ylim())
     to_panel = axes.transScale + axes.transLimits
-    heights = _apart([to_panel.transform(end)[1] for end in ends.values()])
+    heights = apart([to_panel.transform(end)[1] for end in ends.values()])
     for (name, end), height in zip(ends.items(), heights, strict=True):
         color = looks[name]["color"]
         pointer = {"arrowstyle": "-", "color": color, "linewidth": 1, "linestyle": ":", "shrinkA": 1, "shrinkB": 4}
@@ -95,7 +95,7 @@ def name_lines(axes: Any, ends: Mapping[str, tuple[float, float]], looks: Mappin
         axes.annotate(name, end, arrowprops=pointer, **where)
 
 
-def _apart(heights: Sequence[float]) -> list[float]:
+def apart(heights: Sequence[float]) -> list[float]:
     """Return heights moved as little as keeps a line of text between each two, in the same order."""
     order = np.argsort(heights, kind="stable")
     moved = np.array(heights, dtype=float)
