@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from pretrain.command_line.error_lines import one_line
+from pretrain.command_line.help_page import help_page
 from pretrain.errors import UserError
 from pretrain.runs.device import keep_freed_memory
 from pretrain.runs.progress import complain
@@ -42,15 +43,18 @@ def command(kind: type[T]) -> Callable[[Callable[[T], None]], Callable[[], None]
         @hydra.main(config_path=str(CONF), config_name=name, version_base="1.3")
         @functools.wraps(function)
         def run(config: DictConfig) -> None:
-            with _one_line_for_mistakes():
+            with _one_line_for_mistakes(name):
                 function(typed(kind, plain(config)))
 
         @functools.wraps(function)
         def main() -> None:
+            if {"--help", "-h"} & {*sys.argv[1:]}:
+                print(help_page(CONF, name))
+                return
             keep_freed_memory()
             os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra's own errors reach us, instead of being printed by it
             sys.argv[1:] = [_quoted(argument) for argument in sys.argv[1:]]
-            with _one_line_for_mistakes():
+            with _one_line_for_mistakes(name):
                 run()
 
         return main
@@ -78,11 +82,11 @@ def _quoted(argument: str) -> str:
 
 
 @contextmanager
-def _one_line_for_mistakes() -> Iterator[None]:
+def _one_line_for_mistakes(name: str) -> Iterator[None]:
     try:
         yield
     except (UserError, HydraException, OmegaConfBaseException, OSError) as error:
-        complain(f"error: {one_line(error)}")
+        complain(f"error: {one_line(error, CONF, name, sys.argv[1:])}")
         sys.exit(2)
     except KeyboardInterrupt:
         complain("interrupted; the same command goes on from the last checkpoint")

@@ -1,22 +1,95 @@
 """Messages of mistakes, each in one line that says what was wrong, where, and what to do."""
 
+import re
+from collections.abc import Iterable
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException, OverrideParseException
+from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from pretrain.runs.settings import omegaconf_line
 
 
-def one_line(error: Exception) -> str:
-    """Return what an error says in one line."""
+def one_line(error: Exception, conf: Path, command: str, arguments: Iterable[str]) -> str:
+    """Return what an error says in one line; of a mistyped setting or option, with the nearest one.
+
+    Parameters
+    ----------
+    error : Exception
+        What was raised.
+    conf : Path
+        The folder of configurations.
+    command : str
+        The name of the command's configuration.
+    arguments : iterable of str
+        The command's arguments.
+    """
     if isinstance(error, OverrideParseException):
         return f"{error.override}: write setting=value, and a list without blanks or in quotes, 'labels=[10, 20]'."
     if isinstance(error, OmegaConfBaseException):
         return omegaconf_line(error)
     lines = [line.strip() for line in str(error).split("Config search path:")[0].splitlines() if line.strip()]
-    if isinstance(error, HydraException) and lines[0].startswith("Could not override"):
-        added = "+" + lines[-1].partition("+")[2]  # Hydra's own advice
-        new = added.startswith(("+arms.", "+tuning.space."))
-        return f"{lines[0]} There is no such setting; " + (
-            f"to add it, begin it with +, as in '{added}'." if new else "--help lists those there are."
-        )
+    if not isinstance(error, HydraException):
+        return " ".join(lines)
+    if unknown := re.match(r"Could not (?:override|delete from config)\D*?'([^']+)'", lines[0]):
+        return _no_such_setting(unknown[1], conf, command, arguments)
+    if missing := re.search(r"Could not find '([^/']+)/([^']*)'", lines[0] if len(lines) == 1 else " ".join(lines)):
+        return _no_such_option(missing[1], missing[2], sorted(file.stem for file in (conf / missing[1]).glob("*.yaml")))
     return " ".join(lines)
+
+
+def _no_such_option(group: str, option: str, there: list[str]) -> str:
+    meant = get_close_matches(option, there, 1)
+    advice = f"did you mean {meant[0]}? There are" if meant else "choose one of"
+    return f"{group}={option} is not known; {advice} {', '.join(there)}."
+
+
+def _no_such_setting(key: str, conf: Path, command: str, arguments: Iterable[str]) -> str:
+    if key.startswith(("arms.", "tuning.space.")):
+        return f"{key}: there is no such setting; to add it, begin it with +, as in '+{key}=...'."
+    meant = nearest_setting(key, _known_settings(conf, command, arguments))
+    advice = f"did you mean {meant}?" if meant else "--help lists those there are."
+    return f"{key}: there is no such setting; {advice}"
+
+
+def _known_settings(conf: Path, command: str, arguments: Iterable[str]) -> dict[str, Any]:
+    """Return all settings of a command with the groups that its arguments choose, and the groups themselves."""
+    text = (conf / f"{command}.yaml").read_text()
+    groups = {name: "" for name in re.findall(r"(\w+): ", text) if (conf / name).is_dir()}
+    chosen = [
+        each for each in arguments if (conf / each.partition("=")[0] / f"{each.partition('=')[2]}.yaml").is_file()
+    ]
+    with initialize_config_dir(str(conf), version_base="1.3"):
+        config = OmegaConf.to_container(compose(command, overrides=chosen))
+    assert isinstance(config, dict)
+    return {**groups, **{str(key): value for key, value in config.items()}}
+
+
+def nearest_setting(key: str, known: dict[str, Any]) -> str | None:
+    """Return the dotted path of the setting that was meant: each part is the nearest one there; None if there is none.
+
+    A last part that is right but stands elsewhere is found there.
+    """
+    *_, last = key.split(".")
+    elsewhere = [path for path in _paths(known) if path.split(".")[-1] == last]
+    if found := get_close_matches(key, elsewhere, 1, cutoff=0.0):
+        return found[0]
+    path, node = [], known
+    for part in key.split("."):
+        meant = get_close_matches(part, node, 1) if isinstance(node, dict) else []
+        if not meant:
+            return None
+        path.append(meant[0])
+        node = node[meant[0]]
+    return ".".join(path)
+
+
+def _paths(known: dict[str, Any], prefix: str = "") -> Iterable[str]:
+    for key, value in known.items():
+        yield f"{prefix}{key}"
+        if isinstance(value, dict):
+            yield from _paths(value, f"{prefix}{key}.")
