@@ -1,4 +1,4 @@
-"""The page that ``--help`` prints: a command's settings, and the options of each group with a line on what it is for."""
+"""The page that ``--help`` prints: a command's settings, and the options of each group with a line on each."""
 
 import re
 import textwrap
@@ -24,7 +24,7 @@ def help_page(conf: Path, command: str) -> str:
         "Settings within a group have a dotted path, such as recipe.learning_rate=0.01 or data.validation=0.2. "
         f"All of them, as they stand: python -m pretrain.{command} ... --cfg job. What each is for: {conf}."
     )
-    return "\n\n".join(parts[:-1] + [textwrap.fill(parts[-1], WIDTH)])
+    return "\n\n".join([*parts[:-1], textwrap.fill(parts[-1], WIDTH)])
 
 
 def _defaults(text: str) -> str:
@@ -56,7 +56,7 @@ def _purpose(file: Path, width: int) -> Iterator[str]:
     """Go through the first sentence of a file's comment, in one line; of an experiment, its purpose."""
     comment = " ".join(_comment(file.read_text()))
     stated = re.search(r"Purpose\s+(.*?)\s*(?:Command\b|$)", comment)
-    sentence = re.split(r"(?<=[.?])\s|[:;]\s", stated[1] if stated else comment)[0]
+    sentence = re.split(r"(?<!al\.)(?<=[.?])\s|[:;]\s", stated[1] if stated else comment)[0]
     yield textwrap.shorten(sentence.rstrip("."), width, placeholder=" …")
 
 
