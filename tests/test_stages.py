@@ -1,17 +1,19 @@
 import contextlib
 import inspect
 import math
-from dataclasses import dataclass, fields
-from pathlib import Path
+from dataclasses import asdict, dataclass, fields
 
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
 from hydra.utils import get_class
 from omegaconf import OmegaConf
 from torch import nn
 
 from pretrain import Device, Layer, Stack, Standardize, Training, assemble, fit_stage, layer_rows, output_size
-from pretrain.command_line.command import CONF
+from pretrain.command_line.command import CONF, plain
+from pretrain.data.contrastive_views import Views
+from pretrain.network.layer_settings import LayerSettings
 from pretrain.runs.seeding import generator, seeded
 from pretrain.training.stage_inputs import Inputs
 
@@ -22,17 +24,19 @@ CHANNELS, FILTERS, SIDE = 2, 5, 16
 class Kind:
     """What one YAML of conf/stage describes."""
 
-    file: Path
+    name: str
 
     def __post_init__(self):
-        config = OmegaConf.to_container(OmegaConf.load(self.file))
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            config = plain(compose(f"stage/{self.name}"))["stage"]
         self.cls = get_class(config.pop("_target_"))
-        self.training = config.pop("training")
+        self.training, self.layer = config.pop("training"), config.pop("layer")
         self.keywords = config
 
     def build(self, in_channels=CHANNELS):
+        own = {**self.keywords, **({"views": Views(**self.keywords["views"])} if "views" in self.keywords else {})}
         with seeded(0, "test"):
-            return self.cls(in_channels=in_channels, **{**self.keywords, "out_channels": FILTERS})
+            return self.cls(Layer(in_channels, **{**self.layer, "out_channels": FILTERS}), **own)
 
     def settings(self, steps):
         return Training(**{**self.training, "steps": steps, "batch_size": 16})
@@ -40,7 +44,7 @@ class Kind:
 
 @pytest.fixture(params=sorted((CONF / "stage").glob("*.yaml")), ids=lambda file: file.stem)
 def kind(request):
-    return Kind(request.param)
+    return Kind(request.param.stem)
 
 
 @pytest.fixture(scope="module")
@@ -76,10 +80,10 @@ def test_the_layers_output_has_the_volume_that_the_arithmetic_gives(kind):
     layer = kind.build().layer
     shape = tuple(layer(pictures()).shape[1:])
     options = layer.settings
-    conv = output_size(SIDE, options["kernel_size"], options["stride"], options["padding"])
-    pooled = output_size(conv, options["pool"], options["pool"])
+    conv = output_size(SIDE, options.kernel_size, options.stride, options.padding)
+    pooled = output_size(conv, options.pool_kernel_size, options.pool_stride)
     assert shape == (FILTERS, pooled, pooled)
-    assert shape == layer_rows(layer, (CHANNELS, SIDE, SIDE))[-1].shape
+    assert shape == layer_rows({"layer": options}, (CHANNELS, SIDE, SIDE))[-1].shape
 
 
 def test_the_stage_says_how_many_channels_it_puts_out(kind):
@@ -103,7 +107,7 @@ def test_every_parameter_gets_a_finite_gradient_and_the_input_stays_as_it_was(ki
 
 
 def test_no_gradient_reaches_the_layers_below(kind):
-    below = Layer(CHANNELS, CHANNELS, kernel_size=3)
+    below = Layer(CHANNELS, CHANNELS)
     kind.build().accumulate_grad(below(pictures()), noise())
     assert all(parameter.grad is None for parameter in below.parameters())
 
@@ -163,10 +167,21 @@ def test_the_assembled_network_computes_the_layers_one_after_the_other_times_the
 
 def test_the_yaml_lists_the_constructors_keywords_with_their_defaults(kind):
     parameters = dict(inspect.signature(kind.cls).parameters)
-    del parameters["in_channels"]
-    assert set(kind.keywords) == set(parameters)
-    given = {name: p.default for name, p in parameters.items() if p.default is not inspect.Parameter.empty}
-    assert {name: kind.keywords[name] for name in given} == given
+    del parameters["layer"]
+    views = asdict(Views()) if "views" in parameters else None
+    given = {name: views if name == "views" else parameter.default for name, parameter in parameters.items()}
+    assert kind.keywords == given
+
+
+def test_the_yaml_of_a_layer_lists_its_settings_with_their_defaults():
+    written = OmegaConf.to_container(OmegaConf.load(CONF / "layer" / "convolution.yaml"))
+    settings = {field.name: field.default for field in fields(LayerSettings) if field.name != "in_channels"}
+    assert written == {**settings, "out_channels": written["out_channels"]}
+
+
+def test_the_yaml_of_training_lists_its_settings_with_their_defaults():
+    written = OmegaConf.to_container(OmegaConf.load(CONF / "training" / "adamw.yaml"))
+    assert written == asdict(Training())
 
 
 def test_the_yamls_training_block_lists_all_that_can_be_set(kind):

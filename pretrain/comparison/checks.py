@@ -1,17 +1,19 @@
 """What a comparison is refused for, before any work is done."""
 
 from collections.abc import Iterator
+from dataclasses import asdict
 
 from pretrain.comparison.plan import arm_of, stack_of
 from pretrain.comparison.tasks import recipes_of, tuning_of
 from pretrain.data.dataset import Dataset
 from pretrain.data.splits import label_subset
 from pretrain.errors import UserError, require_between
+from pretrain.network.configured_layers import stage_settings
 from pretrain.runs.resumption import differing_settings, first_few
 from pretrain.runs.settings import Config
 from pretrain.stages.stack import SAMPLE
 from pretrain.training.recipes import Recipe, recipe_settings
-from pretrain.training.stack_settings import build_stack, stage_settings
+from pretrain.training.stack_settings import build_stack
 
 
 def check_comparison(config: Config) -> None:
@@ -90,5 +92,5 @@ def _usual(name: str, config: Config) -> bool:
 def _network(stack: Config, data: Dataset) -> Config:
     """Return what decides the network that a stack becomes."""
     built = build_stack(stack, data.unlabelled[:SAMPLE], seed=0).stack
-    layers = {name: stage.layer.settings for name, stage in zip(stack["stages"], built, strict=True)}
+    layers = {name: asdict(stage.layer.settings) for name, stage in zip(stack["stages"], built, strict=True)}
     return {key: stack[key] for key in ("preprocessing", "normalization")} | layers

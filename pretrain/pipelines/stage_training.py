@@ -87,7 +87,7 @@ def _draw_stage(stack: Stack, count: int, data: Dataset, folder: RunFolder) -> N
     log = [row for row in folder.metrics() if row["phase"] == name]
     drawings = {
         "filters": lambda: draw_filters(stack, count),
-        "health": lambda: draw_health(log, f"Stage {count}"),
+        "health": lambda: draw_health(log, f"Stage {count}", stack[count - 1].metrics),
         "reconstructions": lambda: draw_reconstructions(stack, images, count),
         "samples": lambda: draw_samples(stack, images, count, generator(0, "pictures", "samples", count)),
     }

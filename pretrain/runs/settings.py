@@ -4,7 +4,7 @@ import inspect
 import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import fields, make_dataclass
+from dataclasses import fields, is_dataclass, make_dataclass
 from difflib import get_close_matches
 from typing import Any, get_args
 
@@ -62,7 +62,7 @@ def typed(kind: type, config: Config, where: str = "") -> Any:
 
 
 def typed_keywords(function: Callable[..., Any], keywords: Config, where: str) -> Config:
-    """Return keywords of a function, those of a plain type checked against its annotations.
+    """Return keywords of a function, those of a plain type, or of a dataclass, checked against its annotations.
 
     Raises
     ------
@@ -73,6 +73,13 @@ def typed_keywords(function: Callable[..., Any], keywords: Config, where: str) -
     if unknown := [key for key in keywords if key not in known]:
         raise _no_such(where, unknown[0], known)
     checked = {bool, int, float, str, type(None)}
-    hints = [(key, known[key].annotation) for key in keywords]
-    keyword_fields = [(key, hint if {*(get_args(hint) or [hint])} <= checked else Any) for key, hint in hints]
-    return vars(typed(make_dataclass("Keywords", keyword_fields), keywords, where))
+    options = {key: {*(get_args(known[key].annotation) or [known[key].annotation])} for key in keywords}
+    nested = {
+        key: kind for key, kinds in options.items() for kind in kinds if isinstance(kind, type) and is_dataclass(kind)
+    }
+    objects = {key: typed(kind, keywords[key], f"{where}.{key}") for key, kind in nested.items()}
+    keyword_fields = [
+        (key, known[key].annotation if kinds <= checked else Any) for key, kinds in options.items() if key not in nested
+    ]
+    plain = {key: value for key, value in keywords.items() if key not in nested}
+    return vars(typed(make_dataclass("Keywords", keyword_fields), plain, where)) | objects

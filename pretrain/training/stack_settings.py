@@ -1,14 +1,15 @@
-"""From the settings of a stack to its stages."""
+"""Build a stack from its settings."""
 
 import functools
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import torch
 from hydra.utils import get_class
 from torch import Tensor
 
 from pretrain.errors import UserError
+from pretrain.network.configured_layers import configured_layers, stage_settings
+from pretrain.network.layer import Layer
 from pretrain.runs.seeding import seeded
 from pretrain.runs.settings import Config, complaints_at, typed, typed_keywords
 from pretrain.stages.base import Stage
@@ -30,49 +31,42 @@ def build_stack(config: Config, images: Tensor, seed: int) -> StackPlan:
     Raises
     ------
     UserError
-        When a stage is unknown, or does not fit what is below it.
+        When a stage or a setting is unknown or wrong, or a stage does not fit what is below it.
     """
     stages: list[Stage] = []
     training = []
+    layers = configured_layers(config, images.shape[1])
     for name, settings in stage_settings(config).items():
         where = f"stack.stages.{name}"
-        below = stages[-1].out_channels if stages else images.shape[1]
-        kind = functools.partial(_stage_class(settings["_target_"]), below)
-        keywords = {key: value for key, value in settings.items() if key not in ("_target_", "training")}
+        own = {key: value for key, value in settings.items() if key not in ("_target_", "layer", "training")}
+        with complaints_at(where):
+            kind = stage_class(settings["_target_"])
         with seeded(seed, "initialise", name), complaints_at(where):
-            stages.append(kind(**typed_keywords(kind, keywords, where)))
+            layer = Layer(**asdict(layers[name]))
+            stages.append(kind(layer, **typed_keywords(functools.partial(kind, layer), own, where)))
         training.append(typed(Training, settings.get("training", {}), f"{where}.training"))
     options = typed_keywords(Stack, {key: config[key] for key in ("preprocessing", "normalization")}, "stack")
     return StackPlan(Stack(stages, images, **options), training)
 
 
-def stage_settings(config: Config) -> dict[str, Config]:
-    """Return the settings of each stage that conf/stack/ describes, by name, from the input upwards.
+def stage_class(target: str) -> type[Stage]:
+    """Return the kind of stage that `_target_` names.
 
     Raises
     ------
     UserError
-        When there is none, or something else in its place.
+        When there is no such class, or it is no kind of stage.
     """
-    stages = config["stages"]
-    if not isinstance(stages, dict) or not stages:
-        raise UserError(f"stack.stages={stages}: give the settings of each stage under its name.")
-    for name, settings in stages.items():
-        if not isinstance(settings, dict) or "_target_" not in settings:
-            raise UserError(f"stack.stages.{name}={settings}: give the settings of a stage, _target_ among them.")
-    return stages
-
-
-def _stage_class(target: str) -> Callable[..., Stage]:
     try:
         found = get_class(target)
-    except Exception as error:  # Hydra raises several kinds; each means that there is no such class
+    except Exception as error:
+        # Hydra raises several kinds of error; each means that there is no such class.
         raise UserError(f"_target_={target} is no kind of stage ({str(error).splitlines()[0]}).") from None
     if not issubclass(found, Stage):
-        raise UserError(f"_target_={target} is no kind of stage: it must be a subclass of pretrain.stages.Stage.")
+        raise UserError(f"_target_={target} is no kind of stage: it must be a subclass of pretrain.Stage.")
     return found
 
 
 def blank_images(shape: tuple[int, int, int]) -> Tensor:
-    """Return one black image, to build a stack on where there is no data."""
+    """Return one black image, (1, C, H, W), to build a stack on where there is no data."""
     return torch.zeros(1, *shape, dtype=torch.uint8)
