@@ -26,7 +26,7 @@ def build(in_channels=1, out_channels=2, **options):
 
 
 def patches(count=64, channels=1, side=8):
-    """Return images of one bright square each, at random places, with a little noise: (count, channels, side, side)."""
+    """Return images with a bright square at a random position and a little noise: (count, channels, side, side)."""
     draw = generator(0, "patches")
     images = 0.1 * torch.rand(count, channels, side, side, generator=draw)
     for image, (row, column) in zip(images, torch.randint(side - 3, (count, 2), generator=draw).tolist(), strict=True):

@@ -104,7 +104,7 @@ def _network(config: Config) -> str:
 
 
 def _stages(config: Config) -> list[str]:
-    return [_stage(k, settings) for k, settings in enumerate(config["stack"]["stages"].values(), 1)]
+    return [stage_in_words(k, settings) for k, settings in enumerate(config["stack"]["stages"].values(), 1)]
 
 
 def _other_stages(config: Config) -> list[str]:
@@ -120,14 +120,15 @@ def _changed_stages(base: Config, own: Config) -> list[str]:
     said = []
     for k, (before, after) in enumerate(zip(base["stages"].values(), own["stages"].values(), strict=True), 1):
         if before["_target_"] != after["_target_"]:
-            said.append(_stage(k, after))
+            said.append(stage_in_words(k, after))
         elif before != after:
             changed = [f"{key}={_value(now)}" for key, (_, now) in differing_settings(before, after).items()]
             said.append(f"Stage {k} with {', '.join(changed)}.")
     return said or ["the same."]
 
 
-def _stage(k: int, settings: Config) -> str:
+def stage_in_words(k: int, settings: Config) -> str:
+    """Return what the k-th stage is and how it is trained, in two sentences."""
     layer = typed(LayerSettings, {"in_channels": 1, **settings["layer"]})
     width, stride, _ = layer.pool
     shape = f"{layer.out_channels} maps, filters of {layer.kernel_size}x{layer.kernel_size}"
