@@ -22,8 +22,8 @@ BATCH = 100
 BATCHES = 200
 
 
-def ours(images: torch.Tensor, **options: object) -> Callable[[], object]:
-    """Return a training run of our machine."""
+def ours(images: torch.Tensor, *, filters: int, side: int, pool: int, **options: object) -> Callable[[], object]:
+    """Return a training run of our RBM."""
     from torch import nn
 
     import pretrain
@@ -34,7 +34,8 @@ def ours(images: torch.Tensor, **options: object) -> Callable[[], object]:
 
     keep_freed_memory()  # as the commands do
     fabric = pretrain.Device(accelerator="cpu").launch()
-    stage = pretrain.ConvRBM(3, pooling="max", **options)  # type: ignore[arg-type]
+    layer = pretrain.Layer(3, filters, kernel_size=side, padding=0, activation="sigmoid", pool_kernel_size=pool)
+    stage = pretrain.ConvRBM(layer, **options)  # type: ignore[arg-type]
     inputs = Inputs(images, nn.Sequential(Standardize.identity(3)), fabric, 0)
     settings = pretrain.Training(
         steps=len(images) // BATCH, batch_size=BATCH, optimizer="sgd", learning_rate=1e-4, nesterov=False
@@ -44,13 +45,13 @@ def ours(images: torch.Tensor, **options: object) -> Callable[[], object]:
 
 def ours_convolutional() -> Callable[[], object]:
     """Return a run of a convolutional machine with Gaussian visible units."""
-    return ours(torch.randn(BATCH * BATCHES, 3, 32, 32), out_channels=64, kernel_size=5)
+    return ours(torch.randn(BATCH * BATCHES, 3, 32, 32), filters=64, side=5, pool=2)
 
 
 def ours_dense() -> Callable[[], object]:
     """Return a run of a dense machine: one filter position."""
-    options = {"out_channels": 1024, "kernel_size": 32, "pool": 1, "visible": "bernoulli"}
-    return ours(torch.rand(BATCH * BATCHES, 3, 32, 32), sampler="pcd", chains=BATCH, **options)
+    options = {"visible": "bernoulli", "sampler": "pcd", "chains": BATCH}
+    return ours(torch.rand(BATCH * BATCHES, 3, 32, 32), filters=1024, side=32, pool=1, **options)
 
 
 def learnergy() -> Callable[[], object]:

@@ -90,7 +90,7 @@ def ours(data: pretrain.Dataset, fabric: pretrain.Device) -> dict[str, Callable[
     stages = []
     channels = 3
     for filters, side in SIZES:
-        stages.append(pretrain.ConvAutoencoder(channels, filters, side))
+        stages.append(pretrain.ConvAutoencoder(pretrain.Layer(channels, filters, kernel_size=side)))
         channels = filters
     stack = pretrain.Stack(stages, data.unlabelled)
 

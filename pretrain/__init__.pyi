@@ -23,6 +23,7 @@ from .evaluation.predictions import Evaluation as Evaluation
 from .evaluation.predictions import evaluate as evaluate
 from .network.convnet import ConvNet as ConvNet
 from .network.layer import Layer as Layer
+from .network.layer_settings import LayerSettings as LayerSettings
 from .network.preprocessing import Standardize as Standardize
 from .network.shapes import layer_rows as layer_rows
 from .network.shapes import output_size as output_size
@@ -33,6 +34,8 @@ from .runs.device import Device as Device
 from .runs.run_folder import RunFolder as RunFolder
 from .stages.assembly import assemble as assemble
 from .stages.base import AutogradStage as AutogradStage
+from .stages.base import Metric as Metric
+from .stages.base import Objective as Objective
 from .stages.base import Stage as Stage
 from .stages.contrastive import Contrastive as Contrastive
 from .stages.conv_autoencoder import ConvAutoencoder as ConvAutoencoder
@@ -47,5 +50,6 @@ from .training.greedy import fit_stage as fit_stage
 from .training.greedy import fit_stages as fit_stages
 from .training.recipes import Recipe as Recipe
 from .training.recipes import Training as Training
+from .training.trainer import Callback as Callback
 
 __version__: str

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from pretrain.command_line.command import command
 from pretrain.data.sources import DataSource
+from pretrain.network.shapes import format_rows
 from pretrain.stages.stack_settings import StackSettings
 
 
@@ -18,13 +19,8 @@ class DescribeSettings:
 @command(DescribeSettings)
 def main(settings: DescribeSettings) -> None:
     """Show each layer's output volume, parameters and multiply-adds."""
-    from pretrain.network.shapes import format_rows, layer_rows
-    from pretrain.stages.assembly import assemble
-    from pretrain.training.stack_settings import blank_images, build_stack
-
-    shape, classes = settings.data.shape, settings.data.class_names()
-    network = assemble(build_stack(settings.stack, blank_images(shape), seed=0).stack, classes, seed=0)
-    print(format_rows(layer_rows(network, shape), shape))
+    shape, classes = settings.data.shape, len(settings.data.class_names())
+    print(format_rows(settings.stack.layer_rows(shape, classes), shape))
 
 
 if __name__ == "__main__":

@@ -8,19 +8,12 @@ import torch
 from pretrain.command_line.command import command
 from pretrain.data.sources import DataSource
 from pretrain.errors import require_between
-from pretrain.evaluation.gradient_check import (
-    check_likelihood,
-    check_network,
-    check_stage,
-    format_gradients,
-    turned_off,
-)
+from pretrain.evaluation.gradient_check import check_network, check_stage, format_gradients, turned_off
 from pretrain.network.preprocessing import Standardize
 from pretrain.runs.seeding import generator
 from pretrain.stages.assembly import assemble
-from pretrain.stages.conv_rbm import ConvRBM
 from pretrain.stages.stack_settings import StackSettings
-from pretrain.training.stack_settings import blank_images, build_stack
+from pretrain.training.stack_building import blank_images, build_stack
 
 
 @dataclass(frozen=True)
@@ -61,7 +54,8 @@ def main(settings: GradcheckSettings) -> None:
     """Check the assembled network, and each stage of the stack on the output of those below."""
     shape, classes, seed, count = settings.data.shape, settings.data.class_names(), settings.seed, settings.images
     stack = build_stack(settings.stack, blank_images(shape), seed).stack
-    stack.preprocessing = Standardize.identity(shape[0])  # there are no images to fit it to
+    # There are no images that a preprocessing could be fitted to.
+    stack.preprocessing = Standardize.identity(shape[0])
     images = torch.rand(count, *shape, generator=generator(seed, "images"), dtype=torch.float64)
     labels = torch.randint(len(classes), (count,), generator=generator(seed, "classes"))
     network = assemble(stack, classes, seed=seed)
@@ -71,17 +65,15 @@ def main(settings: GradcheckSettings) -> None:
     checks = {"network": check_network(network, images, labels, **options)}
     x = images
     for position, stage in enumerate(stack, 1):
-        checks[f"stage {position}, {type(stage).__name__}"] = check_stage(stage, x, **options)
-        if isinstance(stage, ConvRBM) and stage.hidden == "bernoulli":
-            name = f"stage {position}, exact likelihood of a tiny machine with its units"
-            checks[name] = check_likelihood(stage, **options)
+        checks |= {f"stage {position}, {name}": rows for name, rows in check_stage(stage, x, **options).items()}
         with torch.no_grad():
             x = stage.layer(x)
     for name, rows in checks.items():
         print(f"{name}\n{format_gradients(rows)}\n")
     errors = [row.relative_error for rows in checks.values() for row in rows]
     print(f"greatest relative error beyond rounding {max(errors):.1e}, tolerance {settings.tolerance:.1e}")
-    if not all(error <= settings.tolerance for error in errors):  # nor may one be NaN
+    # The comparison is so written that NaN fails.
+    if not all(error <= settings.tolerance for error in errors):
         print(
             "error: a gradient is wrong, or a kink of a rectifier or a pool lies within the step.",
             file=sys.stderr,

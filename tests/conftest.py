@@ -22,8 +22,8 @@ SETTINGS = {"stage": StageRun, "finetune": FinetuningRun, "probe": ProbeRun, "co
 
 # A stack that trains in a moment.
 SMALL = [
-    "stack.stages.stage1.out_channels=6",
-    "stack.stages.stage2.out_channels=8",
+    "stack.stages.stage1.layer.out_channels=6",
+    "stack.stages.stage2.layer.out_channels=8",
     "stack.stages.stage1.training.steps=6",
     "stack.stages.stage2.training.steps=6",
     "device.accelerator=cpu",
@@ -47,7 +47,7 @@ def digits():
 @pytest.fixture
 def stack(digits):
     torch.manual_seed(0)
-    stages = [pretrain.ConvAutoencoder(1, 8, kernel_size=3), pretrain.ConvAutoencoder(8, 12, kernel_size=3)]
+    stages = [pretrain.ConvAutoencoder(pretrain.Layer(1, 8)), pretrain.ConvAutoencoder(pretrain.Layer(8, 12))]
     return pretrain.Stack(stages, digits.unlabelled)
 
 

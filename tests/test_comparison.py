@@ -142,7 +142,7 @@ def test_an_arm_may_be_added_but_not_changed(out, configure):
         ("+arms.scratch.stack={name:x}", "arms.scratch.stack is for pretrained arms"),
         ("+arms.pretrained.stack={depth:3}", "arms.pretrained.stack.depth: there is no such setting"),
         (
-            "+arms.pretrained.stack={stages:{stage2:{kernel_size:5}}}",
+            "+arms.pretrained.stack={stages:{stage2:{layer:{kernel_size:5}}}}",
             "arms.pretrained.stack changes the network, which all arms share: "
             "stage2.kernel_size is 5, not 3; stage2.padding is 2, not 1",
         ),
@@ -317,8 +317,7 @@ def test_arms_of_the_first_layers_and_of_fewer_images_are_what_they_say(tuned):
 NOISY = "stages: {stage1: {corruption: gaussian}, stage2: {training: {steps: 3}}}"
 CENTROIDS = {
     "_target_": "pretrain.KMeans",
-    "out_channels": 6,
-    "kernel_size": 3,
+    "layer": {"out_channels": 6},
     "training": {"steps": 4, "optimizer": "sgd"},
 }
 

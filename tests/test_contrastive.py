@@ -1,14 +1,20 @@
+from dataclasses import fields
+
 import pytest
 import torch
 import torch.nn.functional as F
 
-from pretrain import Contrastive, Stack, UserError
+from pretrain import Contrastive, Layer, LayerSettings, Stack, UserError, Views
 from pretrain.runs.seeding import generator, seeded
+
+LAYER = {field.name for field in fields(LayerSettings)}
 
 
 def build(**options):
+    settings = {"projection_hidden": 8, "projection_size": 4, **options}
+    layer = {key: settings.pop(key) for key in [*settings] if key in LAYER}
     with seeded(0, "test"):
-        return Contrastive(2, 6, **{"hidden": 8, "projection": 4, **options}).double()
+        return Contrastive(Layer(2, 6, **layer), **settings).double()
 
 
 def views(count=6):
@@ -51,9 +57,9 @@ def test_the_order_of_the_images_does_not_matter_but_the_pairs_do():
     assert not torch.isclose(stage.losses(torch.cat([first[order], second]), generator(0))["loss"], loss)
 
 
-@pytest.mark.parametrize(("loss_per", "alone"), [("place", True), ("image", False)])
-def test_a_place_is_compared_with_itself_alone_if_asked_to(loss_per, alone):
-    stage, x = build(kernel_size=1, pool=1, grid=8, loss_per=loss_per), views()
+@pytest.mark.parametrize(("loss_per", "alone"), [("position", True), ("image", False)])
+def test_a_position_is_compared_with_itself_alone_if_asked_to(loss_per, alone):
+    stage, x = build(kernel_size=1, pool_kernel_size=1, grid_size=8, loss_per=loss_per), views()
     before = stage.losses(x, generator(0))["loss"]
     for view in x.chunk(2):  # another image there, in both of its views
         view[:, :, 3, 5] = view[:, :, 3, 5].roll(1, 0)
@@ -63,7 +69,7 @@ def test_a_place_is_compared_with_itself_alone_if_asked_to(loss_per, alone):
 
 def test_a_grid_finer_than_the_maps_is_the_maps():
     x = views()
-    assert build(grid=4).losses(x, generator(0)) == build(grid=99).losses(x, generator(0))
+    assert build(grid_size=4).losses(x, generator(0)) == build(grid_size=99).losses(x, generator(0))
 
 
 def test_a_single_image_cannot_be_told_from_others():
@@ -83,7 +89,8 @@ def test_health_is_that_of_the_normalized_maps():
 
 
 @pytest.mark.parametrize(
-    "options", [{"loss": "hinge"}, {"loss_per": "pixel"}, {"temperature": 0}, {"crop": 0}, {"grid": 0}]
+    "options",
+    [{"loss": "hinge"}, {"loss_per": "pixel"}, {"temperature": 0}, {"grid_size": 0}, {"activation": "zero_bias_relu"}],
 )
 def test_settings_that_cannot_be_meant_are_refused(options):
     with pytest.raises(UserError, match=next(iter(options))):
@@ -92,7 +99,9 @@ def test_settings_that_cannot_be_meant_are_refused(options):
 
 def test_views_that_are_too_small_for_the_layers_are_refused_before_anything_is_trained():
     images = torch.zeros(4, 3, 16, 16)
-    layers = [Contrastive(3, 4), Contrastive(4, 4, size=0.5)]
+    layers = [Contrastive(Layer(3, 4)), Contrastive(Layer(4, 4), views=Views(size=0.5))]
     assert len(Stack(layers, images)) == 2  # 8 pixels are pooled to 4 and to 2
-    with pytest.raises(UserError, match=r"stage 2, size=0.1: views do not go through the layers: stage 2\.pool"):
-        Stack([Contrastive(3, 4), Contrastive(4, 4, size=0.1)], images)
+    with pytest.raises(
+        UserError, match=r"stage 2, views\.size=0\.1: views do not fit through the layers: stage 2\.pool"
+    ):
+        Stack([Contrastive(Layer(3, 4)), Contrastive(Layer(4, 4), views=Views(size=0.1))], images)

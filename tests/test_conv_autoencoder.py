@@ -1,12 +1,13 @@
 import math
+from dataclasses import fields
 from itertools import combinations, product
 
 import pytest
 import torch
 import torch.nn.functional as F
 
-from pretrain import ConvAutoencoder, UserError
-from pretrain.network.activations import ACTIVATIONS
+from pretrain import ConvAutoencoder, Layer, LayerSettings, UserError
+from pretrain.network.layer_settings import ACTIVATIONS
 from pretrain.runs.seeding import generator, seeded
 from pretrain.stages.corruption import CORRUPTIONS, Corruption
 from pretrain.stages.sparsity import kl_penalty, l1_penalty
@@ -44,11 +45,13 @@ def pairwise(rows):
 PAIRWISE = pairwise(ALL)
 
 BOUNDS = torch.zeros(2), torch.ones(2)
+LAYER = {field.name for field in fields(LayerSettings)}
 
 
 def build(in_channels=2, out_channels=3, **options):
+    layer = {key: options.pop(key) for key in [*options] if key in LAYER}
     with seeded(0, "test"):
-        return ConvAutoencoder(in_channels, out_channels, **options).double()
+        return ConvAutoencoder(Layer(in_channels, out_channels, **layer), **options).double()
 
 
 def inputs(*shape):
@@ -102,7 +105,7 @@ def test_every_combination_of_options_gives_a_finite_loss_and_gradients(values):
 
 @pytest.mark.parametrize(("stride", "padding", "side"), [(1, 1, 6), (1, 0, 6), (2, 0, 7), (2, 1, 7), (3, 2, 8)])
 def test_tied_decoding_is_the_adjoint_of_the_convolution(stride, padding, side):
-    stage = build(stride=stride, padding=padding, pool=1)
+    stage = build(stride=stride, padding=padding, pool_kernel_size=1)
     x = inputs(3, 2, side, side)
     convolved = stage.layer.conv(x)
     h = torch.randn(convolved.shape, generator=noise(), dtype=torch.float64)
@@ -111,7 +114,7 @@ def test_tied_decoding_is_the_adjoint_of_the_convolution(stride, padding, side):
 
 def test_untied_decoding_starts_with_the_encoders_filters_and_then_has_its_own():
     with seeded(0, "test"):
-        stage = ConvAutoencoder(2, 3, pool=1, tied=False)
+        stage = ConvAutoencoder(Layer(2, 3, pool_kernel_size=1), tied=False)
     h = inputs(4, 3, 6, 6).float()
     expected = F.conv_transpose2d(h, stage.layer.conv.weight.clone(), padding=1)
     assert torch.equal(stage.decode(h, None), expected)
@@ -124,7 +127,7 @@ def test_only_zero_bias_relu_has_no_bias():
 
 
 def test_identity_filters_of_1x1_reconstruct_exactly():
-    stage = with_filters(build(2, 2, kernel_size=1, pool=1), torch.eye(2)[:, :, None, None])
+    stage = with_filters(build(2, 2, kernel_size=1, pool_kernel_size=1), torch.eye(2)[:, :, None, None])
     assert torch.equal(stage.decode(*stage.encode(inputs())), inputs())
     assert losses(stage, inputs())["loss"] == 0
 
@@ -132,7 +135,7 @@ def test_identity_filters_of_1x1_reconstruct_exactly():
 @pytest.mark.parametrize("scale", [1.0, 4.0])
 def test_with_positive_filters_and_no_pooling_the_reconstruction_is_the_gram_matrix_times_the_input(scale):
     filters = torch.rand(5, 2, generator=generator(0, "filters"), dtype=torch.float64)
-    stage = with_filters(build(2, 5, kernel_size=1, pool=1), filters[:, :, None, None])
+    stage = with_filters(build(2, 5, kernel_size=1, pool_kernel_size=1), filters[:, :, None, None])
     stage.layer.scale.fill_(scale)
     expected = torch.einsum("ab,nbij->naij", filters.T @ filters, inputs())
     torch.testing.assert_close(stage.decode(*stage.encode(inputs())), expected, rtol=1e-12, atol=0)
@@ -149,9 +152,9 @@ def test_with_switches_only_the_maxima_of_the_windows_are_decoded(tied):
     torch.testing.assert_close(stage.decode(*stage.encode(inputs())), decoded, rtol=1e-12, atol=1e-14)
 
 
-@pytest.mark.parametrize("options", [{}, {"pooling": "average"}, {"window": 4}])
+@pytest.mark.parametrize("options", [{}, {"pooling": "average"}, {"pool_kernel_size": 4, "pool_stride": 2}])
 def test_without_switches_pooling_is_left_out_of_the_loss(options):
-    assert losses(build(pool=2, unpooling="none", **options), inputs()) == losses(build(pool=1), inputs())
+    assert losses(build(unpooling="none", **options), inputs()) == losses(build(pool_kernel_size=1), inputs())
 
 
 @pytest.mark.parametrize("pooling", ["max", "average"])
@@ -161,7 +164,7 @@ def test_without_switches_what_a_window_puts_out_is_spread_over_it(pooling):
     torch.testing.assert_close(stage.decode(*stage.encode(x)), x)
 
 
-@pytest.mark.parametrize("options", [{"pooling": "average"}, {"window": 4}])
+@pytest.mark.parametrize("options", [{"pooling": "average"}, {"pool_kernel_size": 4, "pool_stride": 2}])
 def test_switches_are_of_the_maxima_of_windows_that_do_not_overlap(options):
     with pytest.raises(UserError, match="give unpooling=none"):
         build(**options)
@@ -189,7 +192,7 @@ def test_the_penalty_is_its_weight_times_its_equation_on_the_activations(sparsit
 
 
 def test_cross_entropy_is_that_of_pixels_under_the_probabilities_that_decode_gives():
-    stage = build(activation="sigmoid", pool=1, reconstruction="cross_entropy")
+    stage = build(activation="sigmoid", pool_kernel_size=1, reconstruction="cross_entropy")
     x, p = inputs(), stage.decode(*stage.encode(inputs()))
     expected = -(x * p.log() + (1 - x) * (1 - p).log()).mean()
     torch.testing.assert_close(losses(stage, x)["loss"], expected.detach(), rtol=1e-12, atol=0)
@@ -247,7 +250,8 @@ def test_an_unknown_choice_is_refused_with_the_choices_there_are(option, choices
     [
         ("kernel_size", 0),
         ("stride", 0),
-        ("pool", 0),
+        ("pool_kernel_size", 0),
+        ("pool_stride", 0),
         ("padding", -1),
         ("corruption_level", -0.1),
         ("corruption_level", 1.5),

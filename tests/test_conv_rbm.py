@@ -1,28 +1,31 @@
-"""The stage: that it learns, as scikit-learn's machine does; its options; and that bfloat16 does it no harm."""
+"""The stage: that it learns, as scikit-learn's RBM does; its options; and that bfloat16 does it no harm."""
 
 import copy
+from dataclasses import fields
 
 import pytest
 import torch
 from sklearn.datasets import load_digits
 from sklearn.neural_network import BernoulliRBM
 
-from pretrain import ConvRBM, Stack, Standardize, Training, UserError, assemble, fit_stage
+from pretrain import ConvRBM, Layer, LayerSettings, Stack, Standardize, Training, UserError, assemble, fit_stage
 from pretrain.rbm.likelihood import pseudo_likelihood
 from pretrain.runs.seeding import generator, seeded
 from pretrain.training.stage_inputs import Inputs
 
 UNIT = torch.zeros(1), torch.ones(1)
+LAYER = {field.name for field in fields(LayerSettings)}
 
 
 def build(in_channels=1, out_channels=2, **options):
-    settings = {"kernel_size": 2, "visible": "bernoulli", "pooling": "max", **options}
-    with seeded(0, "machine"):
-        return ConvRBM(in_channels, out_channels, **settings)
+    settings = {"kernel_size": 2, "padding": 0, "activation": "sigmoid", "visible": "bernoulli", **options}
+    layer = {key: settings.pop(key) for key in [*settings] if key in LAYER}
+    with seeded(0, "rbm"):
+        return ConvRBM(Layer(in_channels, out_channels, **layer), **settings)
 
 
 def patches(count=64, channels=1, side=8):
-    """Return images of one bright square each, at random places, with a little noise: (count, channels, side, side)."""
+    """Return images with a bright square at a random position and a little noise: (count, channels, side, side)."""
     draw = generator(0, "patches")
     images = 0.1 * torch.rand(count, channels, side, side, generator=draw)
     for image, (row, column) in zip(images, torch.randint(side - 3, (count, 2), generator=draw).tolist(), strict=True):
@@ -53,12 +56,12 @@ def test_in_eval_mode_the_gradient_is_torchs_own_of_the_free_energy():
 
 @pytest.mark.statistical
 @pytest.mark.parametrize("centered", [False, True])
-def test_a_dense_machine_learns_digits_as_well_as_scikit_learns(fabric, centered):
+def test_a_dense_rbm_learns_digits_as_well_as_scikit_learns(fabric, centered):
     """Pseudo-likelihood after as many updates, of the same size, with the same chains: persistent ones."""
     digits = torch.from_numpy(load_digits().images).float()[:, None] / 16
     theirs = BernoulliRBM(64, learning_rate=0.05, batch_size=100, n_iter=10, random_state=0)
     theirs.fit(digits.flatten(1).numpy())
-    stage = build(out_channels=64, kernel_size=8, pool=1, sampler="pcd", chains=100, centered=centered)
+    stage = build(out_channels=64, kernel_size=8, pool_kernel_size=1, sampler="pcd", chains=100, centered=centered)
     plain = {"momentum": 0.0, "schedule": "constant", "warmup": 0.0}
     train(stage, fabric, digits, steps=10 * len(digits) // 100, batch_size=100, **plain)
     ours = pseudo_likelihood(stage.rbm, digits.repeat(20, 1, 1, 1), generator(0, "pl")).mean()
@@ -105,7 +108,7 @@ def test_filters_are_no_longer_than_max_norm(fabric):
 
 @pytest.mark.statistical
 def test_centering_learns_from_dark_images_and_bright_ones_alike(fabric):
-    """What a centered machine makes of images and of their negatives is the same but for the sign of its filters."""
+    """What a centered RBM makes of images and of their negatives is the same but for the sign of its filters."""
     filters = []
     for images in (patches(), 1 - patches()):
         stage = build(out_channels=8, kernel_size=3, centered=True)
@@ -151,7 +154,7 @@ def test_binary_units_on_the_standardized_probabilities_of_a_stage_are_those_on_
     plain.prepare(probabilities, (torch.zeros(3), torch.ones(3)), generator(0))
     centered.prepare(standardized, lower.bounds, generator(0))
     torch.testing.assert_close(centered.visible_bias, plain.visible_bias)
-    with torch.no_grad():  # the same machine: filters on the standardized scale
+    with torch.no_grad():  # the same RBM: filters on the standardized scale
         conv = plain.layer.conv
         centered.layer.conv.weight.copy_(conv.weight / lower.scale[:, None, None])
         centered.layer.conv.bias.copy_(conv.bias + (conv.weight * lower.shift[:, None, None]).sum(dim=(1, 2, 3)))
@@ -170,10 +173,11 @@ def test_the_layer_puts_out_the_probability_that_a_window_is_on():
     ("options", "message"),
     [
         ({"visible": "poisson"}, "choose one of gaussian, bernoulli"),
-        ({"hidden": "softmax"}, "choose one of bernoulli, rectified"),
+        ({"activation": "triangle"}, "layer.activation=triangle: this kind of stage needs sigmoid or relu"),
+        ({"stride": 2}, "layer.stride=2: the filters of an RBM take every position"),
         ({"sampler": "gibbs"}, "choose one of cd, pcd, pt"),
         ({"sparsity": "l1"}, "choose one of none, lee, hinton"),
-        ({"hidden": "rectified", "pooling": "probabilistic"}, "use pooling=max"),
+        ({"activation": "relu", "pooling": "probabilistic"}, "pooling=probabilistic needs activation=sigmoid"),
         ({"variance": "learned"}, "variance=learned needs visible=gaussian"),
         ({"visible": "gaussian", "variance": "learned"}, "sample_last=true"),
         ({"gibbs_steps": 0}, "gibbs_steps=0: it must be at least 1"),
@@ -207,8 +211,8 @@ def test_binary_units_refuse_inputs_without_bounds():
         build().prepare(patches(), bounds, generator(0))
 
 
-def test_a_machine_that_diverges_names_the_learning_rate(fabric):
-    stage = build(visible="gaussian", hidden="rectified", out_channels=16, kernel_size=5)
+def test_an_rbm_that_diverges_names_the_learning_rate(fabric):
+    stage = build(visible="gaussian", activation="relu", out_channels=16, kernel_size=5)
     with pytest.raises(
         UserError, match="visible units are Gaussian and the learning rate 3 is 10 to 100 times too large"
     ):
@@ -245,7 +249,7 @@ def test_bfloat16_changes_no_statistics(visible, pooling):
     assert (drawn.mean() - expected.mean()).abs() < 6 * spread
 
 
-def test_a_stack_of_machines_becomes_a_network_that_computes_the_same():
+def test_a_stack_of_rbms_becomes_a_network_that_computes_the_same():
     images = patches(side=14)
     stack = Stack([build(1, 3, kernel_size=3), build(3, 2, kernel_size=3)], images, normalization="standardize")
     for position, stage in enumerate(stack):

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from pretrain import Labelled, UserError, load_digits, load_folder
+from pretrain import DigitsData, Labelled, UserError, load_digits, load_folder
 from pretrain.data.dataset import gather
 from pretrain.data.leakage_check import Count, Named, check_pool
 from pretrain.data.loading import load_data
@@ -23,7 +23,6 @@ from pretrain.data.near_duplicates import (
     find_shared,
     fingerprints,
 )
-from pretrain.data.sources import DigitsData
 
 
 def scenes(count, seed=0, size=32):

@@ -9,8 +9,8 @@ import pytest
 from hydra import compose, initialize_config_dir
 from PIL import Image
 
+from pretrain import Comparison
 from pretrain.command_line.command import CONF, plain
-from pretrain.comparison.plan import Comparison
 from pretrain.comparison.tasks import FinetuningTask
 from pretrain.comparison.workers import Worker
 from pretrain.runs.settings import typed

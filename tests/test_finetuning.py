@@ -8,13 +8,12 @@ import torch.nn.functional as F
 from sklearn.metrics import balanced_accuracy_score, confusion_matrix
 
 import pretrain
-from pretrain import RunFolder, UserError, evaluate, finetune_network
+from pretrain import Callback, RunFolder, UserError, evaluate, finetune_network
 from pretrain.data.augmentation import mixup
 from pretrain.data.splits import label_subset
 from pretrain.runs.seeding import generator
 from pretrain.training.checkpointing import Checkpointing
 from pretrain.training.minibatches import BatchOrder
-from pretrain.training.trainer import Callback
 
 RECIPE = pretrain.Recipe(steps=12, batch_size=16, crop=1, flip=False, evaluate_every=4)
 

@@ -1,19 +1,12 @@
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
 from hydra.utils import get_class
-from omegaconf import OmegaConf
 from torch import nn
 
-from pretrain import ConvAutoencoder, ConvRBM, Stack, assemble, check_gradients
-from pretrain.command_line.command import CONF
-from pretrain.evaluation.gradient_check import (
-    GradientRow,
-    check_likelihood,
-    check_network,
-    check_stage,
-    format_gradients,
-    turned_off,
-)
+from pretrain import ConvAutoencoder, ConvRBM, Layer, Stack, assemble, check_gradients
+from pretrain.command_line.command import CONF, plain
+from pretrain.evaluation.gradient_check import GradientRow, check_network, check_stage, format_gradients, turned_off
 from pretrain.rbm.boltzmann_machine import RBM
 from pretrain.runs.seeding import generator, seeded
 
@@ -30,17 +23,35 @@ def labels():
 
 def small_network(activation="zero_bias_relu"):
     with seeded(0, "stack"):
-        stages = [ConvAutoencoder(1, 3, activation=activation), ConvAutoencoder(3, 4, activation=activation)]
+        stages = [
+            ConvAutoencoder(Layer(1, 3, activation=activation)),
+            ConvAutoencoder(Layer(3, 4, activation=activation)),
+        ]
     return assemble(Stack(stages, images()), ["a", "b", "c"], seed=0)
 
 
 def stage_of(file, **options):
-    keywords = OmegaConf.to_container(OmegaConf.load(file))
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        keywords = plain(compose(f"stage/{file.stem}"))["stage"]
     cls = get_class(keywords.pop("_target_"))
+    layer = {**keywords.pop("layer"), "out_channels": 3}
     del keywords["training"]
+    keywords.pop("views", None)
     known = {name: value for name, value in options.items() if name in keywords}
     with seeded(0, "stage"):
-        return cls(in_channels=2, **{**keywords, "out_channels": 3, **known})
+        return cls(Layer(2, **layer), **{**keywords, **known})
+
+
+def rbm(pooling="max", **options):
+    return ConvRBM(Layer(2, 3, activation="sigmoid", pooling=pooling), **options)
+
+
+def check_likelihood(stage):
+    return check_stage(stage, images(channels=2))["exact likelihood of a tiny RBM with its units"]
+
+
+def check_objective(stage):
+    return check_stage(stage, images(channels=2))[type(stage).__name__]
 
 
 def worst(rows):
@@ -62,7 +73,7 @@ def test_the_networks_gradients_are_right_for_every_parameter(activation):
 
 def test_a_stages_gradients_are_right_for_every_parameter(file):
     stage = stage_of(file, corruption="gaussian")
-    rows = check_stage(stage, images(channels=2))
+    rows = check_objective(stage)
     if stage.objective is None:
         assert rows == []
         assert "nothing to check" in format_gradients(rows)
@@ -76,7 +87,7 @@ def test_a_stages_gradients_are_right_for_every_parameter(file):
     "units", [{"visible": "bernoulli"}, {"visible": "gaussian"}, {"variance": "learned", "sample_last": True}], ids=str
 )
 def test_the_exact_likelihoods_gradients_are_right_for_every_parameter(units, pooling):
-    stage = ConvRBM(2, 3, pooling=pooling, **units)
+    stage = rbm(pooling, **units)
     rows = check_likelihood(stage)
     assert {row.parameter for row in rows} == {name for name, _ in stage.named_parameters()}
     assert worst(rows) < TOLERANCE
@@ -85,9 +96,9 @@ def test_the_exact_likelihoods_gradients_are_right_for_every_parameter(units, po
 def test_a_likelihood_gradient_with_a_wrong_sign_is_caught(monkeypatch):
     right = RBM.gradient
     monkeypatch.setattr(
-        RBM, "gradient", lambda self, *batches: right(self, batches[0], (*batches[1][:2], -batches[1][2]))
+        RBM, "gradient", lambda self, data, *model: right(self, data, *((v, h, -weight) for v, h, weight in model))
     )
-    assert worst(check_likelihood(ConvRBM(2, 3, visible="bernoulli"))) > 0.1
+    assert worst(check_likelihood(rbm(visible="bernoulli"))) > 0.1
 
 
 def test_a_stages_corruption_is_turned_off_for_the_check(file):
@@ -107,9 +118,10 @@ def test_a_stages_corruption_is_turned_off_for_the_check(file):
     ids=lambda options: "-".join(map(str, options.values())),
 )
 def test_the_autoencoders_gradients_are_right_under_its_options(options):
+    options = dict(options)
     with seeded(0, "stage"):
-        stage = ConvAutoencoder(2, 3, **options)
-    assert worst(check_stage(stage, images(channels=2))) < TOLERANCE
+        stage = ConvAutoencoder(Layer(2, 3, activation=options.pop("activation", "relu")), **options)
+    assert worst(check_objective(stage)) < TOLERANCE
 
 
 class SquareWithWrongGradient(torch.autograd.Function):
@@ -178,8 +190,8 @@ def test_the_relative_error_is_the_difference_over_the_greater_and_plain_where_b
 
 
 def test_what_is_turned_off_is_named():
-    stage = ConvAutoencoder(1, 2, corruption="masking", corruption_level=0.25)
-    names = turned_off([small_network(), stage, ConvAutoencoder(1, 2)])
+    stage = ConvAutoencoder(Layer(1, 2), corruption="masking", corruption_level=0.25)
+    names = turned_off([small_network(), stage, ConvAutoencoder(Layer(1, 2))])
     assert names == ["augmentation", "dropout (0.5)", "corruption (masking, 0.25)"]
 
 
@@ -198,7 +210,7 @@ def test_the_command_passes_says_what_is_off_and_leaves_no_file_behind(tmp_path,
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_command_goes_through_the_exact_likelihood_of_machines(tmp_path, run_here):
+def test_the_command_goes_through_the_exact_likelihood_of_rbms(tmp_path, run_here):
     result = run_here(tmp_path, "gradcheck", "stack=crbm_small", "dimensions=2", "images=2")
     assert result.returncode == 0, result.stderr
-    assert result.stdout.count("exact likelihood of a tiny machine") == 2
+    assert result.stdout.count("exact likelihood of a tiny RBM") == 2

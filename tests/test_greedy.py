@@ -6,16 +6,16 @@ import torch
 from torch import nn
 
 import pretrain
-from pretrain import RunFolder, UserError, Views, fit_stages
+from pretrain import Callback, Layer, RunFolder, UserError, Views, fit_stages
 from pretrain.runs.seeding import generator
 from pretrain.training.checkpointing import Checkpointing
 from pretrain.training.greedy import load_stack
 from pretrain.training.stage_inputs import Inputs
-from pretrain.training.trainer import Callback
 
 TRAINING = pretrain.Training(steps=12, batch_size=16)
 RULE = pretrain.Training(steps=12, batch_size=16, optimizer="sgd")
 OTHERS = [RULE, TRAINING, RULE]  # of `other_kinds`
+PROBABILISTIC = {"activation": "sigmoid", "pooling": "probabilistic"}
 
 
 def bits(module):
@@ -86,7 +86,7 @@ def test_each_trained_layer_has_unit_variance(stack, digits, fabric):
 
 
 def test_without_rescaling_the_layers_keep_their_own_scale(digits, fabric):
-    stack = pretrain.Stack([pretrain.ConvAutoencoder(1, 4)], digits.unlabelled, normalization="none")
+    stack = pretrain.Stack([pretrain.ConvAutoencoder(Layer(1, 4))], digits.unlabelled, normalization="none")
     fit_stages(stack, digits.unlabelled, TRAINING, fabric=fabric)
     assert (stack[0].layer.scale == 1).all()
 
@@ -117,20 +117,28 @@ class StepCount(Callback):
 
 def other_kinds(images):
     torch.manual_seed(0)
-    views = {"flip": False, "crop": 0.6, "hidden": 8, "projection": 4}
+    sizes = {"projection_hidden": 8, "projection_size": 4}
     return pretrain.Stack(
-        [pretrain.KMeans(1, 8, kernel_size=3), pretrain.Contrastive(8, 6, **views), pretrain.SoftHebb(6, 5, 3, pool=1)],
+        [
+            pretrain.KMeans(Layer(1, 8)),
+            pretrain.Contrastive(Layer(8, 6), views=Views(flip=False, crop=0.6), **sizes),
+            pretrain.SoftHebb(Layer(6, 5, activation="triangle", pool_kernel_size=1)),
+        ],
         images,
         normalization="standardize",
     )
 
 
-def machines(images):
+def rbms(images):
     """What they keep from batch to batch are chains, and running means."""
     torch.manual_seed(0)
     chains = {"sampler": "pt", "chains": 5, "temperatures": 3, "sparsity": "hinton"}
     return pretrain.Stack(
-        [pretrain.ConvRBM(1, 6, 3, padding=1, **chains), pretrain.ConvRBM(6, 4, 3, padding=1, centered=True)], images
+        [
+            pretrain.ConvRBM(Layer(1, 6, **PROBABILISTIC), **chains),
+            pretrain.ConvRBM(Layer(6, 4, **PROBABILISTIC), centered=True),
+        ],
+        images,
     )
 
 
@@ -143,15 +151,15 @@ def machines(images):
         ("others", 6),
         ("others", 20),
         ("others", 30),
-        ("machines", 6),
-        ("machines", 17),
+        ("rbms", 6),
+        ("rbms", 17),
     ],
 )
 def test_an_interrupted_run_goes_on_to_the_same_bits(stack, digits, fabric, tmp_path, kinds, at):
     build, training = {
         "one": (lambda _: stack, TRAINING),
         "others": (other_kinds, OTHERS),
-        "machines": (machines, pretrain.Training(steps=12, batch_size=16, optimizer="sgd", learning_rate=0.01)),
+        "rbms": (rbms, pretrain.Training(steps=12, batch_size=16, optimizer="sgd", learning_rate=0.01)),
     }[kinds]
     stack = build(digits.unlabelled)
     whole = copy.deepcopy(stack)
@@ -169,7 +177,7 @@ def test_an_interrupted_run_goes_on_to_the_same_bits(stack, digits, fabric, tmp_
 
 
 def test_a_rule_takes_its_own_steps(digits, fabric):
-    stack = pretrain.Stack([pretrain.KMeans(1, 4, 3)], digits.unlabelled)
+    stack = pretrain.Stack([pretrain.KMeans(Layer(1, 4))], digits.unlabelled)
     training = pretrain.Training(steps=1, optimizer="adamw")
     with pytest.raises(UserError, match="stage 1, KMeans: it learns by a rule, not a gradient"):
         fit_stages(stack, digits.unlabelled, training, fabric=fabric)
@@ -178,13 +186,13 @@ def test_a_rule_takes_its_own_steps(digits, fabric):
 @pytest.mark.parametrize(
     "stage",
     [
-        pretrain.KMeans(1, 4, 3),
-        pretrain.SoftHebb(1, 4, 3),
-        pretrain.Contrastive(1, 4),
-        pretrain.ConvAutoencoder(1, 4, sparsity="lifetime_winner_take_all"),
-        pretrain.ConvAutoencoder(1, 4, activation="sigmoid", sparsity="kl"),
-        pretrain.ConvRBM(1, 4, sparsity="hinton"),
-        pretrain.ConvRBM(1, 4, centered=True),
+        pretrain.KMeans(Layer(1, 4)),
+        pretrain.SoftHebb(Layer(1, 4, activation="triangle")),
+        pretrain.Contrastive(Layer(1, 4)),
+        pretrain.ConvAutoencoder(Layer(1, 4), sparsity="lifetime_winner_take_all"),
+        pretrain.ConvAutoencoder(Layer(1, 4, activation="sigmoid"), sparsity="kl"),
+        pretrain.ConvRBM(Layer(1, 4, **PROBABILISTIC), sparsity="hinton"),
+        pretrain.ConvRBM(Layer(1, 4, **PROBABILISTIC), centered=True),
     ],
 )
 def test_what_learns_from_whole_batches_is_refused_to_several_processes(stage, digits):
@@ -207,6 +215,6 @@ def test_a_call_for_one_stage_more_goes_on_from_there(stack, digits, fabric, tmp
 def test_a_checkpoint_of_another_stack_is_refused(stack, digits, fabric, tmp_path):
     folder = RunFolder.open(tmp_path / "run", {})
     fit_stages(stack, digits.unlabelled, TRAINING, fabric=fabric, folder=folder)
-    other = pretrain.Stack([pretrain.ConvAutoencoder(1, 5)], digits.unlabelled)
+    other = pretrain.Stack([pretrain.ConvAutoencoder(Layer(1, 5))], digits.unlabelled)
     with pytest.raises(UserError, match="another stack"):
         load_stack(other, folder)

@@ -5,8 +5,9 @@ import torch
 import torch.nn.functional as F
 
 from pretrain import ConvAutoencoder, ConvNet, Layer, Stack, UserError, assemble
-from pretrain.network.activations import ACTIVATIONS
+from pretrain.network.activations import ACTIVATION_MODULES
 from pretrain.network.convnet import set_trainable
+from pretrain.network.layer_settings import ACTIVATIONS
 from pretrain.runs.seeding import generator, seeded
 from pretrain.stages.assembly import normalize_layers
 
@@ -19,7 +20,10 @@ def pictures(count=12, side=8):
 
 def small_stack(activation="relu", **options):
     with seeded(0, "stack"):
-        stages = [ConvAutoencoder(3, 4, activation=activation), ConvAutoencoder(4, 5, activation=activation)]
+        stages = [
+            ConvAutoencoder(Layer(3, 4, activation=activation)),
+            ConvAutoencoder(Layer(4, 5, activation=activation)),
+        ]
     stack = Stack(stages, pictures(), **options)
     normalize_layers([stage.layer for stage in stack], stack.preprocessing(pictures()), "scale")
     return stack
@@ -27,6 +31,10 @@ def small_stack(activation="relu", **options):
 
 def network(activation="relu", **options):
     return assemble(small_stack(activation), CLASSES, seed=0, **options).eval()
+
+
+def test_every_activation_of_the_settings_is_a_module():
+    assert (*ACTIVATION_MODULES,) == ACTIVATIONS
 
 
 def copied(module):
@@ -154,14 +162,14 @@ def test_layers_from_scratch_are_rescaled_as_the_stack_rescales_its_own():
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_folding_the_scale_leaves_the_function_unchanged(activation):
-    layer = Layer(3, 4, kernel_size=3, activation=activation, pool=2).double()
+    layer = Layer(3, 4, activation=activation).double()
     layer.scale.fill_(2.7)
     assert folded(layer) == (activation in ("relu", "zero_bias_relu", "triangle"))
 
 
 @pytest.mark.parametrize("power", [0.7, 1.0, 1.4])
 def test_maps_that_compete_have_the_scale_folded_that_they_have_in_common(power):
-    layer = Layer(3, 4, kernel_size=3, activation="triangle", power=power, pooling="average", pool=2).double()
+    layer = Layer(3, 4, activation="triangle", power=power, pooling="average").double()
     layer.scale.fill_(2.7)
     assert folded(layer)
     layer.scale[1] = 3.0
@@ -174,7 +182,7 @@ def test_maps_that_compete_have_the_scale_folded_that_they_have_in_common(power)
 
 @pytest.mark.parametrize("activation", ["relu", "zero_bias_relu"])
 def test_each_rectified_map_has_its_own_scale_folded_and_keeps_its_shift(activation):
-    layer = Layer(3, 4, kernel_size=3, activation=activation, pool=2).double()
+    layer = Layer(3, 4, activation=activation).double()
     layer.scale.uniform_(0.5, 2.0, generator=generator(0, "scale"))
     layer.shift.uniform_(generator=generator(0, "shift"))
     assert folded(layer)
@@ -182,8 +190,8 @@ def test_each_rectified_map_has_its_own_scale_folded_and_keeps_its_shift(activat
 
 
 def test_a_power_is_of_the_triangle_alone():
-    with pytest.raises(UserError, match="power=2 is of activation=triangle"):
-        Layer(3, 4, kernel_size=3, power=2)
+    with pytest.raises(UserError, match="power=2 needs activation=triangle"):
+        Layer(3, 4, power=2)
 
 
 def folded(layer):
@@ -196,14 +204,14 @@ def folded(layer):
 
 
 def test_average_pooling_is_torchs():
-    layer = Layer(3, 4, kernel_size=3, pool=2, pooling="average")
+    layer = Layer(3, 4, pooling="average")
     x = torch.rand(2, 3, 8, 8)
     torch.testing.assert_close(layer(x), F.avg_pool2d(layer.conv(x).relu(), 2))
 
 
 @pytest.mark.parametrize("pooling", ["max", "average"])
 def test_overlapping_windows_reach_equally_far_on_each_side_and_end_at_the_border(pooling):
-    layer = Layer(3, 4, kernel_size=3, pool=2, window=4, pooling=pooling)
+    layer = Layer(3, 4, pool_kernel_size=4, pool_stride=2, pooling=pooling)
     x = torch.rand(2, 3, 8, 8)
     hidden = layer.conv(x).relu()
     spans = [slice(max(0, start), start + 4) for start in range(-1, 7, 2)]
@@ -215,18 +223,24 @@ def test_overlapping_windows_reach_equally_far_on_each_side_and_end_at_the_borde
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"pool": 2, "window": 3}, "window=3 with pool=2: it must be pool, or wider by 2"),
-        ({"pool": 2, "window": 1}, "window=1 with pool=2"),
-        ({"pool": 2, "window": 4, "pooling": "probabilistic", "activation": "sigmoid"}, "do not overlap"),
+        (
+            {"pool_kernel_size": 3, "pool_stride": 2},
+            "pool_kernel_size=3 with pool_stride=2: a window must be as wide as",
+        ),
+        ({"pool_kernel_size": 1, "pool_stride": 2}, "pool_kernel_size=1 with pool_stride=2"),
+        (
+            {"pool_kernel_size": 4, "pool_stride": 2, "pooling": "probabilistic", "activation": "sigmoid"},
+            "do not overlap",
+        ),
     ],
 )
 def test_windows_that_do_not_fit_are_refused(options, message):
     with pytest.raises(UserError, match=message):
-        Layer(3, 4, kernel_size=3, **options)
+        Layer(3, 4, **options)
 
 
 def test_a_dead_layer_is_refused():
-    layer = Layer(3, 4, kernel_size=3)
+    layer = Layer(3, 4)
     torch.nn.init.constant_(layer.conv.bias, -1e3)
     with pytest.raises(UserError, match="constant"):
         layer.normalize(torch.rand(2, 3, 8, 8), "scale")
@@ -266,7 +280,7 @@ def test_freezing_and_unfreezing_reach_every_parameter():
 
 @pytest.mark.parametrize("scale", [1.0, 4.0])
 def test_overcomplete_identity_stages_without_pooling_reconstruct_the_images(scale):
-    stages = [ConvAutoencoder(3, 6, kernel_size=1, pool=1), ConvAutoencoder(6, 8, kernel_size=1, pool=1)]
+    stages = [ConvAutoencoder(Layer(*maps, kernel_size=1, pool_kernel_size=1)) for maps in ((3, 6), (6, 8))]
     for stage in stages:
         torch.nn.init.eye_(stage.layer.conv.weight.view(stage.out_channels, -1))
         stage.layer.scale.fill_(scale)
@@ -284,4 +298,4 @@ def test_below_a_stage_stand_the_preprocessing_and_the_layers_under_it():
 
 def test_a_stage_whose_channels_do_not_fit_those_below_is_refused():
     with pytest.raises(UserError, match="stage 2"):
-        Stack([ConvAutoencoder(3, 4), ConvAutoencoder(5, 4)], pictures())
+        Stack([ConvAutoencoder(Layer(3, 4)), ConvAutoencoder(Layer(5, 4))], pictures())

@@ -3,19 +3,20 @@
 import pytest
 import torch
 
-from pretrain import ConvAutoencoder, ConvRBM, Stack
+from pretrain import Contrastive, ConvAutoencoder, ConvRBM, Layer, Stack
 from pretrain.pictures.filter_grids import project
 from pretrain.pictures.health_panels import draw_health
 from pretrain.pictures.reconstructions import draw_samples
 from pretrain.runs.seeding import generator, seeded
 
 IMAGES = torch.randint(256, (6, 1, 8, 8), generator=generator(0, "images"), dtype=torch.uint8)
+PROBABILISTIC = {"activation": "sigmoid", "pooling": "probabilistic"}
 
 
-def machines(*above):
-    """Return a stack with a machine at the bottom, and its parts."""
+def rbms(*above):
+    """Return a stack with an RBM at the bottom, and its parts."""
     with seeded(0, "stack"):
-        lower = ConvRBM(1, 4, kernel_size=3, padding=1, visible="bernoulli")
+        lower = ConvRBM(Layer(1, 4, **PROBABILISTIC), visible="bernoulli")
         stack = Stack([lower, *above], IMAGES, normalization="standardize")
     for position, stage in enumerate(stack):
         inputs = stack.below(position)(IMAGES)
@@ -27,29 +28,29 @@ def machines(*above):
 
 def upper():
     with seeded(0, "upper"):
-        return ConvRBM(4, 5, kernel_size=3, padding=1, visible="bernoulli")
+        return ConvRBM(Layer(4, 5, **PROBABILISTIC), visible="bernoulli")
 
 
 def test_no_steps_of_a_chain_are_the_reconstruction_by_means_of_all_units():
-    stack = machines()
+    stack = rbms()
     x = stack.preprocessing(IMAGES)
     rbm = stack[0].rbm
     expected = stack.preprocessing.inverse(rbm.visible_mean(rbm.hidden_mean(rbm.hidden_input(x))))
     torch.testing.assert_close(stack.sample(IMAGES, 1, 0, generator(0)), expected)
 
 
-def test_a_chain_of_the_upper_machine_is_decoded_through_the_lower():
-    stack = machines(upper())
-    draw = generator(0, "dream")
+def test_a_chain_of_the_upper_rbm_is_decoded_through_the_lower():
+    stack = rbms(upper())
+    draw = generator(0, "sample")
     low = stack[0].layer(stack.preprocessing(IMAGES))
     state = stack[1].rbm.gibbs_step(low, draw)
     h = stack[1].rbm.sample_hidden(stack[1].rbm.hidden_input(state), draw)
     expected = stack.preprocessing.inverse(stack[0].decode(stack[1].rbm.visible_mean(h), None))
-    torch.testing.assert_close(stack.sample(IMAGES, 2, 2, generator(0, "dream")), expected)
+    torch.testing.assert_close(stack.sample(IMAGES, 2, 2, generator(0, "sample")), expected)
 
 
-def test_chains_of_a_machine_without_weights_draw_its_visible_biases():
-    stack = machines()
+def test_chains_of_an_rbm_without_weights_draw_its_visible_biases():
+    stack = rbms()
     with torch.no_grad():
         stack[0].layer.conv.weight.zero_()
         stack[0].visible_bias.fill_(0.4)
@@ -59,14 +60,14 @@ def test_chains_of_a_machine_without_weights_draw_its_visible_biases():
 
 
 def test_an_autoencoder_on_top_draws_no_samples():
-    stack = machines(ConvAutoencoder(4, 5))
+    stack = rbms(ConvAutoencoder(Layer(4, 5)))
     with pytest.raises(NotImplementedError):
         draw_samples(stack, IMAGES, 2, generator(0))
 
 
 def test_nothing_is_drawn_through_the_switches_of_an_autoencoder():
     with seeded(0, "stack"):
-        stack = Stack([ConvAutoencoder(1, 4), ConvRBM(4, 5, kernel_size=3, padding=1)], IMAGES)
+        stack = Stack([ConvAutoencoder(Layer(1, 4)), ConvRBM(Layer(4, 5, **PROBABILISTIC))], IMAGES)
     with pytest.raises(NotImplementedError):
         stack.sample(IMAGES, 2, 1, generator(0))
 
@@ -77,7 +78,7 @@ def test_a_picture_of_health_has_a_panel_for_each_kind_of_figure_and_a_line_for_
         {"step": 20, "reconstruction": 0.8, "held_out_reconstruction": 0.85, "weight_norm": 1.0},
         {"step": 40, "reconstruction": 0.7, "held_out_reconstruction": 0.75, "weight_norm": 2.0},
     ]
-    figure = draw_health(rows, "Stage 1")
+    figure = draw_health(rows, "Stage 1", ConvAutoencoder.metrics)
     panels = {axes.get_title(): axes for axes in figure.axes if axes.get_visible()}
     assert list(panels) == ["reconstruction error", "norm of the weights", "size of an update, of the weights'"]
     lines = {line.get_label(): line.get_ydata().tolist() for line in panels["reconstruction error"].lines}
@@ -86,16 +87,27 @@ def test_a_picture_of_health_has_a_panel_for_each_kind_of_figure_and_a_line_for_
 
 
 def test_the_loss_of_a_contrastive_stage_is_drawn_batch_by_batch():
-    rows = [{"step": 20, "loss": 3.0, "similarity": 0.2}, {"step": 40, "loss": 2.0, "similarity": 0.6}]
-    panels = {axes.get_title(): axes for axes in draw_health(rows, "Stage 2").figure.axes if axes.get_visible()}
+    rows = [
+        {"step": 20, "loss": 3.0, "similarity": 0.2, "update_ratio": 0.1},
+        {"step": 40, "loss": 2.0, "similarity": 0.6, "update_ratio": 0.2},
+    ]
+    panels = {
+        axes.get_title(): axes
+        for axes in draw_health(rows, "Stage 2", Contrastive.metrics).figure.axes
+        if axes.get_visible()
+    }
     drawn = {title: axes.lines[0].get_ydata().tolist() for title, axes in panels.items()}
-    assert drawn == {"loss": [3.0, 2.0], "similarity of two views": [0.2, 0.6]}
+    assert drawn == {
+        "loss": [3.0, 2.0],
+        "similarity of two views": [0.2, 0.6],
+        "size of an update, of the weights'": [0.1, 0.2],
+    }
 
 
 @pytest.mark.parametrize("side", [1, 3])
 def test_a_filter_is_drawn_through_the_pooling_below_whatever_its_size(side):
     with seeded(0, "stack"):
-        first, second = ConvAutoencoder(1, 3, kernel_size=3), ConvAutoencoder(3, 2, kernel_size=side)
+        first, second = ConvAutoencoder(Layer(1, 3)), ConvAutoencoder(Layer(3, 2, kernel_size=side))
         drawn = project(Stack([first, second], IMAGES), 2)
     assert drawn.shape == (2, 1, 2 * side + 2, 2 * side + 2)
     below = torch.zeros(1, 3, 2 * side, 2 * side)  # what the first of its filters asks of the maps below, spread

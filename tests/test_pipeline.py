@@ -13,7 +13,7 @@ from pretrain.pipelines.layer_probing import run_probe
 from pretrain.pipelines.network_finetuning import run_finetune
 from pretrain.pipelines.stage_training import run_stages
 from pretrain.training.greedy import load_stack
-from pretrain.training.stack_settings import build_stack
+from pretrain.training.stack_building import build_stack
 from pretrain.training.trainer import Trainer
 
 # Each makes whole runs.
@@ -144,8 +144,8 @@ def test_a_complete_run_is_left_as_it_is(configure, digits, fabric, tmp_path):
         (["labels=many"], "give a number, or all"),
         (["recipe.steps=0"], "at least 1"),
         (["recipe.learning_rate=fast"], "recipe.learning_rate=fast: it must be a number"),
-        (["stack.stages.stage1.activation=step"], "choose one of relu"),
-        (["stack.stages.stage1.stride=3", "stack.stages.stage1.padding=0"], "do not come out whole"),
+        (["stack.stages.stage1.layer.activation=step"], "choose one of relu"),
+        (["stack.stages.stage1.layer.stride=3", "stack.stages.stage1.layer.padding=0"], "do not come out whole"),
     ],
 )
 def test_a_mistake_is_named(configure, digits, fabric, tmp_path, overrides, message):
@@ -154,8 +154,8 @@ def test_a_mistake_is_named(configure, digits, fabric, tmp_path, overrides, mess
 
 
 def test_stages_of_another_stack_are_refused_by_the_setting_that_differs(trained, configure, digits, fabric, tmp_path):
-    options = ["init=pretrained", f"stages={trained}", "stack.stages.stage2.kernel_size=5"]
-    with pytest.raises(UserError, match=r"stack\.stages\.stage2\.kernel_size is 3 there and 5 here"):
+    options = ["init=pretrained", f"stages={trained}", "stack.stages.stage2.layer.kernel_size=5"]
+    with pytest.raises(UserError, match=r"stack\.stages\.stage2\.layer\.kernel_size is 3 there and 5 here"):
         run_finetune(configure("finetune", f"out={tmp_path / 'ft'}", *options), digits, fabric)
 
 
@@ -215,11 +215,11 @@ def test_settings_reach_the_recipe(configure):
     [("crbm_small", {1, 2}), ("crbm", {1, 2, 3}), ("mixed", {1})],
     ids=["crbm_small", "crbm", "mixed"],
 )
-def test_stacks_of_machines_go_the_same_way_as_autoencoders(name, sampled, configure, digits, fabric, tmp_path):
+def test_stacks_of_rbms_go_the_same_way_as_autoencoders(name, sampled, configure, digits, fabric, tmp_path):
     stages = 3 if name != "crbm_small" else 2
     small = [f"stack={name}", "device.precision=32-true"]
     if stages == 3:
-        small += ["stack.stages.stage3.out_channels=9", "stack.stages.stage3.training.steps=6"]
+        small += ["stack.stages.stage3.layer.out_channels=9", "stack.stages.stage3.training.steps=6"]
     run_stages(configure("stage", f"out={tmp_path / 'stages'}", *small), digits, fabric)
     assert {int(file.stem[5]) for file in (tmp_path / "stages").glob("stage*-samples.png")} == sampled
     assert len(list((tmp_path / "stages").glob("stage*-health.png"))) == stages

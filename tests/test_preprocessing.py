@@ -7,9 +7,10 @@ from scipy.linalg import fractional_matrix_power
 from scipy.signal import lfilter
 from torch.utils.flop_counter import FlopCounterMode
 
-from pretrain import ConvAutoencoder, ConvNet, Stack, Standardize, UserError, Whiten, assemble, layer_rows
-from pretrain.network.preprocessing import FLAT
-from pretrain.network.whitening import PREPROCESSINGS, REGULARIZER, zca_kernel
+from pretrain import ConvAutoencoder, ConvNet, Layer, Stack, Standardize, UserError, Whiten, assemble, layer_rows
+from pretrain.network.preprocessing import LEAST_CONTRAST
+from pretrain.network.shapes import PREPROCESSINGS
+from pretrain.network.whitening import FIT_PREPROCESSING, REGULARIZER, zca_kernel
 from pretrain.runs.seeding import generator, seeded
 
 
@@ -28,7 +29,7 @@ def autoregressive(count=1000, side=24, rho=0.7, channels=1):
 
 def equal_contrast(pixels):
     mean, variance = (f(dim=(1, 2, 3), keepdim=True) for f in (pixels.mean, partial(pixels.var, correction=0)))
-    return (pixels - mean) / (variance + FLAT).sqrt()
+    return (pixels - mean) / (variance + LEAST_CONTRAST).sqrt()
 
 
 def equal(first, second):
@@ -61,7 +62,7 @@ def test_the_identity_leaves_pixels_as_they_are(kind):
 @pytest.mark.parametrize("name", PREPROCESSINGS)
 @pytest.mark.parametrize("images", [pictures(), autoregressive(20)], ids=["white", "autoregressive"])
 def test_preprocessing_can_be_undone(name, images):
-    preprocessing = PREPROCESSINGS[name](images)
+    preprocessing = FIT_PREPROCESSING[name](images)
     pixels = images / 255 if images.dtype == torch.uint8 else images
     if preprocessing.contrast:  # which cannot
         pixels = (0.5 + 0.25 * equal_contrast(pixels)).clamp(0, 1)
@@ -75,7 +76,7 @@ def test_with_equal_contrast_brightness_and_haze_do_not_matter(kind):
     images = autoregressive(200, channels=3)
     preprocessing = kind.from_images(images, contrast=True)
     hazy = 0.2 + 0.9 * images
-    torch.testing.assert_close(preprocessing(hazy), preprocessing(images), rtol=0, atol=0.1)  # but for FLAT
+    torch.testing.assert_close(preprocessing(hazy), preprocessing(images), rtol=0, atol=0.1)  # but for LEAST_CONTRAST
     seen = preprocessing(images)
     preprocessing.contrast = False
     torch.testing.assert_close(seen, preprocessing(equal_contrast(images)))
@@ -95,7 +96,7 @@ def test_whitened_digits_can_be_brought_back(digits):
 @pytest.mark.parametrize("side", [1, 2, 5])
 def test_images_of_a_single_gray_value_stay_finite(name, side):
     images = torch.full((2, 3, side, side), 7, dtype=torch.uint8)
-    assert PREPROCESSINGS[name](images)(images).isfinite().all()
+    assert FIT_PREPROCESSING[name](images)(images).isfinite().all()
 
 
 def test_the_filter_that_whitens_white_noise_is_a_delta():
@@ -174,7 +175,7 @@ def test_whitening_is_in_full_precision_under_autocast():
 @pytest.mark.parametrize("name", PREPROCESSINGS)
 def test_a_saved_network_is_preprocessed_as_before(tmp_path, name):
     with seeded(0, "stack"):
-        stack = Stack([ConvAutoencoder(3, 4)], pictures(side=16), preprocessing=name)
+        stack = Stack([ConvAutoencoder(Layer(3, 4))], pictures(side=16), preprocessing=name)
     before = assemble(stack, ["ant", "bee"], seed=0).eval()
     before.save(tmp_path / "network.pt")
     after = ConvNet.load(tmp_path / "network.pt")
@@ -184,7 +185,7 @@ def test_a_saved_network_is_preprocessed_as_before(tmp_path, name):
 
 def test_the_layer_table_counts_the_whitening_as_torch_does():
     whiten = Whiten.from_images(pictures(side=16))
-    (row,) = layer_rows(whiten, (3, 16, 16))
+    (row,) = layer_rows({}, (3, 16, 16), preprocessing="whiten")
     with FlopCounterMode(display=False) as counter:
         whiten(pictures(1, side=16))
     assert (row.kind, row.shape, row.parameters) == ("whiten 9x9", (3, 16, 16), 0)
@@ -193,4 +194,4 @@ def test_the_layer_table_counts_the_whitening_as_torch_does():
 
 def test_an_unknown_preprocessing_is_refused():
     with pytest.raises(UserError, match="choose one of standardize, whiten, contrast_standardize"):
-        Stack([ConvAutoencoder(3, 4)], pictures(), preprocessing="bleach")
+        Stack([ConvAutoencoder(Layer(3, 4))], pictures(), preprocessing="bleach")

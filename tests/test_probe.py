@@ -40,7 +40,10 @@ def test_a_probe_is_scikit_learns_own_search_for_c(network, digits):
 
 def test_features_are_means_over_a_grid_of_four_by_four_places_at_most(digits):
     with seeded(0, "stack"):
-        stages = [pretrain.ConvAutoencoder(1, 5, kernel_size=3, pool=1), pretrain.ConvAutoencoder(5, 6, pool=4)]
+        stages = [
+            pretrain.ConvAutoencoder(pretrain.Layer(1, 5, pool_kernel_size=1)),
+            pretrain.ConvAutoencoder(pretrain.Layer(5, 6, pool_kernel_size=4)),
+        ]
     network = pretrain.assemble(pretrain.Stack(stages, digits.unlabelled), digits.classes, seed=0)
     images = digits.unlabelled[:7]
     pixels, lower, upper = pooled_features(network, images, batch_size=3)

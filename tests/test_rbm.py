@@ -1,4 +1,4 @@
-"""The machine against the enumeration of all its states, a quadrature, and torch's own derivatives."""
+"""The RBM against the enumeration of all its states, a quadrature, and torch's own derivatives."""
 
 import itertools
 
@@ -34,8 +34,8 @@ def units(kind, channels=1):
     return BinaryUnits(bias, *ends)
 
 
-def machine(kind="bernoulli", *, block=1, maps=2, channels=1, size=2, **options):
-    """Return a machine with weights that matter, and biases that are not zero."""
+def make_rbm(kind="bernoulli", *, block=1, maps=2, channels=1, size=2, **options):
+    """Return an RBM with weights that matter, and biases that are not zero."""
     return RBM(
         normal(maps, channels, size, size), normal(maps, name="hidden"), units(kind, channels), block=block, **options
     )
@@ -67,16 +67,16 @@ def visible_energy(rbm, v):
 
 
 def test_hidden_states_are_all_there_are():
-    assert len(hidden_states(machine(), SHAPE)) == 2**8
-    assert len(hidden_states(machine(block=2), SHAPE)) == 5**2
-    with pytest.raises(UserError, match="18 bernoulli hidden units: only 16"):
-        hidden_states(machine(), (1, 4, 4))
+    assert len(hidden_states(make_rbm(), SHAPE)) == 2**8
+    assert len(hidden_states(make_rbm(block=2), SHAPE)) == 5**2
+    with pytest.raises(UserError, match="18 bernoulli hidden units: at most 16"):
+        hidden_states(make_rbm(), (1, 4, 4))
 
 
 @pytest.mark.parametrize("block", [1, 2])
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_free_energy_is_minus_the_log_of_the_sum_over_all_hidden_states(kind, block):
-    rbm = machine(kind, block=block)
+    rbm = make_rbm(kind, block=block)
     v = values(rbm, 5)
     expected = visible_energy(rbm, v) - interaction(rbm, v, hidden_states(rbm, SHAPE)).logsumexp(dim=1)
     torch.testing.assert_close(rbm.free_energy(v), expected)
@@ -85,7 +85,7 @@ def test_the_free_energy_is_minus_the_log_of_the_sum_over_all_hidden_states(kind
 @pytest.mark.parametrize("block", [1, 2])
 @pytest.mark.parametrize("kind", ["bernoulli", "centered"])
 def test_the_conditionals_and_log_z_are_those_of_all_states(kind, block):
-    rbm = machine(kind, block=block)
+    rbm = make_rbm(kind, block=block)
     (v, p), h = visible_states(rbm, SHAPE), hidden_states(rbm, SHAPE)
     joint = interaction(rbm, v, h) - visible_energy(rbm, v)[:, None]
     hidden_mean = torch.einsum("vh,hkij->vkij", joint.softmax(dim=1), h)
@@ -96,7 +96,7 @@ def test_the_conditionals_and_log_z_are_those_of_all_states(kind, block):
 
 
 def test_gaussian_units_have_the_mean_variance_and_normalizer_of_their_density():
-    rbm = machine("gaussian")
+    rbm = make_rbm("gaussian")
     field = torch.tensor([[[[0.8]]]], dtype=torch.float64)
     grid = torch.linspace(-15, 15, 20_001, dtype=torch.float64)[:, None, None, None]
     density = (grid * 0.8).flatten() - rbm.visible.energy(grid)
@@ -109,7 +109,7 @@ def test_gaussian_units_have_the_mean_variance_and_normalizer_of_their_density()
 
 
 def test_the_quadrature_gives_the_moments_of_the_mixture_of_gaussians():
-    rbm, shape = machine("gaussian"), (1, 2, 2)
+    rbm, shape = make_rbm("gaussian"), (1, 2, 2)
     v, p = visible_states(rbm, shape)
     h = hidden_states(rbm, shape)
     log_weights = (h * rbm.hidden_bias[:, None, None]).sum(dim=(1, 2, 3)) + rbm.visible.log_normalizer(rbm.field(h))
@@ -120,7 +120,7 @@ def test_the_quadrature_gives_the_moments_of_the_mixture_of_gaussians():
 
 @pytest.mark.parametrize("padding", [0, 1])
 def test_the_convolution_and_its_transpose_are_adjoint(padding):
-    rbm = machine("gaussian", channels=3, padding=padding)
+    rbm = make_rbm("gaussian", channels=3, padding=padding)
     v = normal(4, 3, 5, 5)
     x = rbm.hidden_input(v)
     h = normal(*x.shape, name="h")
@@ -129,7 +129,7 @@ def test_the_convolution_and_its_transpose_are_adjoint(padding):
 
 
 def test_a_filter_as_large_as_the_image_makes_a_dense_machine():
-    rbm = machine(channels=3, maps=7, size=4)
+    rbm = make_rbm(channels=3, maps=7, size=4)
     v = values(rbm, 5, (3, 4, 4))
     weights = rbm.weight.flatten(1)  # (hidden, visible)
     h = normal(5, 7, 1, 1, name="h")
@@ -141,7 +141,7 @@ def test_a_filter_as_large_as_the_image_makes_a_dense_machine():
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("padding", [0, 1])
 def test_the_gradient_is_torchs_own_of_the_free_energy(kind, hidden, padding):
-    rbm = machine(kind, channels=2, maps=3, hidden=hidden, padding=padding)
+    rbm = make_rbm(kind, channels=2, maps=3, hidden=hidden, padding=padding)
     v, weights = values(rbm, 4, (2, 5, 5)), torch.tensor([0.5, 0.5, -0.2, -0.8], dtype=torch.float64)
     names = {"weight": rbm.weight, "hidden_bias": rbm.hidden_bias, "visible_bias": rbm.visible.bias}
     if kind == "gaussian":
@@ -174,7 +174,7 @@ def flat(gradient):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_expectations_over_the_enumerated_model_make_the_exact_gradient(kind):
-    rbm, shape = machine(kind), (1, 2, 2)
+    rbm, shape = make_rbm(kind), (1, 2, 2)
     data = values(rbm, 6, shape)
     exact = exact_gradient(rbm, data, shape)
     v, p = visible_states(rbm, shape)
@@ -187,7 +187,7 @@ def test_expectations_over_the_enumerated_model_make_the_exact_gradient(kind):
 @pytest.mark.statistical
 @pytest.mark.parametrize(("kind", "block"), [("bernoulli", 1), ("centered", 2), ("gaussian", 2)])
 def test_contrastive_divergence_with_long_chains_is_the_exact_gradient(kind, block):
-    rbm = machine(kind, block=block)
+    rbm = make_rbm(kind, block=block)
     data = values(rbm, 6)
     exact = exact_gradient(rbm, data, SHAPE)
     sampler = ContrastiveDivergence(steps=30, sample_last=True)
@@ -208,7 +208,7 @@ def test_contrastive_divergence_with_long_chains_is_the_exact_gradient(kind, blo
 @pytest.mark.statistical
 @pytest.mark.parametrize("temperatures", [1, 2, 5])
 def test_persistent_chains_have_the_exact_marginals(temperatures):
-    rbm, shape = machine(), (1, 2, 2)
+    rbm, shape = make_rbm(), (1, 2, 2)
     states, p = visible_states(rbm, shape)
     sampler = PersistentChains(steps=1, chains=20_000, temperatures=temperatures)
     sampler.start(torch.zeros(1, *shape, dtype=torch.float64), generator(0, "start"))
@@ -225,7 +225,7 @@ def test_persistent_chains_have_the_exact_marginals(temperatures):
 
 
 def test_exchanges_are_in_detailed_balance():
-    rbm, shape = machine(), (1, 2, 2)
+    rbm, shape = make_rbm(), (1, 2, 2)
     v, p = visible_states(rbm, shape)
     q = visible_states(rbm.tempered(0.4), shape)[1]
     x = rbm.hidden_input(v)
@@ -236,7 +236,7 @@ def test_exchanges_are_in_detailed_balance():
 
 
 def test_chains_go_on_from_a_checkpoint():
-    rbm = machine()
+    rbm = make_rbm()
     chains, fresh = (PersistentChains(steps=2, chains=7, temperatures=3) for _ in range(2))
     chains.start(values(rbm, 5), generator(0, "start"))
     chains.draw(rbm, NOTHING, NOTHING, generator(0, "first"))
@@ -247,7 +247,7 @@ def test_chains_go_on_from_a_checkpoint():
 
 @pytest.mark.parametrize("kind", ["bernoulli", "centered"])
 def test_the_pseudo_likelihood_is_that_of_the_conditionals(kind):
-    rbm = machine(kind)
+    rbm = make_rbm(kind)
     v, p = visible_states(rbm, SHAPE)
     place = {tuple(bits): k for k, bits in enumerate((v > 0.5).flatten(1).tolist())}
     exact = []
@@ -267,7 +267,7 @@ def test_the_pseudo_likelihood_is_that_of_the_conditionals(kind):
 @pytest.mark.parametrize("block", [1, 2])
 @pytest.mark.parametrize("kind", KINDS)
 def test_annealed_importance_sampling_finds_log_z(kind, block):
-    rbm = machine(kind, block=block)
+    rbm = make_rbm(kind, block=block)
     estimate, error = annealed_log_partition(
         rbm, SHAPE, chains=2000, temperatures=200, generator=generator(0, "anneal")
     )
@@ -278,7 +278,7 @@ def test_annealed_importance_sampling_finds_log_z(kind, block):
 
 
 def test_at_no_temperature_the_hidden_units_receive_nothing():
-    rbm = machine(block=2)
+    rbm = make_rbm(block=2)
     v = values(rbm, 4)
     torch.testing.assert_close(rbm.tempered(1.0).free_energy(v), rbm.free_energy(v))
     constant = rbm.tempered(0.0).free_energy(v) - visible_energy(rbm, v)
@@ -286,8 +286,8 @@ def test_at_no_temperature_the_hidden_units_receive_nothing():
 
 
 def test_the_centered_gradient_does_not_depend_on_what_is_called_zero():
-    """A dense machine and the one with every visible unit turned over learn the same (Melchior et al. 2016)."""
-    rbm = machine(channels=4, maps=3, size=1)
+    """A dense RBM and the one with every visible unit turned over learn the same (Melchior et al. 2016)."""
+    rbm = make_rbm(channels=4, maps=3, size=1)
     weight, bias = rbm.weight, rbm.visible.bias
     turned = RBM(-weight, rbm.hidden_bias + weight.sum(dim=(1, 2, 3)), BinaryUnits(-bias, *ends(4)))
     v = values(rbm, 6, (4, 1, 1))
@@ -310,7 +310,7 @@ def ends(channels):
 
 
 def test_the_centered_gradient_is_that_of_the_centered_parameters():
-    rbm = machine(channels=4, maps=3, size=1)
+    rbm = make_rbm(channels=4, maps=3, size=1)
     v = values(rbm, 6, (4, 1, 1))
     weights = torch.tensor([0.5, 0.3, 0.2, -0.1, -0.1, -0.8], dtype=torch.float64)
     hidden_mean, visible_mean = torch.tensor([0.2, 0.5, 0.9]).double(), torch.tensor([0.1, 0.6, 0.4, 0.8]).double()
@@ -347,7 +347,7 @@ def test_the_centered_gradient_is_that_of_the_centered_parameters():
 
 def test_a_dense_machines_centered_gradient_does_not_depend_on_which_hidden_state_is_called_on():
     """On average over pixels, which one bias serves: four pixels, of which a hidden unit's one position sees all."""
-    rbm = machine(maps=3)
+    rbm = make_rbm(maps=3)
     v = values(rbm, 6, (1, 2, 2))
     weights = torch.tensor([0.5, 0.3, 0.2, -0.1, -0.1, -0.8], dtype=torch.float64)
     on = rbm.hidden_mean(rbm.hidden_input(v))

@@ -12,8 +12,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from pretrain import RunFolder, UserError, write_report, write_side_by_side
-from pretrain.comparison.plan import Comparison
+from pretrain import Comparison, RunFolder, UserError, write_report, write_side_by_side
 from pretrain.comparison.tasks import FinetuningTask, PretrainingTask, tasks
 from pretrain.comparison.verdicts import compare_arms
 from pretrain.data.leakage_check import Count, Leakage
@@ -380,11 +379,11 @@ def test_there_is_no_report_of_what_is_not_there(tmp_path):
     [
         ("data.validation=100", "Data", "100 training images are set aside"),
         (
-            "stack.stages.stage1.out_channels=7",
+            "stack.stages.stage1.layer.out_channels=7",
             "Network and pretraining",
             "Stage 1: a convolutional autoencoder, 7 maps",
         ),
-        ("stack.stages.stage2.kernel_size=5", "Network and pretraining", "filters of 5x5"),
+        ("stack.stages.stage2.layer.kernel_size=5", "Network and pretraining", "filters of 5x5"),
         ("stack.preprocessing=whiten", "Network and pretraining", "whitened"),
         ("stack=crbm_small", "Network and pretraining", "a convolutional restricted Boltzmann machine"),
         ("stack.stages.stage1.training.steps=77", "Network and pretraining", "Trained for 77 steps on batches of 128"),

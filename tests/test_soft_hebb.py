@@ -1,13 +1,14 @@
+import pytest
 import torch
 import torch.nn.functional as F
 
-from pretrain import SoftHebb
+from pretrain import Layer, SoftHebb, UserError
 from pretrain.runs.seeding import generator, seeded
 
 
 def build(**options):
     with seeded(0, "test"):
-        return SoftHebb(2, 5, 3, **options).double()
+        return SoftHebb(Layer(2, 5, activation="triangle"), **options).double()
 
 
 def inputs(count=3):
@@ -48,10 +49,19 @@ def test_a_filter_of_unit_norm_has_converged():
 
 def test_filters_start_at_the_radius_asked_for():
     with seeded(0):
-        norms = SoftHebb(3, 400, 5, radius=25.0).layer.conv.weight.flatten(1).norm(dim=1)
+        norms = (
+            SoftHebb(Layer(3, 400, kernel_size=5, activation="triangle"), radius=25.0)
+            .layer.conv.weight.flatten(1)
+            .norm(dim=1)
+        )
     assert abs(norms.square().mean().sqrt() - 25) < 5 * 25 / (2 * 400 * 75) ** 0.5
 
 
 def test_a_hard_competition_has_one_winner():
     metrics = build(temperature=0.01).accumulate_grad(inputs(), generator(0))
     assert metrics["winner"] > 0.99
+
+
+def test_another_activation_than_the_competition_is_refused():
+    with pytest.raises(UserError, match=r"layer\.activation=relu: this kind of stage needs triangle"):
+        SoftHebb(Layer(2, 5))

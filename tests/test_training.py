@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from pretrain import RunFolder, Training, UserError
+from pretrain import Callback, RunFolder, Training, UserError
 from pretrain.stages.base import not_finite
 from pretrain.training.checkpointing import Checkpointing
 from pretrain.training.data_parallel import share_out
@@ -16,7 +16,7 @@ from pretrain.training.minibatches import BatchOrder
 from pretrain.training.optimizers import build_optimizer
 from pretrain.training.periodic_evaluation import PeriodicEvaluation
 from pretrain.training.schedules import Schedule, schedule_factor
-from pretrain.training.trainer import Callback, Trainer
+from pretrain.training.trainer import Trainer
 
 
 def test_cosine_schedule_is_torchs_after_the_warm_up():

@@ -1,14 +1,31 @@
 import random
 import re
+import subprocess
+import sys
 from itertools import product
 
 import pytest
 import torch
-from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from pretrain import ConvAutoencoder, Layer, Stack, UserError, layer_rows, output_size
-from pretrain.network.shapes import format_rows
+from pretrain import (
+    ConvAutoencoder,
+    ConvNet,
+    Layer,
+    LayerSettings,
+    Stack,
+    Standardize,
+    UserError,
+    Whiten,
+    assemble,
+    layer_rows,
+    load_stack_settings,
+    output_size,
+)
+from pretrain.network.layer_settings import ACTIVATIONS, POOLINGS
+from pretrain.network.shapes import PREPROCESSINGS, format_rows
+from pretrain.network.whitening import FIT_PREPROCESSING
+from pretrain.training.stack_building import build_stack
 
 SETTINGS = [
     setting for setting in product(range(1, 13), range(1, 6), range(1, 5), range(3)) if setting[1] <= setting[0]
@@ -51,13 +68,13 @@ def test_output_size_counts_the_positions_that_walking_over_the_input_finds():
 
 
 def test_six_filters_of_5x5_on_32x32x3_give_28x28x6():
-    (row,) = layer_rows(nn.Sequential(nn.Conv2d(3, 6, 5)), (3, 32, 32))
+    row, *_ = layer_rows({"layer": LayerSettings(3, 6, kernel_size=5, padding=0)}, (3, 32, 32))
     assert row.shape == (6, 28, 28)
     assert row.multiply_adds == 28 * 28 * 6 * 5 * 5 * 3
 
 
 def test_ten_filters_of_5x5_with_padding_2_on_32x32x3_give_32x32x10_and_760_parameters():
-    (row,) = layer_rows(nn.Sequential(nn.Conv2d(3, 10, 5, padding=2)), (3, 32, 32))
+    row, *_ = layer_rows({"layer": LayerSettings(3, 10, kernel_size=5, padding=2)}, (3, 32, 32))
     assert row.shape == (10, 32, 32)
     assert row.parameters == 760
 
@@ -92,18 +109,18 @@ def test_a_filter_wider_than_the_padded_input_is_refused():
 
 
 def test_the_error_names_the_layer_that_does_not_fit():
-    stages = [ConvAutoencoder(1, 2), ConvAutoencoder(2, 2)]
+    stages = [ConvAutoencoder(Layer(1, 2)), ConvAutoencoder(Layer(2, 2))]
     with pytest.raises(UserError, match=r"stage 2.*3 wide, filter 2, stride 2"):
         Stack(stages, torch.zeros(1, 1, 6, 6))
 
 
-def random_network(seed):
+def random_layers(seed):
     draw = random.Random(seed)
     channels = draw.randint(1, 3)
     shape = (channels, draw.choice([8, 12, 16]), draw.choice([8, 12, 16]))
-    modules, sides = [], shape[1:]
+    layers, sides = [], shape[1:]
     for _ in range(draw.randint(1, 3)):
-        padding, activation = draw.randint(0, 2), draw.choice(["relu", "scaled_tanh"])
+        padding, activation = draw.randint(0, 2), draw.choice(ACTIVATIONS)
         kernel = draw.choice([k for k in (1, 3, 5) if k <= min(sides) + 2 * padding])
         stride = draw.choice([s for s in (1, 2, 3) if all(fits(side, kernel, s, padding) for side in sides)])
         sides = tuple(output_size(side, kernel, stride, padding) for side in sides)
@@ -111,59 +128,100 @@ def random_network(seed):
         sides = tuple(side // pool for side in sides)
         filters = draw.randint(1, 5)
         window = draw.choice([size for size in (pool, pool + 2) if all(size <= side for side in sides)] or [pool])
-        options = {"stride": stride, "padding": padding, "activation": activation, "pool": pool, "window": window}
-        modules.append(Layer(channels, filters, kernel_size=kernel, **options))
+        pooling = draw.choice(POOLINGS if (activation, window) == ("sigmoid", pool) else POOLINGS[:2])
+        options = {"stride": stride, "padding": padding, "activation": activation, "pooling": pooling}
+        options |= {"pool_kernel_size": window, "pool_stride": pool}
+        layers.append(Layer(channels, filters, kernel_size=kernel, **options))
         channels = filters
-    modules += [nn.Flatten(), nn.Dropout(), nn.Linear(channels * sides[0] * sides[1], 7)]
-    return nn.Sequential(*modules), shape
+    return layers, shape
 
 
-@pytest.mark.parametrize("seed", range(8))
-def test_the_volumes_are_those_of_a_forward_pass(seed):
+def random_network(seed):
+    layers, shape = random_layers(seed)
+    kind = (Standardize, Whiten)[seed % 2]
+    preprocessing = kind.from_images(torch.rand(4, *shape, generator=torch.Generator().manual_seed(seed)))
+    return ConvNet(preprocessing, layers, shape, range(7)), shape
+
+
+@pytest.mark.parametrize("seed", range(16))
+def test_the_volumes_and_the_names_are_those_of_a_forward_pass(seed):
     network, shape = random_network(seed)
     seen = []
-    for module in network.modules():
+    for name, module in network.named_modules():
         if not list(module.children()):
-            module.register_forward_hook(lambda _, __, output: seen.append(tuple(output.shape[1:])))
+            module.register_forward_hook(lambda _, __, output, name=name: seen.append((name, tuple(output.shape[1:]))))
     network(torch.zeros(2, *shape))
-    assert [row.shape for row in layer_rows(network, shape)] == seen
+    assert [(row.name, row.shape) for row in network.rows] == seen
 
 
-def test_a_module_that_is_used_twice_is_described_twice():
-    pool = nn.MaxPool2d(2)
-    assert [row.shape for row in layer_rows(nn.Sequential(pool, nn.ReLU(), pool), (1, 8, 8))] == [
-        (1, 4, 4),
-        (1, 4, 4),
-        (1, 2, 2),
-    ]
+@pytest.mark.parametrize("seed", range(16))
+def test_what_a_row_says_is_what_the_module_is(seed):
+    network, _ = random_network(seed)
+    for row in network.rows:
+        module = network.get_submodule(row.name)
+        name = type(module).__name__.lower()
+        words = {"conv2d": "conv", "maxpool2d": "max-pool", "avgpool2d": "mean-pool", "linear": "fully"}
+        words["probabilisticmaxpool"] = "probabilistic"
+        assert row.kind.split()[0].rstrip(",") == words.get(name, name)
 
 
-@pytest.mark.parametrize("seed", range(8))
+def test_the_same_settings_one_above_the_other_are_described_twice():
+    settings = LayerSettings(2, 2)
+    rows = layer_rows({"lower": settings, "upper": settings}, (2, 8, 8))
+    assert [row.shape for row in rows if row.name.endswith("pool")] == [(2, 4, 4), (2, 2, 2)]
+
+
+@pytest.mark.parametrize("seed", range(16))
 def test_parameters_and_multiply_adds_are_those_that_torch_counts(seed):
     network, shape = random_network(seed)
-    rows = layer_rows(network, shape)
     with FlopCounterMode(display=False) as counter:
         network(torch.zeros(1, *shape))
-    assert 2 * sum(row.multiply_adds for row in rows) == counter.get_total_flops()
-    assert sum(row.parameters for row in rows) == sum(p.numel() for p in network.parameters())
+    assert 2 * sum(row.multiply_adds for row in network.rows) == counter.get_total_flops()
+    assert sum(row.parameters for row in network.rows) == sum(p.numel() for p in network.parameters())
 
 
 @pytest.mark.parametrize(
-    ("module", "says"),
+    ("settings", "says"),
     [
-        (nn.Conv2d(1, 2, (3, 5)), "not square"),
-        (nn.Conv2d(1, 2, 3, padding="same"), "not a number of pixels"),
-        (nn.Conv2d(1, 2, 3, dilation=2), "dilation"),
+        (LayerSettings(2, 2), "below.conv: it takes 2 channels, but 1 come from below"),
+        (LayerSettings(1, 2, kernel_size=20, padding=0), "below.conv: .* wider than the padded input"),
+        (LayerSettings(1, 2, pool_kernel_size=3), "below.pool: .* the positions do not come out whole"),
     ],
-    ids=["not square", "padding by name", "dilation"],
+    ids=["channels", "filter", "pool"],
 )
-def test_what_the_arithmetic_does_not_cover_is_refused(module, says):
+def test_a_layer_that_does_not_fit_is_named(settings, says):
     with pytest.raises(UserError, match=says):
-        layer_rows(nn.Sequential(module), (1, 8, 8))
+        layer_rows({"below": settings}, (1, 8, 8))
+
+
+def test_an_unknown_preprocessing_is_refused():
+    with pytest.raises(UserError, match=r"stack\.preprocessing=bleach is not known; choose one of standardize, whiten"):
+        layer_rows({}, (3, 8, 8), preprocessing="bleach")
+
+
+def test_the_preprocessings_are_those_that_can_be_fitted():
+    assert (*FIT_PREPROCESSING,) == PREPROCESSINGS
+
+
+@pytest.mark.parametrize("stack", ["cae", "crbm", "soft_hebb", "kmeans_contrastive", "mixed"])
+def test_the_table_of_a_configuration_is_that_of_the_network_it_becomes(stack):
+    settings = load_stack_settings(stack)
+    built = build_stack(settings, torch.zeros(1, 3, 32, 32), seed=0).stack
+    assert settings.layer_rows((3, 32, 32), 10) == assemble(built, range(10), seed=0).rows
 
 
 def test_the_printed_table_ends_with_the_totals():
-    network = nn.Sequential(nn.Conv2d(3, 10, 5, padding=2), nn.Flatten(), nn.Linear(10240, 2))
-    table = format_rows(layer_rows(network, (3, 32, 32)), (3, 32, 32)).splitlines()
+    layer = LayerSettings(3, 10, kernel_size=5, pool_kernel_size=1)
+    rows = layer_rows({"layer": layer}, (3, 32, 32), classes=2)
+    table = format_rows(rows, (3, 32, 32)).splitlines()
     assert "32x32x10" in table[3]
     assert table[-1].split() == ["total", f"{760 + 20482:,}", f"{32 * 32 * 750 + 20480:,}"]
+
+
+def test_the_layer_table_needs_no_torch():
+    code = (
+        "import sys, pretrain\n"
+        "pretrain.load_stack_settings('cae').layer_rows((3, 32, 32), 10)\n"
+        "print(sorted({'torch', 'numpy', 'scipy', 'torchvision'} & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"

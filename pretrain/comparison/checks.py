@@ -1,5 +1,6 @@
 """What a comparison is refused for once its images are there, before any work is done."""
 
+from dataclasses import asdict
 from typing import Any
 
 from pretrain.comparison.plan import Comparison
@@ -9,7 +10,7 @@ from pretrain.errors import UserError
 from pretrain.runs.resumption import differing_settings, first_few
 from pretrain.stages.stack import SAMPLE
 from pretrain.stages.stack_settings import StackSettings
-from pretrain.training.stack_settings import build_stack
+from pretrain.training.stack_building import build_stack
 
 
 def check_data(comparison: Comparison, data: Dataset) -> None:
@@ -55,5 +56,5 @@ def _check_stacks(comparison: Comparison, data: Dataset) -> None:
 def _network(stack: StackSettings, data: Dataset) -> dict[str, Any]:
     """Return what decides the network that a stack becomes."""
     built = build_stack(stack, data.unlabelled[:SAMPLE], seed=0).stack
-    layers = {name: stage.layer.settings for name, stage in zip(stack.stages, built, strict=True)}
+    layers = {name: asdict(stage.layer.settings) for name, stage in zip(stack.stages, built, strict=True)}
     return {"preprocessing": stack.preprocessing, "normalization": stack.normalization, **layers}

@@ -1,4 +1,4 @@
-"""Numerical against analytic gradients, by central differences in float64."""
+"""Comparison of analytic gradients with numerical ones, by central differences in float64."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -8,13 +8,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pretrain.network.convnet import ConvNet
-from pretrain.rbm.exact import log_partition, visible_states
 from pretrain.runs.seeding import generator
 from pretrain.stages.base import Stage
-from pretrain.stages.conv_rbm import ConvRBM
-from pretrain.stages.corruption import Corruption
 
-ROUNDINGS = 5  # of the objective, each of half a unit of its last place and up, that a sum of many terms may add up to
+# A sum of many terms may be off by so many rounding errors of the objective.
+ROUNDINGS = 5
 
 
 @dataclass(frozen=True)
@@ -41,7 +39,7 @@ class GradientRow:
 
     @property
     def relative_error(self) -> float:
-        """|a - n|, less what rounding may account for, over max(|a|, |n|); as it is where both are below 1e-7."""
+        """|a - n|, minus what rounding may account for, over max(|a|, |n|); not divided where both are below 1e-7."""
         difference = max(0.0, abs(self.analytic - self.numerical) - self.rounding)
         greater = max(abs(self.analytic), abs(self.numerical))
         return difference / greater if greater >= 1e-7 else difference
@@ -67,7 +65,7 @@ def check_gradients(
         Writes the gradients of the module's parameters and returns the objective. It must be a deterministic
         function of the parameters: with dropout, corruption or augmentation on, the estimate means nothing.
     dimensions : int
-        Of each parameter, or all where it has fewer.
+        How many of each parameter; all where it has fewer.
     seed : int
         Names the draw of the dimensions.
     step : float
@@ -108,69 +106,31 @@ def check_network(network: ConvNet, images: Tensor, labels: Tensor, **options: i
     return check_gradients(network, compute, **options)
 
 
-def check_stage(stage: Stage, x: Tensor, **options: int) -> list[GradientRow]:
-    """Check a stage's objective, its corruption off, on inputs (N, C, H, W); no rows where it has none."""
-    stage, objective = stage.double().eval(), stage.objective
-    if objective is None:
-        return []
+def check_stage(stage: Stage, x: Tensor, **options: int) -> dict[str, list[GradientRow]]:
+    """Check what a stage has to be checked, on inputs (N, C, H, W): the rows of each of its objectives, by name.
 
-    def compute() -> float:
-        stage.zero_grad()
-        return stage.accumulate_grad(x.double(), generator(0, "gradcheck"))[objective]
-
-    return check_gradients(stage, compute, **options)
-
-
-def check_likelihood(stage: ConvRBM, **options: int) -> list[GradientRow]:
-    """Check the exact gradient of minus the mean log-likelihood, on a tiny machine with the units of the stage's.
-
-    Expectations over the model are sums over all its states, of Gaussian visible units a quadrature; they take the
-    place of the chains in the code that trains. The numerical side goes through log Z.
-
-    Raises
-    ------
-    UserError
-        When the hidden units are rectified, whose states cannot be gone through.
+    Where it has none, its own name stands without rows.
     """
-    gaussian = stage.visible == "gaussian"
-    # A quadrature over more than four units, or a mixture of many, would be too much.
-    side, kernel_size = (2, 1 if stage.pooling == "probabilistic" else 2) if gaussian else (3, 2)
-    shape = (1, side, side)
-    tiny = stage.tiny(kernel_size).double()
-    draw = generator(0, "gradcheck", "tiny")
-    for parameter in tiny.parameters():
-        nn.init.normal_(parameter, std=0.5, generator=draw)
-    data = torch.randn(6, *shape, generator=draw, dtype=torch.float64)
-    data = data if gaussian else (data > 0).double()
-
-    @torch.no_grad()
-    def compute() -> float:
-        tiny.zero_grad()
-        rbm = tiny.rbm
-        states, p = visible_states(rbm, shape)
-        weights = data.new_full((len(data),), 1 / len(data))
-        batches = [(v, rbm.hidden_mean(rbm.hidden_input(v)), w) for v, w in ((data, weights), (states, -p))]
-        tiny.write_gradient(rbm.gradient(*batches))
-        return float(rbm.free_energy(data).mean() + log_partition(rbm, shape))
-
-    return check_gradients(tiny, compute, **options)
+    objectives = stage.double().eval().objectives(x.double())
+    rows = {each.name: check_gradients(each.module, each.compute, **options) for each in objectives}
+    return rows or {type(stage).__name__: []}
 
 
 def turned_off(modules: Iterable[nn.Module]) -> list[str]:
-    """Name the sources of randomness among the parts of `modules`, which eval mode turns off."""
+    """Name the sources of randomness among the parts of `modules` that eval mode turns off."""
     names = ["augmentation"]
     for part in (part for module in modules for part in module.modules()):
         if isinstance(part, nn.Dropout):
             names.append(f"dropout ({part.p:g})")
-        elif isinstance(part, Corruption) and part.kind != "none":
-            names.append(f"corruption ({part.kind}, {part.level:g})")
+        elif isinstance(part, Stage):
+            names += part.randomness
     return list(dict.fromkeys(names))
 
 
 def format_gradients(rows: list[GradientRow]) -> str:
     """Return the rows as a table."""
     if not rows:
-        return "learns by a rule that is the gradient of nothing: there is nothing to check"
+        return "learns by a rule that is no gradient: there is nothing to check"
     lines = [f"{'parameter':32}{'dimension':>18}{'analytic':>15}{'numerical':>15}{'beyond rounding':>16}"]
     lines += [
         f"{row.parameter:32}{','.join(map(str, row.index)):>18}{row.analytic:15.6e}{row.numerical:15.6e}"

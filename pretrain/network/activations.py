@@ -19,26 +19,30 @@ def scaled_tanh(x: Tensor) -> Tensor:
 
 
 def triangle(x: Tensor, power: float = 1.0) -> Tensor:
-    """Return max(0, x - mean of x over maps)^power, of inputs (N, C, H, W): maps compete, and about half are silent.
+    """Return max(0, x - mean of x over maps)^power for inputs (N, C, H, W).
 
-    It can be differentiated once.
+    The maps compete at each position, and about half of them are silent. The result can be differentiated once.
 
     References
     ----------
-    Coates, Ng and Lee (2011), An analysis of single-layer networks in unsupervised feature learning, AISTATS, of
-    distances; Journe et al. (2023), Hebbian deep learning without feedback, ICLR, with the power.
+    Coates, Ng and Lee (2011), An analysis of single-layer networks in unsupervised feature learning, AISTATS, who apply
+    it to distances; Journe et al. (2023), Hebbian deep learning without feedback, ICLR, who add the power.
     """
     return _Triangle.apply(x, power)
 
 
 class _Triangle(torch.autograd.Function):
-    """With a gradient by hand: powers below 1 have an infinite slope at zero, which autograd would make NaN, and what
-    it does to avoid that, and to the mean, takes three times as long on a CPU."""
+    """The activation with a gradient written by hand.
+
+    Powers below 1 have an infinite slope at zero, which autograd would turn into NaN. A clamp before the power, and
+    autograd's own gradient of the mean, would take three times as long on a CPU.
+    """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, power: float) -> Tensor:
         above = (x - x.mean(dim=1, keepdim=True)).relu()
-        result = above if power == 1 else above.pow(power).to(x.dtype)  # which autocast makes float32 on a GPU
+        # Autocast computes powers in float32 on a GPU.
+        result = above if power == 1 else above.pow(power).to(x.dtype)
         ctx.save_for_backward(above, result)
         ctx.power = power
         return result
@@ -47,13 +51,14 @@ class _Triangle(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         above, result = ctx.saved_tensors
-        least = 1e-6 if ctx.power < 1 else torch.finfo(above.dtype).tiny  # a bound to slopes that would be infinite
-        centered = gradient * (ctx.power * result / above.clamp(min=least))  # silent maps have no gradient
+        # The least denominator bounds slopes that would be infinite. Silent maps have no gradient.
+        least = 1e-6 if ctx.power < 1 else torch.finfo(above.dtype).tiny
+        centered = gradient * (ctx.power * result / above.clamp(min=least))
         return centered - centered.mean(dim=1, keepdim=True), None
 
 
 class ScaledTanh(nn.Module):
-    """The activation 1.7159 tanh(2x / 3); see `pretrain.functional.scaled_tanh`."""
+    """The activation 1.7159 tanh(2x / 3); see `scaled_tanh`."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the activation of `x`, of the same shape."""
@@ -61,7 +66,7 @@ class ScaledTanh(nn.Module):
 
 
 class Triangle(nn.Module):
-    """The activation max(0, x - mean of x over maps)^power; see `pretrain.functional.triangle`."""
+    """The activation max(0, x - mean of x over maps)^power; see `triangle`."""
 
     def __init__(self, power: float):
         super().__init__()
@@ -72,9 +77,10 @@ class Triangle(nn.Module):
         return triangle(x, self.power)
 
 
-ACTIVATIONS: dict[str, Callable[[float], nn.Module]] = {  # of the layer's power
+# The keys are those of `pretrain.network.layer_settings.ACTIVATIONS`; the argument is the layer's power.
+ACTIVATION_MODULES: dict[str, Callable[[float], nn.Module]] = {
     "relu": lambda _: nn.ReLU(),
-    "zero_bias_relu": lambda _: nn.ReLU(),  # the convolution has no bias
+    "zero_bias_relu": lambda _: nn.ReLU(),
     "triangle": Triangle,
     "scaled_tanh": lambda _: ScaledTanh(),
     "sigmoid": lambda _: nn.Sigmoid(),

@@ -2,6 +2,7 @@
 
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from pretrain.errors import UserError
 from pretrain.network.layer import Layer
 from pretrain.network.preprocessing import Standardize
-from pretrain.network.shapes import layer_rows
+from pretrain.network.shapes import LayerRow, layer_rows
 from pretrain.network.whitening import unfitted
 from pretrain.runs.atomic_files import load_data
 
@@ -45,12 +46,20 @@ class ConvNet(nn.Module):
         super().__init__()
         self.image_shape, self.classes = tuple(image_shape), tuple(classes)
         self.preprocessing = preprocessing
+        layers = list(layers)
+        self.layer_settings = [layer.settings for layer in layers]
         self.layers = nn.Sequential(*layers)
-        features = nn.Sequential(self.layers, nn.Flatten())
-        width = layer_rows(features, self.image_shape)[-1].shape[0]
-        fc = nn.Linear(width, len(self.classes))
+        flatten = next(row for row in self.rows if row.kind == "flatten")
+        fc = nn.Linear(flatten.shape[0], len(self.classes))
         nn.init.zeros_(fc.bias)
         self.head = nn.Sequential(OrderedDict(flatten=nn.Flatten(), dropout=nn.Dropout(), fc=fc))
+
+    @property
+    def rows(self) -> list[LayerRow]:
+        """The layer table: volumes, parameters and multiply-adds of each part."""
+        layers = {f"layers.{k}": settings for k, settings in enumerate(self.layer_settings)}
+        preprocessing, classes = self.preprocessing.settings["kind"], len(self.classes)
+        return layer_rows(layers, self.image_shape, preprocessing=preprocessing, classes=classes)
 
     def forward(self, images: Tensor) -> Tensor:
         """Return logits, (N, classes), of images, (N, C, H, W): uint8, or floating-point in [0, 1]."""
@@ -72,7 +81,7 @@ class ConvNet(nn.Module):
         """Write architecture and weights: tensors and plain values alone."""
         architecture = {
             "preprocessing": self.preprocessing.settings,
-            "layers": [layer.settings for layer in self.layers],
+            "layers": [asdict(settings) for settings in self.layer_settings],
             "image_shape": self.image_shape,
             "classes": self.classes,
         }
@@ -95,7 +104,8 @@ class ConvNet(nn.Module):
             layers = [Layer(**settings) for settings in architecture["layers"]]
             network = cls(preprocessing, layers, architecture["image_shape"], architecture["classes"])
             network.load_state_dict(state)
-        except Exception as error:  # of many kinds, since the file may hold anything
+        except Exception as error:
+            # The file may hold anything, so errors of many kinds are possible.
             raise UserError(f"{path} does not hold a network ({type(error).__name__}: {error}).") from None
         return network.eval()
 

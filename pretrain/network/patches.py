@@ -5,9 +5,9 @@ from torch import Tensor
 
 
 def random_patches(images: Tensor, side: int, count: int, generator: torch.Generator) -> Tensor:
-    """Return patches, (count, C, side, side), each from a random place in a random one of the images, (N, C, H, W).
+    """Return patches, (count, C, side, side), each from a random position in a random one of the images, (N, C, H, W).
 
-    They are on the device, and of the type, of the images, wherever the generator is.
+    They have the device and the type of the images, wherever the generator is.
     """
     n, _, height, width = images.shape
     image, y, x = (

@@ -7,9 +7,10 @@ from torch import Tensor, nn
 
 from pretrain.network.channel_moments import channel_spread
 
-CHUNK = 500  # images in floating point at a time
-FLAT = 1e-3  # added to an image's variance where contrast is normalized: what is nearly flat is not blown up
-SHOWN = 0.25  # standard deviation of the pixels in pictures of contrast-normalized images
+PIXEL_BATCH = 500  # images in floating point at a time
+# This is added to an image's variance where contrast is normalized: what is nearly flat is not blown up.
+LEAST_CONTRAST = 1e-3
+PICTURE_CONTRAST = 0.25  # standard deviation of the pixels in pictures of contrast-normalized images
 
 
 class Standardize(nn.Module):
@@ -18,7 +19,8 @@ class Standardize(nn.Module):
     Parameters
     ----------
     mean, std : Tensor, (C,)
-        Of pixels from 0 to 1, or of normalized ones; 0 and 1 leave them as they are.
+        Mean and standard deviation of pixels from 0 to 1, or of contrast-normalized ones; 0 and 1 leave them as they
+        are.
     contrast : bool
         Bring each image to zero mean and unit variance first, over all its pixels and channels (contrast
         normalization): bright or dark, clear or hazy, no longer matters.
@@ -39,13 +41,13 @@ class Standardize(nn.Module):
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What `unfitted` makes one of the same kind and shapes from."""
+        """The arguments from which `unfitted` makes one of the same kind and shapes."""
         return {"kind": "standardize", "channels": len(self.mean), "contrast": self.contrast}
 
     @classmethod
     def from_images(cls, images: Tensor, contrast: bool = False) -> "Standardize":
         """Measure the statistics on images, (N, C, H, W), uint8 or floating-point in [0, 1]."""
-        return cls(*channel_spread(image_pixels(chunk, contrast) for chunk in images.split(CHUNK)), contrast)
+        return cls(*channel_spread(image_pixels(chunk, contrast) for chunk in images.split(PIXEL_BATCH)), contrast)
 
     @classmethod
     def identity(cls, channels: int, *, contrast: bool = False) -> "Standardize":
@@ -60,30 +62,34 @@ class Standardize(nn.Module):
     def bounds(self) -> tuple[Tensor, Tensor]:
         """The least and the greatest value that each channel can take, (C,) twice: those of black and white.
 
-        Infinite, of images whose contrast is normalized.
+        They are infinite where contrast is normalized.
         """
         low, high = (-torch.inf, torch.inf) if self.contrast else (0.0, 1.0)
         return (low - self.mean) / self.std, (high - self.mean) / self.std
 
     def inverse(self, x: Tensor) -> Tensor:
-        """Return pixels in [0, 1] from standardized ones, clipped to that range; of some contrast, where it is lost."""
+        """Return pixels in [0, 1] from standardized ones, clipped to that range.
+
+        Where contrast is normalized, that of the image is lost: its pixels get a standard deviation of
+        `PICTURE_CONTRAST`.
+        """
         pixels = x * self.std[:, None, None] + self.mean[:, None, None]
-        return (0.5 + SHOWN * pixels if self.contrast else pixels).clamp(0, 1)
+        return (0.5 + PICTURE_CONTRAST * pixels if self.contrast else pixels).clamp(0, 1)
 
 
 def image_pixels(images: Tensor, contrast: bool) -> Tensor:
-    """Return pixels from 0 to 1, or those of images of zero mean and unit variance each, (N, C, H, W)."""
+    """Return pixels from 0 to 1, (N, C, H, W); with `contrast`, each image has zero mean and unit variance instead."""
     x = unit_range(images)
-    return contrast_normalized(x.flatten(1), FLAT).view_as(x) if contrast else x
+    return contrast_normalized(x.flatten(1), LEAST_CONTRAST).view_as(x) if contrast else x
 
 
 def unit_range(images: Tensor) -> Tensor:
-    """Return floating-point pixels in [0, 1] of bytes; floating-point ones are taken to be so already."""
+    """Return bytes as floating-point pixels in [0, 1]; floating-point ones are taken to lie there already."""
     return images.float() / 255 if images.dtype == torch.uint8 else images
 
 
 def contrast_normalized(patches: Tensor, epsilon: float | Tensor) -> Tensor:
-    """Return patches, (N, D), each less its mean and over sqrt(its variance + epsilon).
+    """Return patches, (N, D), each minus its mean and divided by sqrt(its variance + epsilon).
 
     References
     ----------

@@ -12,9 +12,9 @@ def uniform_like(x: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def pooled_free_energy(x: Tensor, size: int) -> Tensor:
-    """Return the part of probabilistic max-pooling in the free energy, -sum log(1 + sum exp x): (N, K, H, W) -> (N,).
+    """Return what probabilistic max-pooling adds to the free energy, -sum log(1 + sum exp x): (N, K, H, W) -> (N,).
 
-    The inner sum is over a block of `size` x `size` hidden units, of which one at most is on.
+    The inner sum is over a block of `size` x `size` hidden units, of which at most one is on.
 
     References
     ----------
@@ -25,7 +25,7 @@ def pooled_free_energy(x: Tensor, size: int) -> Tensor:
 
 
 def pooled_mean(x: Tensor, size: int) -> Tensor:
-    """Return the probability that each unit is on, where one at most of its block may be: the shape of `x`.
+    """Return the probability that each unit is on, where at most one of its block may be, in the shape of `x`.
 
     References
     ----------
@@ -48,9 +48,10 @@ def pooled_probability(x: Tensor, size: int) -> Tensor:
 
 
 def sample_pooled(mean: Tensor, size: int, generator: torch.Generator) -> Tensor:
-    """Draw hidden units of which one at most in each block is on, of the shape and type of their means.
+    """Draw hidden units of which at most one in each block is on, in the shape and type of their means.
 
-    The first unit is on up to its probability, the second from there up to the sum of the two, and so on.
+    One uniform draw decides a block: below the first unit's probability that unit is on, from there to the sum of the
+    first two the second one is, and so on.
 
     References
     ----------
@@ -58,7 +59,7 @@ def sample_pooled(mean: Tensor, size: int, generator: torch.Generator) -> Tensor
     """
     h = torch.empty_like(mean)
     units = [(..., slice(i, None, size), slice(j, None, size)) for i in range(size) for j in range(size)]
-    # Where the sum reaches 1, a unit so far is on; were it to start there, one without probability could be.
+    # A unit is on where the running sum reaches 1. The sum must start below 1, or a unit of probability 0 could be on.
     upper = (1 - uniform_like(mean[units[0]], generator)).clamp_(max=1 - 2**-23)
     passed = torch.zeros_like(upper)
     for unit in units:
@@ -70,9 +71,12 @@ def sample_pooled(mean: Tensor, size: int, generator: torch.Generator) -> Tensor
 
 
 def _block_weights(x: Tensor, size: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Return exp of each unit's input, and of the zero of the state in which none is on, over the greatest of a block.
+    """Return the weights of a block's states, divided by the greatest of them, so that no exponential overflows.
 
-    The last, in logarithms, is what no exponential overflows by: (N, K, H, W), and twice (N, K, H/size, W/size).
+    Returns
+    -------
+    Tensor, (N, K, H, W), and Tensor, (N, K, H/size, W/size), twice
+        The weight of each unit being on, that of none being on, and the logarithm of the divisor.
     """
     greatest = F.max_pool2d(x.detach(), size).clamp(min=0)
     return (x - _spread(greatest, size)).exp(), (-greatest).exp(), greatest
@@ -89,10 +93,9 @@ def _spread(x: Tensor, size: int) -> Tensor:
 
 
 class ProbabilisticMaxPool(nn.MaxPool2d):
-    """The probability that any unit of a window is on, given the units' inputs; see `energy.pooled_probability`."""
-
-    of = "probabilistic max"  # in the table of layers
+    """The probability that any unit of a window is on, given the units' inputs; see `pooled_probability`."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Return probabilities, (N, K, H/size, W/size), of inputs (N, K, H, W)."""
-        return pooled_probability(x, self.kernel_size)  # type: ignore[arg-type]  # a layer's window is one number
+        # A layer's window is one number, where torch allows two.
+        return pooled_probability(x, self.kernel_size)  # type: ignore[arg-type]

@@ -1,13 +1,15 @@
-"""Output-volume arithmetic of a convolutional network: sizes, parameters and multiply-adds of each layer."""
+"""Output-volume arithmetic: sizes, parameters and multiply-adds of each layer of a network, without importing torch."""
 
+import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from torch import nn
-
-from pretrain.errors import UserError
-from pretrain.network.whitening import Whiten
+from pretrain.errors import UserError, choose
+from pretrain.network.layer_settings import LayerSettings, SlidingWindow
 
 Shape = tuple[int, ...]
+PREPROCESSINGS = ("standardize", "whiten", "contrast_standardize", "contrast_whiten", "none")
+WHITENING_SIDE = 9  # pixels: on CIFAR-10 the outermost weights are below 1% of the central one
 
 
 def output_size(width: int, filter_size: int, stride: int = 1, padding: int = 0) -> int:
@@ -72,7 +74,7 @@ class LayerRow:
     shape : tuple of int
         Output volume (C, H, W), or (features,) after flattening.
     parameters : int
-        Learnt numbers.
+        Number of learned values.
     multiply_adds : int
         Multiplications with an addition, for one image, forward.
     """
@@ -80,86 +82,109 @@ class LayerRow:
     name: str
     kind: str
     shape: Shape
-    parameters: int
-    multiply_adds: int
+    parameters: int = 0
+    multiply_adds: int = 0
 
 
-def layer_rows(network: nn.Module, input_shape: Shape) -> list[LayerRow]:
-    """Return a row for each leaf module of a network whose modules run one after the other.
+def layer_rows(
+    layers: Mapping[str, LayerSettings],
+    image_shape: Shape,
+    *,
+    preprocessing: str | None = None,
+    classes: int | None = None,
+) -> list[LayerRow]:
+    """Return a row for each module of a network, in the order of computation.
 
     Parameters
     ----------
-    network : nn.Module
-        Its leaf modules, in the order of registration, are the order of computation.
-    input_shape : tuple of int
+    layers : mapping of str to LayerSettings
+        The layers by name, from the input upwards.
+    image_shape : tuple of int
         The volume (C, H, W) of one image.
+    preprocessing : str, optional
+        One of `PREPROCESSINGS`; None leaves its row out.
+    classes : int, optional
+        Number of classes of the fully connected head; None leaves its rows out.
 
     Raises
     ------
     UserError
-        When a filter or a pooling window does not fit its input, or is of a kind that is not described; the layer is
-        named.
+        When a filter or a pooling window does not fit its input, or there is no such preprocessing; the layer is named.
     """
-    rows = []
-    shape = input_shape
-    for name, module in network.named_modules(remove_duplicate=False):
-        if next(module.children(), None) is not None:
-            continue
-        try:
-            kind, shape, multiply_adds = _pass_through(module, shape)
-        except UserError as error:
-            raise UserError(f"{name}: {error}") from None
-        parameters = sum(p.numel() for p in module.parameters())
-        rows.append(LayerRow(name, kind, shape, parameters, multiply_adds))
-    return rows
+    rows = [] if preprocessing is None else [_preprocessing_row(preprocessing, image_shape)]
+    shape = image_shape
+    for name, settings in layers.items():
+        rows += _rows_of_layer(name, settings, shape)
+        shape = rows[-1].shape
+    return rows if classes is None else [*rows, *_head_rows(shape, classes)]
 
 
-def _pass_through(module: nn.Module, shape: Shape) -> tuple[str, Shape, int]:
-    """Return what a module is, its output volume, and its multiply-adds for one image."""
-    match module:
-        case nn.Conv2d():
-            filter_size, stride, padding = _square(module.kernel_size), _square(module.stride), module.padding
-            if not isinstance(padding, tuple):
-                raise UserError(f"padding {padding!r} is not a number of pixels; give one.")
-            if _square(module.dilation) > 1:
-                raise UserError(f"dilation {_square(module.dilation)}: only filters without gaps are described.")
-            if module.in_channels != shape[0]:
-                raise UserError(f"it takes {module.in_channels} channels, but {shape[0]} come from below.")
-            sides = [output_size(side, filter_size, stride, _square(padding)) for side in shape[1:]]
-            weights = module.weight.numel()
-            kind = (
-                f"conv {filter_size}x{filter_size}, {module.out_channels} filters, stride {stride}, "
-                f"pad {_square(padding)}"
-            )
-            return kind, (module.out_channels, *sides), weights * sides[0] * sides[1]
-        case nn.MaxPool2d() | nn.AvgPool2d():
-            filter_size, stride = _square(module.kernel_size), _square(module.stride)
-            border = _square(module.padding)
-            sides = [output_size(side, filter_size, stride, border) for side in shape[1:]]
-            name = getattr(module, "of", "max" if isinstance(module, nn.MaxPool2d) else "mean")
-            padded = f", pad {border}" if border else ""
-            return f"{name}-pool {filter_size}x{filter_size}, stride {stride}{padded}", (shape[0], *sides), 0
-        case Whiten():
-            side = module.kernel.shape[-1]
-            return f"whiten {side}x{side}", shape, module.kernel.numel() * shape[1] * shape[2]
-        case nn.Flatten():
-            features = 1
-            for side in shape:
-                features *= side
-            return "flatten", (features,), 0
-        case nn.Linear():
-            return f"fully connected, {module.out_features}", (module.out_features,), module.weight.numel()
-        case _:
-            return type(module).__name__.lower(), shape, 0
+def output_volume(layers: Mapping[str, LayerSettings], image_shape: Shape) -> Shape:
+    """Return the volume (C, H, W) that the last of the layers puts out; errors are those of `layer_rows`."""
+    rows = layer_rows(layers, image_shape)
+    return rows[-1].shape if rows else image_shape
 
 
-def _square(size: int | tuple[int, ...]) -> int:
-    """Return the side of a square window."""
-    if isinstance(size, int):
-        return size
-    if len(set(size)) > 1:
-        raise UserError(f"the window {size} is not square; only square filters and pools are described.")
-    return size[0]
+def whitening_side(image_shape: Shape) -> int:
+    """Return the side of the whitening filters: odd, and about half as wide as the image at most."""
+    return min(WHITENING_SIDE, min(image_shape[1:]) // 2 | 1)
+
+
+def _preprocessing_row(name: str, image_shape: Shape) -> LayerRow:
+    choose("stack.preprocessing", name, PREPROCESSINGS)
+    if not name.endswith("whiten"):
+        return LayerRow("preprocessing", "standardize", image_shape)
+    side = whitening_side(image_shape)
+    kernel = (image_shape[0] * side) ** 2
+    return LayerRow("preprocessing", f"whiten {side}x{side}", image_shape, 0, kernel * math.prod(image_shape[1:]))
+
+
+def _rows_of_layer(name: str, settings: LayerSettings, shape: Shape) -> Iterator[LayerRow]:
+    """Return the rows of the convolution, the activation and the pooling of one layer."""
+    filters, (side, stride, padding) = settings.out_channels, settings.convolution
+    if settings.in_channels != shape[0]:
+        raise UserError(f"{name}.conv: it takes {settings.in_channels} channels, but {shape[0]} come from below.")
+    convolved = (filters, *_positions(f"{name}.conv", shape, settings.convolution))
+    weights = filters * settings.in_channels * side**2
+    parameters = weights + filters * settings.has_bias
+    kind = f"conv {side}x{side}, {filters} filters, stride {stride}, pad {padding}"
+    yield LayerRow(f"{name}.conv", kind, convolved, parameters, weights * math.prod(convolved[1:]))
+    yield LayerRow(f"{name}.activation", _activation_kind(settings), convolved)
+    pooled = (filters, *_positions(f"{name}.pool", convolved, settings.pool))
+    yield LayerRow(f"{name}.pool", _pool_kind(settings), pooled)
+
+
+def _positions(name: str, shape: Shape, window: SlidingWindow) -> list[int]:
+    """Return how many positions a window takes along each side of a volume; errors name the layer."""
+    try:
+        return [output_size(side, *window) for side in shape[1:]]
+    except UserError as error:
+        raise UserError(f"{name}: {error}") from None
+
+
+def _activation_kind(settings: LayerSettings) -> str:
+    if settings.pooling == "probabilistic":
+        # The pooling starts from the inputs of the units.
+        return "identity"
+    return {"zero_bias_relu": "relu", "scaled_tanh": "scaledtanh"}.get(settings.activation, settings.activation)
+
+
+def _pool_kind(settings: LayerSettings) -> str:
+    side, stride, padding = settings.pool
+    if side == 1 and settings.pooling != "probabilistic":
+        return "identity"
+    name = {"max": "max", "average": "mean", "probabilistic": "probabilistic max"}[settings.pooling]
+    return f"{name}-pool {side}x{side}, stride {stride}" + (f", pad {padding}" if padding else "")
+
+
+def _head_rows(shape: Shape, classes: int) -> list[LayerRow]:
+    """Return the rows of the head on a volume (C, H, W)."""
+    features = math.prod(shape)
+    return [
+        LayerRow("head.flatten", "flatten", (features,)),
+        LayerRow("head.dropout", "dropout", (features,)),
+        LayerRow("head.fc", f"fully connected, {classes}", (classes,), (features + 1) * classes, features * classes),
+    ]
 
 
 def format_rows(rows: list[LayerRow], input_shape: Shape) -> str:

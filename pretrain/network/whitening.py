@@ -12,32 +12,34 @@ from torch import Tensor
 
 from pretrain.network.channel_moments import channel_spread
 from pretrain.network.patches import random_patches
-from pretrain.network.preprocessing import CHUNK, Standardize, image_pixels
+from pretrain.network.preprocessing import PIXEL_BATCH, Standardize, image_pixels
+from pretrain.network.shapes import whitening_side
 from pretrain.runs.seeding import generator
 
-SIDE = 9  # pixels: on CIFAR-10 the outermost weights are below 1% of the central one
-REGULARIZER = 0.03  # of the mean eigenvalue: flattens CIFAR-10 but for its highest frequencies, which are noise
-PATCHES = 50_000
-SAMPLE = 5000  # images that the scale of whitened channels is measured on
+# This share of the mean eigenvalue is added to each: it flattens the spectrum of CIFAR-10 but for its highest
+# frequencies, which are noise.
+REGULARIZER = 0.03
+FITTED_PATCHES = 50_000
+SCALE_SAMPLE = 5000  # images that the scale of whitened channels is measured on
 
 
 class Whiten(Standardize):
-    """Standardize the channels, then take out what neighboring pixels tell of each other: ZCA as one convolution.
+    """Standardize the channels, then decorrelate neighboring pixels: ZCA whitening as one convolution.
 
     Parameters
     ----------
     mean, std, contrast
         Those of `Standardize`.
     kernel : Tensor, (C, C, S, S)
-        The whitening filter of each channel; S is odd.
+        The whitening filters, one for each channel; S is odd.
 
     Notes
     -----
-    Of all matrices W that whiten patches p, W cov(p) W' = 1, the symmetric one, cov(p)^(-1/2), changes them least
-    (zero-phase components). The rows that belong to a patch's central pixel are filters with which the whole image
-    is convolved, its edges reflected. Computed in float32, whatever the precision of the layers above: a whitened
+    Many matrices W whiten patches p, W cov(p) W' = 1; the symmetric one, cov(p)^(-1/2), changes them least (zero-phase
+    components). The rows that belong to a patch's central pixel are filters with which the whole image is convolved,
+    its edges reflected. The convolution is computed in float32, whatever the precision of the layers above: a whitened
     pixel is a small difference of large numbers. It stays a fixed layer of assembled networks: as a part of the first
-    convolution, whose 5x5 filters would be 13x13 then, it would be trained away, and could not reflect the edges.
+    convolution, whose 5x5 filters would become 13x13, it would be trained away, and could not reflect the edges.
 
     References
     ----------
@@ -54,29 +56,30 @@ class Whiten(Standardize):
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What `unfitted` makes one of the same kind and shapes from."""
+        """The arguments from which `unfitted` makes one of the same kind and shapes."""
         return {**super().settings, "kind": "whiten", "side": self.kernel.shape[-1]}
 
     @classmethod
     def from_images(cls, images: Tensor, contrast: bool = False) -> "Whiten":
         """Fit the filters to random patches of images, (N, C, H, W), uint8 or floating-point in [0, 1].
 
-        They are `SIDE` pixels wide, or about half as wide as the images where that is less, and scaled so that each
-        channel of the whitened images has unit variance.
+        `whitening_side` says how wide they are. They are scaled so that each channel of the whitened images has unit
+        variance.
         """
         standardize = Standardize.from_images(images, contrast)
-        side = min(SIDE, min(images.shape[2:]) // 2 | 1)
-        sample = torch.randperm(len(images), generator=generator(0, "whiten", "scale"))[:SAMPLE]
-        whole = image_pixels(images[sample], contrast) if contrast else images  # contrast is that of whole images
-        patches = random_patches(whole, side, PATCHES, generator(0, "whiten", "patches"))
+        side = whitening_side(images.shape[1:])
+        sample = torch.randperm(len(images), generator=generator(0, "whiten", "scale"))[:SCALE_SAMPLE]
+        # The contrast to normalize is that of whole images, not that of patches.
+        whole = image_pixels(images[sample], contrast) if contrast else images
+        patches = random_patches(whole, side, FITTED_PATCHES, generator(0, "whiten", "patches"))
         kernel = zca_kernel(Standardize(standardize.mean, standardize.std)(patches))
         whiten = cls(standardize.mean, standardize.std, kernel, contrast)
-        _, std = channel_spread(whiten(images[chunk]) for chunk in sample.split(CHUNK))
+        _, std = channel_spread(whiten(images[chunk]) for chunk in sample.split(PIXEL_BATCH))
         return cls(standardize.mean, standardize.std, kernel / std[:, None, None, None], contrast)
 
     @property
     def bounds(self) -> tuple[Tensor, Tensor]:
-        """None: minus infinity and infinity for each channel, (C,) twice."""
+        """Minus infinity and infinity for each channel, (C,) twice: whitened pixels have no bounds."""
         return torch.full_like(self.mean, -torch.inf), torch.full_like(self.mean, torch.inf)
 
     @classmethod
@@ -93,9 +96,10 @@ class Whiten(Standardize):
             return _filter(x, self.kernel.to(x.dtype))
 
     def inverse(self, x: Tensor) -> Tensor:
-        """Return pixels in [0, 1] from whitened ones, clipped to that range: of a few images, such as for pictures.
+        """Return pixels in [0, 1] from whitened ones, clipped to that range.
 
-        The linear system of each image is solved by GMRES (Saad and Schultz 1986), in float64 on the CPU.
+        The linear system of each image is solved by GMRES (Saad and Schultz 1986), in float64 on the CPU. That is meant
+        for a few images, such as those of pictures.
         """
         kernel = self.kernel.double().cpu()
 
@@ -111,8 +115,9 @@ class Whiten(Standardize):
         return super().inverse(standardized.to(x))
 
 
-# By the name in the configuration: fitted to unlabelled images, (N, C, H, W).
-PREPROCESSINGS: dict[str, Callable[[Tensor], Standardize]] = {
+# Each function fits a preprocessing to unlabelled images, (N, C, H, W). The names are those of
+# `pretrain.network.shapes.PREPROCESSINGS`.
+FIT_PREPROCESSING: dict[str, Callable[[Tensor], Standardize]] = {
     "standardize": Standardize.from_images,
     "whiten": Whiten.from_images,
     "contrast_standardize": partial(Standardize.from_images, contrast=True),
@@ -130,13 +135,13 @@ def unfitted(kind: str, **settings: Any) -> Standardize:
 def zca_kernel(patches: Tensor) -> Tensor:
     """Return the whitening filters, (C, C, S, S), float64, of patches (N, C, S, S), S odd.
 
-    ``W = U (L + r mean(L))^(-1/2) U'``, of the covariance U L U', where r is `REGULARIZER`; of it, the rows of the
-    central pixel. A patch and the same patch turned by 180 degrees count as equally likely, as they are for any
-    stationary image of one channel: the filters are point-symmetric and shift nothing.
+    The covariance is U L U', and the whitening matrix ``W = U (L + r mean(L))^(-1/2) U'``, where r is `REGULARIZER`.
+    The filters are its rows for the central pixel. A patch and the same patch turned by 180 degrees count as equally
+    likely, as they are for any stationary image of one channel: the filters are point-symmetric and shift nothing.
 
     References
     ----------
-    Those of `Whiten`.
+    See `Whiten`.
     """
     _, channels, side, _ = patches.shape
     pixels, size = side**2, channels * side**2
@@ -152,12 +157,13 @@ def _filter(x: Tensor, kernel: Tensor) -> Tensor:
 
 
 def whitening_power(covariance: Tensor, regularizer: float, power: float) -> Tensor:
-    """Return ``U (L + r mean(L))^power U'`` of a covariance U L U', (D, D); of power -1/2, the ZCA matrix.
+    """Return ``U (L + r mean(L))^power U'`` for a covariance U L U', (D, D); power -1/2 gives the ZCA matrix.
 
     References
     ----------
     Bell and Sejnowski (1997), The independent components of natural scenes are edge filters, Vision Research 37.
     """
     variances, axes = torch.linalg.eigh(covariance)
-    floor = regularizer * variances.mean().clamp(min=1e-6)  # images may all be of one gray
+    # Images may all be of one gray, whose variance is zero.
+    floor = regularizer * variances.mean().clamp(min=1e-6)
     return axes * (variances.clamp(min=0) + floor).pow(power) @ axes.T

@@ -14,11 +14,11 @@ SHOWN = 64  # filters in a picture
 
 @torch.no_grad()
 def project(stack: Stack, upto: int) -> Tensor:
-    """Return what each of the first filters of a layer stands for in preprocessed pixels: (filters, C, size, size).
+    """Return the first filters of a layer in preprocessed pixels: (filters, C, size, size).
 
-    A filter is drawn as its weights on the layer below, these as theirs, and so on down to the image, as if
-    there were no rectifiers and each pooled position counted the same for every place of its window. For the
-    first layer these are the filters themselves.
+    A filter is drawn as its weights on the layer below, these as theirs, and so on down to the image, as if there were
+    no rectifiers and each pooled value counted the same for every position of its window. For the first layer these
+    are the filters themselves.
     """
     layers = [stage.layer for stage in stack][:upto]
     x = torch.eye(layers[-1].conv.out_channels)[:SHOWN, :, None, None]

@@ -14,7 +14,7 @@ from pretrain.runs.run_folder import RunFolder
 from pretrain.runs.settings import as_config, may_differ
 from pretrain.stages.assembly import assemble
 from pretrain.training.greedy import load_stack
-from pretrain.training.stack_settings import build_stack
+from pretrain.training.stack_building import build_stack
 
 
 @dataclass(frozen=True)

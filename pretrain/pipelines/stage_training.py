@@ -20,7 +20,7 @@ from pretrain.runs.seeding import generator
 from pretrain.stages.stack import Stack
 from pretrain.training.compute_cost import stage_flops
 from pretrain.training.greedy import fit_stages, load_stack
-from pretrain.training.stack_settings import StackPlan, build_stack
+from pretrain.training.stack_building import StackPlan, build_stack
 
 PICTURED = 8  # images in the pictures of reconstructions
 
@@ -82,7 +82,7 @@ def _draw_stage(stack: Stack, count: int, data: Dataset, folder: RunFolder) -> N
     log = [row for row in folder.metrics() if row["phase"] == name]
     drawings = {
         "filters": lambda: draw_filters(stack, count),
-        "health": lambda: draw_health(log, f"Stage {count}"),
+        "health": lambda: draw_health(log, f"Stage {count}", stack[count - 1].metrics),
         "reconstructions": lambda: draw_reconstructions(stack, images, count),
         "samples": lambda: draw_samples(stack, images, count, generator(0, "pictures", "samples", count)),
     }

@@ -1,1 +1,1 @@
-"""Restricted Boltzmann machines: energies, Gibbs chains, likelihoods, and tiny ones gone through exactly."""
+"""Restricted Boltzmann machines: energies, Gibbs chains, likelihoods, and exact enumeration of tiny ones."""

@@ -1,8 +1,8 @@
-"""The convolutional restricted Boltzmann machine as a value: its parameters, and every equation that they make.
+"""The convolutional restricted Boltzmann machine (RBM) as a value: its parameters, and the equations that they define.
 
-Its energy is ``E(v, h) = visible energy(v) - sum h x(v)`` with what the hidden units receive, ``x(v) = W * v + b``: a
-valid convolution, unless padded with zeros. A pixel at an edge is seen by fewer hidden units than one inside, so the
-machine says less about it. A dense machine is the case of filters as large as the image.
+Its energy is ``E(v, h) = visible energy(v) - sum h x(v)``, where the hidden units receive ``x(v) = W * v + b``: a valid
+convolution, unless padded with zeros. A pixel at an edge is seen by fewer hidden units than one inside, so the RBM says
+less about it. Filters as large as the image make a dense RBM.
 """
 
 from dataclasses import dataclass, replace
@@ -20,7 +20,7 @@ from pretrain.rbm.visible_units import BinaryUnits, GaussianUnits, weighted_sum
 
 
 def _product_dtype(x: Tensor) -> torch.dtype:
-    """Return the type in which products of `x` are computed: that of autocast, where it is on."""
+    """Return the type in which products of `x` are computed: autocast's, where it is on."""
     device = x.device.type
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
 
@@ -44,14 +44,14 @@ class RBM:
     weight : Tensor, (K, C, F, F)
         W, the filters.
     hidden_bias : Tensor, (K,)
-        b, one a map.
+        b, one for each map.
     visible : GaussianUnits or BinaryUnits
         The visible units.
     hidden : {"bernoulli", "rectified"}
         0 or 1; or noisy rectified linear (Nair and Hinton 2010).
     block : int
-        Side of the blocks of Bernoulli hidden units of which one at most is on: probabilistic max-pooling (Lee et al.
-        2009). With 1 they are free.
+        Side of the blocks of Bernoulli hidden units of which at most one is on: probabilistic max-pooling (Lee et al.
+        2009). With 1 the units are independent.
     padding : int
         Zeros around the image.
 
@@ -80,7 +80,7 @@ class RBM:
         return x.sigmoid() if self.block == 1 else pooled_mean(x, self.block)
 
     def sample_hidden(self, x: Tensor, generator: torch.Generator, mean: Tensor | None = None) -> Tensor:
-        """Draw the hidden units given what they receive, of the same shape; `mean` is `hidden_mean(x)`, if at hand."""
+        """Draw the hidden units given what they receive, of the same shape; `mean` is `hidden_mean(x)`, if known."""
         if self.hidden == "rectified":
             return sample_rectified(x, generator)
         mean = self.hidden_mean(x) if mean is None else mean
@@ -90,8 +90,9 @@ class RBM:
 
     def field(self, h: Tensor) -> Tensor:
         """Return what the visible units receive, W~ * h, the transpose of the convolution: (N, C, H, W)."""
-        if h.shape[2:] == (1, 1) and not self.padding:  # dense: a matrix product is a hundred times as fast
-            flat = self.weight.permute(0, 2, 3, 1)  # (K, F, F, C), a view where the channels are last
+        if h.shape[2:] == (1, 1) and not self.padding:
+            # In a dense RBM a matrix product is a hundred times as fast. With the channels last, `flat` is a view.
+            flat = self.weight.permute(0, 2, 3, 1)  # (K, F, F, C)
             received = (h.flatten(1) @ flat.flatten(1)).unflatten(1, flat.shape[1:]).permute(0, 3, 1, 2)
         else:
             received = conv_transpose(h, self.weight, self.padding)
@@ -121,7 +122,7 @@ class RBM:
         return bernoulli_free_energy(x) if self.block == 1 else pooled_free_energy(x, self.block)
 
     def free_energy(self, v: Tensor, x: Tensor | None = None) -> Tensor:
-        """Return F(v) = -log sum_h exp(-E(v, h)), in nats: (N, C, H, W) -> (N,); `x` is `hidden_input(v)`, if at hand.
+        """Return F(v) = -log sum_h exp(-E(v, h)), in nats: (N, C, H, W) -> (N,); `x` is `hidden_input(v)`, if known.
 
         References
         ----------
@@ -143,15 +144,15 @@ class RBM:
         Returns
         -------
         dict of str to Tensor
-            "weight", "hidden_bias", "visible_bias" and, of Gaussian units, "log_variance".
+            "weight", "hidden_bias", "visible_bias" and, for Gaussian units, "log_variance".
 
         References
         ----------
         Hinton (2002), Training products of experts by minimizing contrastive divergence, Neural Computation 14,
         equation 5.
         """
-        # One product for all batches: that of the data and that of the model are nearly the same, and under autocast
-        # bfloat16 would round each by more than they differ.
+        # All batches share one product. The products of the data and of the model are nearly the same, and under
+        # autocast bfloat16 would round each by more than they differ.
         dtype = _product_dtype(self.weight)
         v = _joined([-weights[:, None, None, None] * v for v, _, weights in batches], dtype)
         h = _joined([h for _, h, _ in batches], dtype)
@@ -163,13 +164,13 @@ class RBM:
         }
 
     def tempered(self, beta: float) -> "RBM":
-        """Return the machine at inverse temperature `beta`, from 0 (visible units alone) to 1 (itself).
+        """Return the RBM at inverse temperature `beta`, from 0 (visible units alone) to 1 (itself).
 
         What the hidden units receive is multiplied by `beta`.
 
         References
         ----------
         Salakhutdinov and Murray (2008), On the quantitative analysis of deep belief networks, ICML, equation 16, with
-        the visible biases of the machine itself in the base-rate model.
+        the visible biases of the RBM itself in the base-rate model.
         """
         return replace(self, weight=beta * self.weight, hidden_bias=beta * self.hidden_bias)

@@ -6,11 +6,11 @@ from torch import Tensor
 def centered_gradient(
     gradient: dict[str, Tensor], hidden_mean: Tensor, visible_mean: Tensor, gain: Tensor, overlap: float
 ) -> dict[str, Tensor]:
-    """Return the gradient that the machine written in centered units would have followed, in its usual parameters.
+    """Return the gradient that the RBM written in centered units would follow, in its usual parameters.
 
     With ``W * (v - m) + b'`` and ``W~ * (h - l) + c'``, descent on (W, b', c') is descent on (W, b, c) by
-    ``gW' = gW - gb m - l gc``, ``gb' = gb - gW' m`` and ``gc' = gc - gW' l``, summed over the filter. One bias a
-    channel can follow the hidden offsets of an average pixel alone, which a share of the positions of a filter sees.
+    ``gW' = gW - gb m - l gc``, ``gb' = gb - gW' m`` and ``gc' = gc - gW' l``, summed over the filter. One bias for
+    each channel can only follow the hidden offsets of an average pixel, which a share of the filter's positions see.
 
     Parameters
     ----------
@@ -19,9 +19,10 @@ def centered_gradient(
     hidden_mean, visible_mean : Tensor, (K,), (C,)
         l and m.
     gain : Tensor, (C,)
-        What a field of one is worth beside the visible bias: sigma^2, or 1 for units of 0 and 1.
+        How much a field of one changes the mean of a visible unit: sigma^2, or 1 for units of 0 and 1.
     overlap : float
-        Positions of a filter over pixels: 1 where the padding keeps the size, 1 / (H W) in a dense machine.
+        Number of positions of a filter over number of pixels: 1 where the padding keeps the size, 1 / (H W) in a dense
+        RBM.
 
     References
     ----------
@@ -29,7 +30,8 @@ def centered_gradient(
     How to center deep Boltzmann machines, JMLR 17, section 4.
     """
     hidden, visible = gradient["hidden_bias"], gradient["visible_bias"]
-    offset = overlap * hidden_mean[:, None] * gain  # (K, C), what a hidden map's offset adds, through a weight of one
+    # The offset of a hidden map shifts a visible unit by so much, through a weight of one.
+    offset = overlap * hidden_mean[:, None] * gain  # (K, C)
     shift = hidden[:, None] * visible_mean + offset * visible
     weight = gradient["weight"] - shift[:, :, None, None]
     total = weight.sum(dim=(2, 3))  # (K, C)

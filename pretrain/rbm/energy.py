@@ -1,4 +1,4 @@
-"""Equations of restricted Boltzmann machines: energies, free energies, conditionals, and draws from them.
+"""Equations of restricted Boltzmann machines: energies, free energies and conditional means.
 
 The hidden layer receives ``x(v) = W * v + b``, a convolution, and the visible layer ``W~ * h``, its transpose. The
 energy of a state is
@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# B_2n / (2n + 1)!, with Bernoulli's numbers; the terms left out are below 1e-14.
+# The coefficients are B_2n / (2n + 1)!, with Bernoulli's numbers; the terms left out are below 1e-14.
 BERNOULLI_SERIES = (1, 1 / 36, -1 / 3600, 1 / 211680, -1 / 10886400, 1 / 526901760, -691 / 16999766784000)
 
 
@@ -32,7 +32,7 @@ def gaussian_energy(v: Tensor, bias: Tensor, log_variance: Tensor) -> Tensor:
     References
     ----------
     Cho, Ilin and Raiko (2011), Improved learning of Gaussian-Bernoulli RBMs, equation 4, whose z is `log_variance`;
-    here the filters are those that the hidden units see, W / sigma^2 in its notation.
+    its W / sigma^2 are the filters here, as the hidden units see them.
     """
     deviation = (v - bias[:, None, None]).square() * (-log_variance).exp()[:, None, None]
     return 0.5 * deviation.sum(dim=(1, 2, 3))
@@ -49,7 +49,7 @@ def bernoulli_energy(v: Tensor, bias: Tensor) -> Tensor:
 
 
 def bernoulli_free_energy(x: Tensor) -> Tensor:
-    """Return the part of Bernoulli hidden units in the free energy, -sum log(1 + exp x): (N, K, H, W) -> (N,).
+    """Return what Bernoulli hidden units add to the free energy, -sum log(1 + exp x): (N, K, H, W) -> (N,).
 
     References
     ----------
@@ -59,22 +59,22 @@ def bernoulli_free_energy(x: Tensor) -> Tensor:
 
 
 def rectified_free_energy(x: Tensor) -> Tensor:
-    """Return the part of noisy rectified linear hidden units in the free energy: (N, K, H, W) -> (N,).
+    """Return what noisy rectified linear hidden units add to the free energy: (N, K, H, W) -> (N,).
 
-    Each stands for a row of Bernoulli copies with the inputs x - 1/2, x - 3/2, ...; the sum over them is taken for an
-    integral, whose derivative is softplus(x), the unit's mean: the dilogarithm Li2(-exp x).
+    Each unit stands for a row of Bernoulli copies with the inputs x - 1/2, x - 3/2, .... The sum over them is
+    approximated by an integral, the dilogarithm Li2(-exp x); minus its derivative is softplus(x), the unit's mean.
 
     References
     ----------
     Nair and Hinton (2010), Rectified linear units improve restricted Boltzmann machines, section 2.1.
     """
-    # Li2(z) + Li2(1/z) = -pi^2 / 6 - log(-z)^2 / 2, so that the series is needed below zero alone.
+    # Li2(z) + Li2(1/z) = -pi^2 / 6 - log(-z)^2 / 2, so the series is needed only below zero.
     near = _dilogarithm(-x.abs())
     return torch.where(x > 0, -(math.pi**2) / 6 - 0.5 * x.square() - near, near).sum(dim=(1, 2, 3))
 
 
 def _dilogarithm(x: Tensor) -> Tensor:
-    """Return Li2(-exp x) of x <= 0, as the sum of B_n u^(n + 1) / (n + 1)! with u = -log(1 + exp x)."""
+    """Return Li2(-exp x) for x <= 0, as the sum of B_n u^(n + 1) / (n + 1)! with u = -log(1 + exp x)."""
     u = -F.softplus(x)
     odd = torch.zeros_like(u)
     for coefficient in reversed(BERNOULLI_SERIES):
@@ -83,14 +83,15 @@ def _dilogarithm(x: Tensor) -> Tensor:
 
 
 def rectified_mean(x: Tensor) -> Tensor:
-    """Return log(1 + exp x), the mean of noisy rectified linear units, of the shape of `x`; to 1e-7.
+    """Return log(1 + exp x), the mean of noisy rectified linear units, in the shape of `x`, within 1e-7.
 
-    Written so, it takes a sixth of the time of torch's `softplus`, whose logarithm is exact near 1.
+    It takes a sixth of the time of torch's `softplus`, whose logarithm is exact near 1.
 
     References
     ----------
     Nair and Hinton (2010), Rectified linear units improve restricted Boltzmann machines, section 2.1.
     """
-    if x.requires_grad:  # the parts have no slope of their own at zero
+    if x.requires_grad:
+        # The parts below have no slope at zero.
         return F.softplus(x)
     return x.abs().neg_().exp_().add_(1).log_().add_(x.relu())

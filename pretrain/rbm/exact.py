@@ -1,4 +1,4 @@
-"""Tiny restricted Boltzmann machines exactly, by going through all their states."""
+"""Exact quantities of tiny RBMs, by enumeration of all their states."""
 
 import itertools
 import math
@@ -12,12 +12,12 @@ from pretrain.errors import UserError
 from pretrain.rbm.boltzmann_machine import RBM
 from pretrain.rbm.visible_units import GaussianUnits
 
-ENUMERATED = 16  # hidden units whose states are all gone through
-NODES = 20  # of the quadrature over a Gaussian visible unit
+ENUMERATED = 16  # the greatest number of hidden units whose states are enumerated
+NODES = 20  # nodes of the quadrature over a Gaussian visible unit
 
 
 def hidden_states(rbm: RBM, shape: tuple[int, int, int]) -> Tensor:
-    """Return every state of the hidden units of a tiny machine: (states, K, H', W').
+    """Return every state of the hidden units of a tiny RBM: (states, K, H', W').
 
     Raises
     ------
@@ -27,7 +27,7 @@ def hidden_states(rbm: RBM, shape: tuple[int, int, int]) -> Tensor:
     volume = rbm.hidden_input(rbm.weight.new_zeros(1, *shape)).shape[1:]
     if rbm.hidden != "bernoulli" or volume.numel() > ENUMERATED:
         raise UserError(
-            f"{volume.numel()} {rbm.hidden} hidden units: only {ENUMERATED} Bernoulli ones are gone through."
+            f"{volume.numel()} {rbm.hidden} hidden units: at most {ENUMERATED} Bernoulli ones can be enumerated."
         )
     h = _all_bits(volume.numel()).to(rbm.weight).view(-1, *volume)
     on = F.avg_pool2d(h, rbm.block, divisor_override=1)
@@ -35,7 +35,7 @@ def hidden_states(rbm: RBM, shape: tuple[int, int, int]) -> Tensor:
 
 
 def log_partition(rbm: RBM, shape: tuple[int, int, int]) -> Tensor:
-    """Return log Z of a tiny machine, by going through every state of its hidden units; differentiable.
+    """Return log Z of a tiny RBM, a sum over every state of its hidden units; differentiable.
 
     References
     ----------
@@ -50,10 +50,10 @@ def _log_weights(rbm: RBM, h: Tensor) -> Tensor:
 
 
 def visible_states(rbm: RBM, shape: tuple[int, int, int]) -> tuple[Tensor, Tensor]:
-    """Return visible states of a tiny machine, and their probabilities: an expectation is a weighted sum.
+    """Return visible states of a tiny RBM, and their probabilities: an expectation is a weighted sum.
 
-    Of binary units they are all states; of Gaussian ones the nodes of a Gauss-Hermite quadrature about the mean given
-    each hidden state.
+    Binary units have all their states; Gaussian ones the nodes of a Gauss-Hermite quadrature about the mean given each
+    hidden state.
 
     Returns
     -------
@@ -72,6 +72,19 @@ def visible_states(rbm: RBM, shape: tuple[int, int, int]) -> tuple[Tensor, Tenso
     bits = _all_bits(units).to(rbm.weight).view(-1, *shape)
     v = rbm.visible.low[:, None, None] + rbm.visible.gain[:, None, None] * bits
     return v, (-rbm.free_energy(v)).softmax(dim=0)
+
+
+def negative_log_likelihood(rbm: RBM, data: Tensor) -> tuple[float, dict[str, Tensor]]:
+    """Return minus the mean log-likelihood of data, (N, C, H, W), under a tiny RBM, and its gradient.
+
+    In the gradient, expectations over the model are sums over all its states, or a quadrature for Gaussian visible
+    units; they take the place of the chains in the code that trains. The value is computed from log Z.
+    """
+    shape = (data.shape[1], data.shape[2], data.shape[3])
+    states, p = visible_states(rbm, shape)
+    weights = data.new_full((len(data),), 1 / len(data))
+    batches = [(v, rbm.hidden_mean(rbm.hidden_input(v)), w) for v, w in ((data, weights), (states, -p))]
+    return float(rbm.free_energy(data).mean() + log_partition(rbm, shape)), rbm.gradient(*batches)
 
 
 def _all_bits(count: int) -> Tensor:

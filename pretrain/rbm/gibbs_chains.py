@@ -1,4 +1,4 @@
-"""Where the model's side of the gradient of a restricted Boltzmann machine comes from: Markov chains."""
+"""Gibbs chains for the model's side of the gradient of an RBM: CD-k, PCD and parallel tempering."""
 
 from typing import Any
 
@@ -27,7 +27,8 @@ class ContrastiveDivergence(nn.Module):
     def __init__(self, steps: int, sample_last: bool):
         super().__init__()
         self.steps, self.sample_last = steps, sample_last
-        self.reconstructs = steps == 1 and not sample_last  # what it draws is as good as a reconstruction by means
+        # Its draw then is a reconstruction by means.
+        self.reconstructs = steps == 1 and not sample_last
 
     def start(self, v: Tensor, generator: torch.Generator) -> None:
         """Do nothing: the chains are forgotten after each batch."""
@@ -43,21 +44,21 @@ class ContrastiveDivergence(nn.Module):
 class PersistentChains(nn.Module):
     """Chains that go on from batch to batch, at one temperature (PCD) or at several (parallel tempering).
 
-    With several, each chain of the machine itself has others above it, for machines whose hidden units receive less
-    and less, down to nothing; neighbors exchange their states as Metropolis's rule says.
+    With several temperatures, each chain of the RBM itself has others above it, at higher temperatures: their hidden
+    units receive less and less, down to nothing. Neighbors exchange their states by Metropolis's rule.
 
     Parameters
     ----------
     steps : int
-        Gibbs steps a batch.
+        Gibbs steps for each batch.
     chains : int
-        How many, at each temperature.
+        Number of chains at each temperature.
     temperatures : int
-        How many; 1 for PCD.
+        Number of temperatures; 1 for PCD.
 
     Notes
     -----
-    Of several processes each has chains of its own, but a checkpoint those of the first alone.
+    Each of several processes has chains of its own, but a checkpoint holds only those of the first.
 
     References
     ----------
@@ -71,7 +72,8 @@ class PersistentChains(nn.Module):
         super().__init__()
         self.steps, self.chains, self.reconstructs = steps, chains, False
         self.betas = [1 - t / max(1, temperatures - 1) for t in range(temperatures)]
-        self.register_buffer("states", torch.empty(0))  # (temperatures * chains, C, H, W), the machine itself first
+        # The chains of the RBM itself come first.
+        self.register_buffer("states", torch.empty(0))  # (temperatures * chains, C, H, W)
 
     def start(self, v: Tensor, generator: torch.Generator) -> None:
         """Begin at inputs, (N, C, H, W), drawn with replacement."""
@@ -84,10 +86,10 @@ class PersistentChains(nn.Module):
         return self.states.unflatten(0, (len(self.betas), self.chains))
 
     def draw(self, rbm: RBM, x: Tensor, mean: Tensor, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
-        """Return the visible units of the machine's own chains, (chains, C, H, W), and how well these mix.
+        """Return the visible units of the chains of the RBM itself, (chains, C, H, W), and how well these mix.
 
-        "mixing" is 1 minus the correlation over chains of the visible units with those before the steps: 0 stands
-        still, 1 forgets. "swaps" is the share of exchanges between temperatures that were made.
+        "mixing" is 1 minus the correlation over chains of the visible units with those before the steps: chains that
+        stand still have 0, chains that forget 1. "swaps" is the share of exchanges between temperatures that were made.
         """
         states = self.ladder
         before = states[0].clone()
@@ -99,7 +101,7 @@ class PersistentChains(nn.Module):
         return states[0].clone(), {"mixing": 1 - correlation(before, states[0]), **figures}
 
     def _exchange(self, rbm: RBM, generator: torch.Generator) -> float:
-        """Exchange the states of neighbors, from the machine itself upwards; return the share that changed."""
+        """Exchange the states of neighbors, from the RBM itself upwards; return the share that changed."""
         states = self.ladder
         x = torch.stack([rbm.hidden_input(v) for v in states])
         changed = []
@@ -113,7 +115,8 @@ class PersistentChains(nn.Module):
 
     def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *rest: Any) -> None:
         stored = state_dict.get(f"{prefix}states")
-        if stored is not None:  # the size of the images is known to the checkpoint, and here only once training starts
+        if stored is not None:
+            # The checkpoint knows the size of the images, which is known here only once training starts.
             self.states = torch.empty_like(stored, device=self.states.device)
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
@@ -133,9 +136,9 @@ def log_exchange(rbm: RBM, x: Tensor, other: Tensor, beta: float, beta_other: fl
     Parameters
     ----------
     rbm : RBM
-        The machine at inverse temperature 1.
+        The RBM at inverse temperature 1.
     x, other : Tensor
-        What its hidden units receive from the states at `beta` and at `beta_other`.
+        The inputs of its hidden units in the states at `beta` and at `beta_other`.
 
     References
     ----------

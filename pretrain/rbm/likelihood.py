@@ -1,4 +1,4 @@
-"""How likely a restricted Boltzmann machine finds images: pseudo-likelihood, and log Z by annealing."""
+"""The likelihood of an RBM: pseudo-likelihood, and log Z by annealed importance sampling."""
 
 import math
 
@@ -12,17 +12,17 @@ from pretrain.rbm.visible_units import BinaryUnits
 
 @torch.no_grad()
 def pseudo_likelihood(rbm: RBM, v: Tensor, generator: torch.Generator) -> Tensor:
-    """Return an estimate of log prod_i p(v_i | the other visible units), in nats: (N, C, H, W) -> (N,).
+    """Estimate log prod_i p(v_i | the other visible units), in nats: (N, C, H, W) -> (N,).
 
-    One unit of each image, drawn at random, stands for all, so that the mean over images is unbiased: n log p(v_i |
-    others), and ``p = sigmoid(F(v with v_i flipped) - F(v))``.
+    One unit of each image, drawn at random, stands for all n: the estimate is n log p(v_i | others), without bias, and
+    ``p = sigmoid(F(v with v_i flipped) - F(v))``.
 
     Parameters
     ----------
     rbm : RBM
-        With binary visible units.
+        An RBM with binary visible units.
     v : Tensor, (N, C, H, W)
-        Low and high values; one between is taken for a mean, and moved to the other side of the middle.
+        Low and high values. A value between them counts as a mean, and is mirrored about the middle.
 
     References
     ----------
@@ -43,24 +43,24 @@ def annealed_log_partition(
 ) -> tuple[float, float]:
     """Estimate log Z by annealed importance sampling, with the standard error of the estimate.
 
-    Chains go from the visible units alone, whose Z is known, to the machine; what the hidden units receive grows in
-    equal steps.
+    Chains go from the visible units alone, whose Z is known, to the RBM: the inputs of the hidden units grow in equal
+    steps.
 
     Parameters
     ----------
     rbm : RBM
-        The machine.
+        The RBM.
     shape : tuple of int
         (C, H, W) of the visible units.
     chains, temperatures : int
-        How many chains, and how many steps each takes: more of these make the weights more equal.
+        Number of chains, and of the steps that each takes: more steps make the weights more equal.
     generator : torch.Generator
         For every draw.
 
     Returns
     -------
     float, float
-        log Z in nats, and its standard error (of the weights' mean, by the delta rule).
+        log Z in nats, and its standard error (that of the mean weight, by the delta method).
 
     References
     ----------

@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def sample_rectified(x: Tensor, generator: torch.Generator) -> Tensor:
-    """Draw max(0, x + N(0, sigmoid x)), noisy rectified linear hidden units, of the shape of `x`.
+    """Draw noisy rectified linear hidden units, max(0, x + N(0, sigmoid x)), in the shape of `x`.
 
     The noise is the normal quantile of 16 random bits: 65,536 values within 4.2 standard deviations.
 
@@ -21,9 +21,9 @@ def sample_rectified(x: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def sample_bernoulli(mean: Tensor, generator: torch.Generator) -> Tensor:
-    """Draw units that are 1 with the probabilities `mean`, of their shape and type.
+    """Draw units that are 1 with the probabilities `mean`, in their shape and type.
 
-    A unit costs 16 random bits, since drawing them is what takes the time: each probability is met within 2^-17.
+    Drawing random bits is what takes the time, so a unit gets 16 of them: each probability is met within 2^-17.
 
     References
     ----------
@@ -34,7 +34,7 @@ def sample_bernoulli(mean: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def _sixteen_bits(like: Tensor, generator: torch.Generator) -> Tensor:
-    """Return whole numbers from [-2^15, 2^15), int16, of the shape and memory format of a tensor."""
+    """Return whole numbers from [-2^15, 2^15), int16, in the shape and memory format of a tensor."""
     words = torch.empty(-(-like.numel() // 4), dtype=torch.int64, device=like.device)
     bits = words.random_(-(2**63), None, generator=generator).view(torch.int16)
     return bits[: like.numel()].as_strided(like.shape, torch.empty_like(like, device="meta").stride())

@@ -1,4 +1,4 @@
-"""The two kinds of visible units: real-valued, and of two values."""
+"""The two kinds of visible units: real-valued ones, and ones of two values."""
 
 import math
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from pretrain.rbm.unit_sampling import sample_bernoulli
 
 @dataclass(frozen=True)
 class GaussianUnits:
-    """Real-valued visible units of a channel, N(c + sigma^2 field, sigma^2).
+    """Real-valued visible units, N(c + sigma^2 field, sigma^2) in each channel.
 
     Attributes
     ----------
@@ -58,16 +58,16 @@ class GaussianUnits:
 
     @property
     def gain(self) -> Tensor:
-        """What a field of one is worth beside the bias, (C,): sigma^2."""
+        """How much a field of one changes the mean, (C,): sigma^2."""
         return self.log_variance.exp()
 
 
 @dataclass(frozen=True)
 class BinaryUnits:
-    """Bernoulli visible units, which take a low and a high value, 0 and 1 where these are not standardized.
+    """Bernoulli visible units, which take a low and a high value: 0 and 1 where inputs are not standardized.
 
-    What is between is taken for the mean of such a unit. Centered values, low < 0 < high, are what a centered machine
-    has (Montavon and Mueller 2012, Deep Boltzmann machines and the centering trick, section 3).
+    A value between the two counts as the mean of such a unit. A centered RBM has centered values, low < 0 < high
+    (Montavon and Mueller 2012, Deep Boltzmann machines and the centering trick, section 3).
 
     Attributes
     ----------
@@ -113,7 +113,7 @@ class BinaryUnits:
 
     @property
     def gain(self) -> Tensor:
-        """What a field of one is worth beside the bias, (C,): high - low."""
+        """How much a field of one changes the logarithm of the odds, (C,): high - low."""
         return self.high - self.low
 
 

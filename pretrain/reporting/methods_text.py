@@ -7,20 +7,15 @@ from pretrain.comparison.plan import Comparison
 from pretrain.data.near_duplicates import SMALLEST
 from pretrain.data.sources import FolderData
 from pretrain.evaluation.layer_features import PROBE_GRID
+from pretrain.network.layer_settings import LayerSettings
 from pretrain.reporting.comparison_results import Results
 from pretrain.reporting.plotting import INTERVAL_FROM
 from pretrain.runs.resumption import differing_settings, flatten
 from pretrain.runs.settings import Config, as_config, typed
 from pretrain.stages.stack_settings import StackSettings
 from pretrain.training.recipes import Recipe, Training
+from pretrain.training.stack_building import stage_class
 
-KINDS = {
-    "Contrastive": "a contrastive layer",
-    "ConvAutoencoder": "a convolutional autoencoder",
-    "ConvRBM": "a convolutional restricted Boltzmann machine",
-    "KMeans": "spherical k-means on whitened patches",
-    "SoftHebb": "a soft winner-take-all Hebbian layer",
-}
 PREPROCESSING = {
     "standardize": "Pixels are standardized in each channel.",
     "whiten": "Pixels are standardized in each channel and whitened, so that neighbors are decorrelated.",
@@ -35,8 +30,8 @@ NORMALIZATION = {
     "standardize": "Each map of a layer's output is brought to zero mean and unit variance, from scratch as well.",
     "none": "The layers' outputs are not normalized.",
 }
-# Settings of a stage that have a sentence.
-IN_WORDS = ("_target_", "training", "out_channels", "kernel_size", "pool", "window")
+# These settings of a layer have words of their own.
+IN_WORDS = ("out_channels", "kernel_size", "pool_kernel_size", "pool_stride")
 
 
 def methods(results: Results) -> dict[str, list[str]]:
@@ -99,7 +94,7 @@ def _network(stack: StackSettings) -> str:
 
 
 def _stages(stack: StackSettings) -> list[str]:
-    return [_stage(k, settings) for k, settings in enumerate(stack.stages.values(), 1)]
+    return [stage_in_words(k, settings) for k, settings in enumerate(stack.stages.values(), 1)]
 
 
 def _other_stages(comparison: Comparison) -> list[str]:
@@ -115,28 +110,26 @@ def _changed_stages(base: StackSettings, own: StackSettings) -> list[str]:
     said = []
     for k, (before, after) in enumerate(zip(base.stages.values(), own.stages.values(), strict=True), 1):
         if before["_target_"] != after["_target_"]:
-            said.append(_stage(k, after))
+            said.append(stage_in_words(k, after))
         elif before != after:
             changed = [f"{key}={_value(now)}" for key, (_, now) in differing_settings(before, after).items()]
             said.append(f"Stage {k} with {', '.join(changed)}.")
     return said or ["the same."]
 
 
-def _stage(k: int, settings: Config) -> str:
-    kind = settings["_target_"].split(".")[-1]
-    shape = []
-    if "out_channels" in settings:
-        shape.append(f"{settings['out_channels']} maps")
-    if "kernel_size" in settings:
-        shape.append(f"filters of {settings['kernel_size']}x{settings['kernel_size']}")
-    pool = settings.get("pool", 1)
-    window = settings.get("window") or pool
-    if window > 1:
-        shape.append(f"pooled over {window}x{window}" + (f", {pool} apart" if window > pool else ""))
-    rest = ", ".join(f"{key}={_value(value)}" for key, value in settings.items() if key not in IN_WORDS)
+def stage_in_words(k: int, settings: Config) -> str:
+    """Return what the k-th stage is and how it is trained, in two sentences."""
+    layer = typed(LayerSettings, {"in_channels": 1, **settings["layer"]})
+    width, stride, _ = layer.pool
+    shape = f"{layer.out_channels} maps, filters of {layer.kernel_size}x{layer.kernel_size}"
+    if width > 1:
+        shape += f", pooled over {width}x{width}" + (f", {stride} apart" if width > stride else "")
+    own = {key: value for key, value in settings.items() if key not in ("_target_", "layer", "training")}
+    rest = {key: value for key, value in settings["layer"].items() if key not in IN_WORDS} | own
+    options = ", ".join(f"{key}={_value(value)}" for key, value in flatten(rest).items() if key)
     training = typed(Training, settings.get("training", {}))
-    described = f"Stage {k}: {KINDS.get(kind, kind)}, {', '.join(shape)}" + (f" ({rest})" if rest else "")
-    return f"{described}. Trained for {_optimization(training)}."
+    described = f"Stage {k}: {stage_class(settings['_target_']).description}, {shape}"
+    return f"{described}{f' ({options})' if options else ''}. Trained for {_optimization(training)}."
 
 
 def _optimization(s: Training) -> str:
@@ -286,7 +279,7 @@ def _caveat_of_scope(results: Results) -> str:
 def _probing() -> str:
     return (
         "At each depth, logistic regression on the frozen, standardized features of the labelled images, averaged over "
-        f"at most {PROBE_GRID}x{PROBE_GRID} places; its penalty is chosen on validation images. Random layers are "
+        f"at most {PROBE_GRID}x{PROBE_GRID} positions; its penalty is chosen on validation images. Random layers are "
         "those that scratch starts from."
     )
 

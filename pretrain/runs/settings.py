@@ -113,7 +113,7 @@ def typed(kind: type[T], config: Config, where: str = "") -> T:
 
 
 def typed_keywords(function: Callable[..., Any], keywords: Config, where: str) -> Config:
-    """Return keywords of a function, those of a plain type checked against its annotations.
+    """Return keywords of a function, those of a plain type, or of a dataclass, checked against its annotations.
 
     Raises
     ------
@@ -123,7 +123,15 @@ def typed_keywords(function: Callable[..., Any], keywords: Config, where: str) -
     known = inspect.signature(function, eval_str=True).parameters
     if unknown := [key for key in keywords if key not in known]:
         raise no_such_setting(where, unknown[0], known)
-    return _checked({name: known[name].annotation for name in keywords}, keywords, where)
+    kinds = {name: _dataclass_of(known[name].annotation) for name in keywords}
+    nested: Config = {name: typed(kind, keywords[name], _join(where, name)) for name, kind in kinds.items() if kind}
+    plain = {name: value for name, value in keywords.items() if name not in nested}
+    return {**_checked({name: known[name].annotation for name in plain}, plain, where), **nested}
+
+
+def _dataclass_of(hint: Any) -> type | None:
+    """Return the dataclass that a type is, or that it may be."""
+    return next((kind for kind in (get_args(hint) or [hint]) if isinstance(kind, type) and is_dataclass(kind)), None)
 
 
 def _checked(hints: Config, values: Config, where: str) -> Config:

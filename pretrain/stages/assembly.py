@@ -1,4 +1,4 @@
-"""How trained stages become a ConvNet."""
+"""Assemble trained stages into a ConvNet."""
 
 import copy
 from collections.abc import Iterable, Sequence
@@ -39,21 +39,20 @@ def assemble(
     classes : sequence of str
         Names of the classes, in the order of the labels.
     seed : int
-        Names the draw of the head's weights and, from scratch, of the layers'. The head is the same for both.
+        Names the draw of the head's weights and, from scratch, of the layers' weights. Both arms get the same head.
     pretrained : bool
-        Keep what the layers learned; otherwise give them a standard initialization: the from-scratch network,
+        Keep what the layers learned. Otherwise they get a standard initialization: that is the network from scratch,
         the same graph in all else.
     upto : int, optional
-        Of pretrained layers, keep what the first so many learned, and give those above a standard initialization;
-        None keeps all.
+        Keep the first so many pretrained layers, and give those above a standard initialization; None keeps all.
     unlabelled : Tensor, optional
-        Images (N, C, H, W). Given, the layers that start from scratch are normalized on a sample of them, in the
-        same way as the stack's trained ones.
+        Images (N, C, H, W). The layers that start from scratch are normalized on a sample of them, in the same way as
+        the trained ones of the stack; without images they are not normalized.
 
     Returns
     -------
     ConvNet
-        Pretrained, its layers compute the same function as those of the stages one after the other.
+        The layers of a pretrained network compute the same function as those of the stages one after the other.
 
     Raises
     ------

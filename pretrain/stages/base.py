@@ -2,8 +2,9 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -11,8 +12,67 @@ from torch import Tensor, nn
 from pretrain.data.contrastive_views import Views
 from pretrain.errors import UserError
 from pretrain.network.layer import Bounds, Layer
+from pretrain.runs.seeding import generator
 
 Metrics = Mapping[str, float]
+
+# A map is dead when none of its units exceeds this share of the greatest activation of the layer.
+DEAD = 0.01
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A figure of a stage's log, and how it is drawn.
+
+    Attributes
+    ----------
+    key : str
+        Its name in the log.
+    panel : str
+        Title of the panel that it is drawn in; metrics of one panel share it.
+    label : str
+        Name of its line in the legend.
+    color : int
+        Number of its line's color.
+    held_out : bool
+        Whether it makes sense on images that the stage does not learn from. Then it is measured on them as well, and
+        logged as "held_out_" and the key.
+    of_batches : bool
+        Whether it is drawn from the batches that the stage learns from; otherwise from the sample that `Stage.health`
+        is measured on.
+    """
+
+    key: str
+    panel: str
+    label: str = ""
+    color: int = 0
+    held_out: bool = False
+    of_batches: bool = False
+
+
+class Objective(NamedTuple):
+    """A function of parameters whose gradient is checked numerically.
+
+    Attributes
+    ----------
+    name : str
+        How the gradient check calls it.
+    module : nn.Module
+        Holds the parameters.
+    compute : callable
+        Writes the gradients of the parameters and returns the value; deterministic.
+    """
+
+    name: str
+    module: nn.Module
+    compute: Callable[[], float]
+
+
+def require_activation(layer: Layer, choices: Iterable[str]) -> None:
+    """Raise a `UserError` unless a layer's activation is one that a kind of stage can train."""
+    if layer.settings.activation not in choices:
+        wanted = " or ".join(choices)
+        raise UserError(f"layer.activation={layer.settings.activation}: this kind of stage needs {wanted}.")
 
 
 def require_unit_range(setting: str, inputs: Tensor, advice: str) -> None:
@@ -22,14 +82,11 @@ def require_unit_range(setting: str, inputs: Tensor, advice: str) -> None:
         raise UserError(f"{setting} needs inputs from 0 to 1, but they go from {low:.3g} to {high:.3g}: use {advice}.")
 
 
-DEAD = 0.01  # of what a unit of the map does at most on the images: it answers to none of them
-
-
 def activity(h: Tensor) -> Metrics:
-    """Return how much a layer's units, (N, K, H, W), do: their mean, and the shares of dead and of saturated maps.
+    """Return the mean of a layer's units, (N, K, H, W), and the shares of dead and of saturated maps.
 
-    A map is dead when none of its units exceeds `DEAD` of the greatest activation of the layer, and saturated when none
-    falls below 1 - `DEAD` of it.
+    A map is dead when none of its units exceeds `DEAD` times the greatest activation of the layer, and saturated when
+    none falls below 1 - `DEAD` times it.
     """
     greatest = h.amax().clamp(min=1e-12)
     return {
@@ -40,7 +97,7 @@ def activity(h: Tensor) -> Metrics:
 
 
 def not_finite(metrics: Metrics, learning_rate: float) -> str | None:
-    """Say so when a metric is not a finite number any more, and which setting it is likely to be; else return None."""
+    """Return a phrase that names the likely setting when a metric is no longer a finite number; otherwise None."""
     if all(math.isfinite(value) for value in metrics.values()):
         return None
     return f"not a finite number any more: lower learning_rate={learning_rate:g}"
@@ -49,34 +106,64 @@ def not_finite(metrics: Metrics, learning_rate: float) -> str | None:
 class Stage(nn.Module, ABC):
     """One layer of the network with the machinery that trains it; the machinery is thrown away at the end.
 
-    A subclass sets `layer` in its constructor, which takes `in_channels` and the keywords of its YAML.
-    Whatever else it learns or remembers is a parameter or a buffer outside `layer`, so that a resumed run
-    goes on exactly.
+    A subclass takes the layer and the settings of its YAML, by keyword. Whatever else it learns or remembers is a
+    parameter or a buffer outside `layer`, so that a resumed run continues exactly.
 
-    Attributes
+    Parameters
     ----------
     layer : Layer
         All that the ConvNet keeps: (N, C, H, W) -> (N, C', H', W'), deterministic.
-    out_channels : int
-        C'.
+
+    Attributes
+    ----------
+    description : str
+        The kind of stage in a phrase, such as "a convolutional autoencoder"; by default the name of the class.
+    metrics : tuple of Metric
+        The figures that are drawn, in the order of their panels. Others may be logged.
     monitor : str
         The metric that should fall while the stage trains.
     objective : str or None
-        The metric whose gradient `accumulate_grad` writes in eval mode, where nothing is random; None where what it
-        writes is a rule's update, and the gradient of nothing.
+        The metric whose gradient `accumulate_grad` writes in eval mode, where nothing is random. It is None where the
+        update follows a rule that is no gradient.
     data_parallel : bool
-        Whether the mean of what parts of a batch give is what the whole gives, so that several processes can share it.
+        Whether the mean of the gradients of parts of a batch is the gradient of the whole, so that several processes
+        can share it.
     views : Views or None
-        How random views of the images are made. Then `accumulate_grad` gets two of each image, the first of all and
-        then the second of all.
+        How random views of the images are made. If it is not None, `accumulate_grad` gets two views of each image, the
+        first of all images and then the second of all.
     """
 
-    layer: Layer
-    out_channels: int
+    description: str = ""
+    metrics: tuple[Metric, ...] = (
+        Metric("hidden_mean", "hidden units", "mean", 0),
+        Metric("dead", "hidden units", "dead maps", 1),
+        Metric("saturated", "hidden units", "saturated maps", 3),
+        Metric("weight_norm", "norm of the weights"),
+        Metric("update_ratio", "size of an update, of the weights'", of_batches=True),
+    )
     monitor: str = "loss"
     objective: str | None = "loss"
     data_parallel: bool = True
     views: Views | None = None
+
+    def __init__(self, layer: Layer):
+        super().__init__()
+        self.layer = layer
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Describe a kind without a description by its name."""
+        super().__init_subclass__(**options)
+        cls.description = cls.description if "description" in vars(cls) else cls.__name__
+
+    @property
+    def out_channels(self) -> int:
+        """Number of maps that the layer puts out, C'."""
+        return self.layer.settings.out_channels
+
+    @property
+    def randomness(self) -> list[str]:
+        """The sources of randomness in training that eval mode turns off, as the gradient check names them."""
+        return []
 
     def prepare(self, images: Tensor, bounds: Bounds, generator: torch.Generator) -> None:
         """Look at a sample of the inputs, (N, C, H, W), once before training; does nothing unless overridden.
@@ -91,7 +178,7 @@ class Stage(nn.Module, ABC):
         Parameters
         ----------
         x : Tensor, (N, C, H, W)
-            What the layers below make of a batch of images. Not changed.
+            The output of the layers below for a batch of images. Not changed.
         generator : torch.Generator
             For every random draw of this step; on the device of `x`.
         """
@@ -100,7 +187,7 @@ class Stage(nn.Module, ABC):
         """Look at a sample of the inputs, (N, C, H, W), once after training; does nothing unless overridden."""
 
     def constrain(self) -> None:
-        """Put the parameters back where they may be, after each update; does nothing unless overridden."""
+        """Bring the parameters back into their range after each update; does nothing unless overridden."""
 
     @torch.no_grad()
     def health(self, x: Tensor, generator: torch.Generator) -> Metrics:
@@ -108,9 +195,35 @@ class Stage(nn.Module, ABC):
         h = self.layer.hidden(x).float()
         return {"weight_norm": float(self.layer.conv.weight.norm()), **activity(h)}
 
+    def held_out_health(self, learned: Metrics, held_out: Metrics) -> Metrics:
+        """Return figures that tell learning from memorizing.
+
+        Parameters
+        ----------
+        learned, held_out : mapping of str to float
+            The `health` on images that the stage learns from, and on images that it does not.
+        """
+        keys = [metric.key for metric in self.metrics if metric.held_out and metric.key in held_out]
+        return {f"held_out_{key}": held_out[key] for key in keys}
+
     def diagnose(self, metrics: Metrics, learning_rate: float) -> str | None:
-        """Return a sentence on what is wrong, and which setting it is likely to be, when training has come to grief."""
+        """Diagnose a failed run by its metrics and name the setting most likely at fault; None if it has not failed."""
         return not_finite(metrics, learning_rate)
+
+    def objectives(self, x: Tensor) -> list[Objective]:
+        """Return the functions whose gradients are to be checked, on inputs (N, C, H, W); none of a rule.
+
+        The stage is in eval mode and, like `x`, in float64.
+        """
+        if self.objective is None:
+            return []
+        objective = self.objective
+
+        def compute() -> float:
+            self.zero_grad()
+            return self.accumulate_grad(x, generator(0, "gradcheck"))[objective]
+
+        return [Objective(type(self).__name__, self, compute)]
 
     def encode(self, x: Tensor) -> tuple[Tensor, Any]:
         """Return the layer's output for `x`, and what `decode` needs besides it."""
@@ -140,6 +253,8 @@ class Stage(nn.Module, ABC):
 class AutogradStage(Stage):
     """A stage that learns by differentiating a loss."""
 
+    metrics = (Metric("loss", "loss", of_batches=True), *Stage.metrics)
+
     @abstractmethod
     def losses(self, x: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
         """Return scalars for one batch: "loss", which is differentiated, and others that are only shown."""
@@ -152,6 +267,6 @@ class AutogradStage(Stage):
 
     @torch.no_grad()
     def health(self, x: Tensor, generator: torch.Generator) -> Metrics:
-        """Return all of `losses` beside what every stage tells."""
+        """Return all of `losses` beside the figures of every stage."""
         losses = {name: float(value) for name, value in self.losses(x, generator).items()}
         return {**losses, **super().health(x, generator)}

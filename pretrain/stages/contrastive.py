@@ -1,4 +1,4 @@
-"""Learning to tell images apart by what two random views of each have in common, as a stage."""
+"""Contrastive learning, by what two random views of each image have in common, as a stage."""
 
 import torch
 import torch.nn.functional as F
@@ -8,43 +8,41 @@ from pretrain.data.contrastive_views import Views
 from pretrain.errors import UserError, choose, require_between
 from pretrain.network.channel_moments import channel_moments
 from pretrain.network.layer import Layer
-from pretrain.stages.base import AutogradStage, Metrics, activity
+from pretrain.network.layer_settings import ACTIVATIONS
+from pretrain.stages.base import AutogradStage, Metric, Metrics, Stage, activity, require_activation
 from pretrain.stages.contrastive_losses import info_nce, vicreg
 
-CHUNK = 100  # inputs at a time, of those that the normalization is measured on
+FINISH_BATCH = 100  # inputs at a time when the statistics of the normalization are measured
 EPSILON = 1e-5  # added to the variance of a map
 
 
 class Contrastive(AutogradStage):
     """A layer whose output should be alike for two views of an image, by a loss of its own.
 
-    The layer's maps are normalized over the batch before its activation (Ioffe and Szegedy 2015); that becomes a part
-    of its filters and biases at the end. Its output is averaged over a grid of places; at each of them the same small
-    network, a projection head that is thrown away afterwards, looks at it; the mean of what it finds is compared
-    between views; or what it finds at each place of the grid, with what it finds at the same place of the other view,
-    which shows another part of the image. No gradient reaches the layers below (Lowe, O'Connor and Veeling 2019).
+    The layer's maps are normalized over the batch before its activation (Ioffe and Szegedy 2015); at the end, the
+    normalization becomes a part of the filters and biases. The layer's output is averaged over a grid of positions. A
+    projection head, a small network that is thrown away afterwards, maps each position of the grid to a vector. Either
+    the mean of these vectors is compared between views, or the vector at each position with that at the same position
+    of the other view, which shows another part of the image. No gradient reaches the layers below (Lowe, O'Connor and
+    Veeling 2019).
 
     Parameters
     ----------
-    in_channels : int
-        Channels of the input.
-    out_channels : int
-        Filters.
-    kernel_size, stride, padding, pool, window, pooling
-        Those of `Layer`, whose activation is "relu".
+    layer : Layer
+        Its convolution has a bias: any activation but "zero_bias_relu".
     loss : {"info_nce", "vicreg"}
-        Find the other view of an image among those of the batch; or have both views agree while features vary and do
-        not repeat each other. See `pretrain.functional`.
-    loss_per : {"image", "place"}
-        One loss of the mean over places, or the mean of a loss at each place.
+        Find the other view of an image among those of the batch; or have both views agree while features vary and are
+        uncorrelated. See `pretrain.stages.contrastive_losses`.
+    loss_per : {"image", "position"}
+        One loss of the mean over positions, or the mean of a loss at each position.
     temperature : float
-        Of "info_nce".
-    grid : int
-        Places along a side that the projection head sees, or as many as there are.
-    hidden, projection : int
-        Units of the projection head, and numbers that it puts out.
-    crop, size, flip, jitter, gray
-        Those of `pretrain.data.views.Views`: how views are made.
+        The temperature of "info_nce".
+    grid_size : int
+        Positions along a side of the grid that the projection head sees; fewer where the layer puts out fewer.
+    projection_hidden, projection_size : int
+        Hidden units of the projection head, and numbers that it puts out.
+    views : Views, optional
+        How views are made; by default as `Views()` says.
 
     Raises
     ------
@@ -59,64 +57,51 @@ class Contrastive(AutogradStage):
     ICML.
     """
 
+    description = "a contrastive layer"
+    metrics = (
+        *AutogradStage.metrics[:1],
+        Metric("similarity", "similarity of two views", color=2, of_batches=True),
+        *Stage.metrics,
+    )
     data_parallel = False
 
     def __init__(
         self,
-        in_channels: int,
-        out_channels: int = 128,
-        kernel_size: int = 3,
-        stride: int = 1,
-        padding: int | None = None,
-        pool: int = 2,
-        window: int | None = None,
-        pooling: str = "max",
+        layer: Layer,
+        *,
         loss: str = "info_nce",
         loss_per: str = "image",
         temperature: float = 0.2,
-        grid: int = 4,
-        hidden: int = 256,
-        projection: int = 64,
-        crop: float = 0.25,
-        size: float = 1.0,
-        flip: bool = True,
-        jitter: float = 0.4,
-        gray: float = 0.2,
+        grid_size: int = 4,
+        projection_hidden: int = 256,
+        projection_size: int = 64,
+        views: Views | None = None,
     ):
-        super().__init__()
+        super().__init__(layer)
+        require_activation(layer, [each for each in ACTIVATIONS if each != "zero_bias_relu"])
         choose("loss", loss, ("info_nce", "vicreg"))
-        choose("loss_per", loss_per, ("image", "place"))
+        choose("loss_per", loss_per, ("image", "position"))
         require_between("temperature", temperature, 1e-3)
-        for name, value in {"grid": grid, "hidden": hidden, "projection": projection}.items():
+        sizes = {"grid_size": grid_size, "projection_hidden": projection_hidden, "projection_size": projection_size}
+        for name, value in sizes.items():
             require_between(name, value, 1)
-        self.views = Views(crop, size, flip, jitter, gray)
-        self.out_channels, self.grid = out_channels, grid
-        self.loss, self.loss_per, self.temperature = loss, loss_per, temperature
-        self.layer = Layer(
-            in_channels,
-            out_channels,
-            kernel_size=kernel_size,
-            stride=stride,
-            padding=padding,
-            pool=pool,
-            window=window,
-            pooling=pooling,
-        )
-        self.layer.reset_parameters()
+        self.loss, self.loss_per, self.temperature, self.grid_size = loss, loss_per, temperature, grid_size
+        self.views = views or Views()
+        layer.reset_parameters()
         self.head = nn.Sequential(
-            nn.Conv2d(out_channels, hidden, 1, bias=False),
-            nn.BatchNorm2d(hidden, track_running_stats=False),
+            nn.Conv2d(self.out_channels, projection_hidden, 1, bias=False),
+            nn.BatchNorm2d(projection_hidden, track_running_stats=False),
             nn.ReLU(),
-            nn.Conv2d(hidden, projection, 1),
+            nn.Conv2d(projection_hidden, projection_size, 1),
         )
 
     def losses(self, x: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
         """Return the loss of inputs, (2 N, C, H, W), of two views, and how similar the views are: their mean cosine."""
         if len(x) < 4:
-            raise UserError("batch_size=1: a batch is looked at as a whole; give at least 2.")
+            raise UserError("batch_size=1: images are compared with others of their batch; give at least 2.")
         y = self.layer.pool(self._hidden(x))
-        places = F.adaptive_avg_pool2d(y, (min(self.grid, y.shape[2]), min(self.grid, y.shape[3])))
-        z = self.head(places)
+        grid = F.adaptive_avg_pool2d(y, (min(self.grid_size, y.shape[2]), min(self.grid_size, y.shape[3])))
+        z = self.head(grid)
         if self.loss_per == "image":
             z = z.mean(dim=(2, 3), keepdim=True)
         with torch.autocast(z.device.type, enabled=False):
@@ -135,7 +120,7 @@ class Contrastive(AutogradStage):
 
     @torch.no_grad()
     def health(self, x: Tensor, generator: torch.Generator) -> Metrics:
-        """Return what every stage tells of inputs, (N, C, H, W): no loss, since these are no views."""
+        """Return the figures of every stage on inputs, (N, C, H, W): there is no loss, since these are no views."""
         return {"weight_norm": float(self.layer.conv.weight.norm()), **activity(self._hidden(x).float())}
 
     @torch.no_grad()
@@ -143,7 +128,7 @@ class Contrastive(AutogradStage):
         """Make the normalization a part of the filters and biases, by its statistics on a sample of the inputs."""
         conv = self.layer.conv
         assert conv.bias is not None
-        mean, variance = channel_moments(conv(chunk) for chunk in images.split(CHUNK))
+        mean, variance = channel_moments(conv(chunk) for chunk in images.split(FINISH_BATCH))
         factor = (variance + EPSILON).rsqrt().to(conv.weight)
         conv.weight.mul_(factor[:, None, None, None])
         conv.bias.sub_(mean.to(conv.bias)).mul_(factor)

@@ -8,7 +8,7 @@ from torch import Tensor
 def info_nce(first: Tensor, second: Tensor, temperature: float) -> Tensor:
     """Return the mean cross-entropy of telling an image's other view from all views in the batch, a scalar.
 
-    ``-log exp(cos(z_i, z_j) / t) / sum over k != i of exp(cos(z_i, z_k) / t)``, of views i and j of an image.
+    For views i and j of an image it is ``-log (exp(cos(z_i, z_j) / t) / sum over k != i of exp(cos(z_i, z_k) / t))``.
 
     Parameters
     ----------
@@ -30,11 +30,11 @@ def info_nce(first: Tensor, second: Tensor, temperature: float) -> Tensor:
 
 
 def vicreg(first: Tensor, second: Tensor) -> Tensor:
-    """Return ``25 s + 25 v + c``, a scalar: views alike, no feature constant, no two of them telling the same.
+    """Return ``25 s + 25 v + c``, a scalar: views agree, features vary, and they are uncorrelated.
 
-    s is the mean squared difference of two views; v, of both views, the mean shortfall of a feature's standard
-    deviation from 1; c, of both, the sum of the squared covariances of features over their number. No image is compared
-    with another. As in the authors' code, s is a mean over features as well, and v one over the two views.
+    s is the mean squared difference of two views. v is the mean shortfall of a feature's standard deviation from 1,
+    over both views. c is the sum of the squared covariances of features over their number, for both views. No image is
+    compared with another. As in the authors' code, s is a mean over features as well, and v one over the two views.
 
     Parameters
     ----------

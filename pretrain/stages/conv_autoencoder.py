@@ -6,9 +6,10 @@ from torch import Tensor, nn
 
 from pretrain.errors import UserError, choose
 from pretrain.network.layer import Bounds, Layer
-from pretrain.stages.base import AutogradStage, require_unit_range
+from pretrain.network.layer_settings import LayerSettings
+from pretrain.stages.base import AutogradStage, Metric, Stage, require_unit_range
 from pretrain.stages.corruption import Corruption
-from pretrain.stages.filter_initialization import FILTERS, start_from_patches
+from pretrain.stages.filter_initialization import FILTER_INITIALIZATIONS, initialize_filters
 from pretrain.stages.sparsity import kl_penalty, l1_penalty, lifetime_winner_take_all, spatial_winner_take_all
 from pretrain.stages.unpooling import keep_maxima, max_pool_with_switches, unpool_with_switches
 
@@ -16,40 +17,39 @@ from pretrain.stages.unpooling import keep_maxima, max_pool_with_switches, unpoo
 class ConvAutoencoder(AutogradStage):
     """A convolutional autoencoder: reconstruct the input from the activations of one convolutional layer.
 
-    ``h = activation(W * corrupt(x) + b)``, pooled and unpooled by its switches where asked; the
-    reconstruction is ``W~ * h + c`` with W~ the transposed convolution (Masci et al. 2011, equation 2). W~ has
-    the filters of W where tied, and its own where not.
+    The code is ``h = activation(W * corrupt(x) + b)``, pooled and unpooled by its switches where asked. The
+    reconstruction is ``W~ * h + c`` with W~ the transposed convolution (Masci et al. 2011, equation 2). W~ has the
+    filters of W where tied, and its own where not.
 
     Parameters
     ----------
-    in_channels : int
-        Channels of the input.
-    out_channels : int
-        Number of filters.
-    kernel_size, stride, padding, pool, window, pooling
-        Those of `Layer`.
-    activation : {"relu", "zero_bias_relu", "triangle", "scaled_tanh", "sigmoid"}
-        The non-linearity of the layer. Without biases (Memisevic, Konda and Krueger 2015; Paine et al. 2014)
-        an overcomplete layer cannot become the identity by shifting its rectifiers open.
-    filters : {"random", "patches", "kmeans"}
-        Where the filters start: Glorot's random numbers; whitened patches of the inputs, drawn at random or by k-means;
-        see `pretrain.stages.kmeans.start_from_patches`.
+    layer : Layer
+        Without biases (activation "zero_bias_relu"; Memisevic, Konda and Krueger 2015; Paine et al. 2014), an
+        overcomplete layer cannot become the identity by shifting its rectifiers open.
+    filter_init : {"random", "patches", "kmeans"}
+        The initial filters: Glorot's random numbers; or whitened patches of the inputs, drawn at random or found by
+        k-means. See `initialize_filters`.
     tied : bool
         Decode with the encoder's filters.
     corruption, corruption_level
         Noise on the input, which the reconstruction must undo (Vincent et al. 2010); see `Corruption`.
     unpooling : {"switches", "none"}
-        "switches": the code is the pooled maps, put back where the maxima were; so only the greatest activation of
+        "switches": the code is the pooled maps, put back where the maxima were, so that only the greatest activation of
         a window takes part (Masci et al. 2011). "none": pooling is left out while the stage learns, and undone by
-        spreading what it puts out over its window.
+        spreading its output over the window.
     sparsity : {"none", "l1", "kl", "spatial_winner_take_all", "lifetime_winner_take_all"}
         A penalty on the activations, or a competition between them while the stage learns.
     sparsity_weight : float
         Factor of the penalty ("l1", "kl").
     sparsity_target : float
-        Wanted mean activation ("kl"), or share of the batch that may win ("lifetime_winner_take_all").
+        Wanted mean activation ("kl"), or share of the batch that may win ("lifetime_winner_take_all"), between 0 and 1.
     reconstruction : {"mse", "cross_entropy"}
-        The loss: mean over all elements. Cross-entropy needs inputs from 0 to 1.
+        The loss, a mean over all elements. Cross-entropy needs inputs from 0 to 1.
+
+    Raises
+    ------
+    UserError
+        When a setting is unknown, out of its range, or contradicts another.
 
     References
     ----------
@@ -59,19 +59,18 @@ class ConvAutoencoder(AutogradStage):
     """
 
     SPARSITIES = ("none", "l1", "kl", "spatial_winner_take_all", "lifetime_winner_take_all")
+    description = "a convolutional autoencoder"
+    metrics = (
+        *AutogradStage.metrics[:1],
+        Metric("reconstruction", "reconstruction error", held_out=True),
+        *Stage.metrics,
+    )
 
     def __init__(
         self,
-        in_channels: int,
-        out_channels: int = 64,
-        kernel_size: int = 3,
-        stride: int = 1,
-        padding: int | None = None,
-        activation: str = "relu",
-        pool: int = 2,
-        window: int | None = None,
-        pooling: str = "max",
-        filters: str = "random",
+        layer: Layer,
+        *,
+        filter_init: str = "random",
         tied: bool = True,
         corruption: str = "none",
         corruption_level: float = 0.2,
@@ -81,45 +80,39 @@ class ConvAutoencoder(AutogradStage):
         sparsity_target: float = 0.05,
         reconstruction: str = "mse",
     ):
-        super().__init__()
+        super().__init__(layer)
         choose("unpooling", unpooling, ("switches", "none"))
         choose("sparsity", sparsity, self.SPARSITIES)
         choose("reconstruction", reconstruction, ("mse", "cross_entropy"))
+        choose("filter_init", filter_init, FILTER_INITIALIZATIONS)
+        activation = layer.settings.activation
         if sparsity == "kl" and activation != "sigmoid":
             raise UserError(f"sparsity=kl needs activations from 0 to 1: use activation=sigmoid, not {activation}.")
         if not 0 < sparsity_target < 1:
             raise UserError(f"sparsity_target={sparsity_target}: it must lie between 0 and 1.")
-        choose("filters", filters, FILTERS)
-        self.out_channels, self.filters = out_channels, filters
-        self.unpooling, self.reconstruction = unpooling, reconstruction
+        if unpooling == "switches":
+            _check_switches(layer.settings)
+        self.filter_init, self.unpooling, self.reconstruction = filter_init, unpooling, reconstruction
         self.sparsity, self.sparsity_weight, self.sparsity_target = sparsity, sparsity_weight, sparsity_target
-        self.data_parallel = sparsity not in ("kl", "lifetime_winner_take_all")  # which look at the batch as a whole
-        self.layer = Layer(
-            in_channels,
-            out_channels,
-            kernel_size=kernel_size,
-            stride=stride,
-            padding=padding,
-            activation=activation,
-            pool=pool,
-            window=window,
-            pooling=pooling,
-        )
-        if unpooling == "switches" and pool > 1 and (pooling != "max" or self.layer.settings["window"] > pool):
-            raise UserError(
-                "unpooling=switches is of pooling=max over windows that do not overlap: give unpooling=none."
-            )
+        # These look at the batch as a whole.
+        self.data_parallel = sparsity not in ("kl", "lifetime_winner_take_all")
         # Glorot's variance counts both directions: the same filters encode and, transposed, decode.
-        nn.init.xavier_normal_(self.layer.conv.weight)
-        if self.layer.conv.bias is not None:
-            nn.init.zeros_(self.layer.conv.bias)
+        nn.init.xavier_normal_(layer.conv.weight)
+        if layer.conv.bias is not None:
+            nn.init.zeros_(layer.conv.bias)
         self.corruption = Corruption(corruption, corruption_level)
-        self.visible_bias = nn.Parameter(torch.zeros(in_channels))
-        self.decoder = None if tied else nn.Parameter(self.layer.conv.weight.detach().clone())
+        self.visible_bias = nn.Parameter(torch.zeros(layer.settings.in_channels))
+        self.decoder = None if tied else nn.Parameter(layer.conv.weight.detach().clone())
+
+    @property
+    def randomness(self) -> list[str]:
+        """The corruption of the input, where there is one."""
+        noise = self.corruption
+        return [] if noise.kind == "none" else [f"corruption ({noise.kind}, {noise.level:g})"]
 
     def prepare(self, images: Tensor, bounds: Bounds, generator: torch.Generator) -> None:
         """Start from patches where asked, and refuse inputs that the reconstruction loss is not defined for."""
-        start_from_patches(self.layer.conv, images, self.filters, generator)
+        initialize_filters(self.layer.conv, images, self.filter_init, generator)
         if self.decoder is not None:
             self.decoder.data.copy_(self.layer.conv.weight)
         if self.reconstruction == "cross_entropy":
@@ -134,14 +127,15 @@ class ConvAutoencoder(AutogradStage):
         return {
             "loss": error + self._penalty(hidden),
             "reconstruction": error,
-            "active": (code[:8].detach() > 0).float().mean(),  # counting them all would slow training by a third
+            # Counting the activations of all images would slow training by a third.
+            "active": (code[:8].detach() > 0).float().mean(),
         }
 
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         """Return the layer's output and the switches of its pooling, None where there are none."""
-        if self.unpooling == "none" or self.layer.pool_size == 1:
+        if self.unpooling == "none" or self.layer.pool_stride == 1:
             return self.layer(x), None
-        pooled, switches = max_pool_with_switches(self.layer.hidden(x), self.layer.pool_size)
+        pooled, switches = max_pool_with_switches(self.layer.hidden(x), self.layer.pool_stride)
         return self.layer.normalized(pooled), switches
 
     def decode(self, y: Tensor, context: Tensor | None) -> Tensor:
@@ -150,7 +144,7 @@ class ConvAutoencoder(AutogradStage):
         if context is None:
             hidden = self.layer.spread(pooled)
         else:
-            hidden = unpool_with_switches(pooled, context, self.layer.pool_size)
+            hidden = unpool_with_switches(pooled, context, self.layer.pool_stride)
         x = self._decode_hidden(hidden)
         return x.sigmoid() if self.reconstruction == "cross_entropy" else x
 
@@ -160,8 +154,8 @@ class ConvAutoencoder(AutogradStage):
         return F.conv_transpose2d(hidden, filters, self.visible_bias, conv.stride, self.layer.padding)
 
     def _compete(self, hidden: Tensor) -> Tensor:
-        if self.unpooling == "switches" and self.layer.pool_size > 1:
-            hidden = keep_maxima(hidden, self.layer.pool_size)
+        if self.unpooling == "switches" and self.layer.pool_stride > 1:
+            hidden = keep_maxima(hidden, self.layer.pool_stride)
         if self.sparsity.endswith("winner_take_all"):
             hidden = spatial_winner_take_all(hidden)
         if self.sparsity == "lifetime_winner_take_all":
@@ -179,3 +173,10 @@ class ConvAutoencoder(AutogradStage):
         if self.reconstruction == "cross_entropy":
             return F.binary_cross_entropy_with_logits(decoded.to(x.dtype), x)
         return F.mse_loss(decoded.to(x.dtype), x)
+
+
+def _check_switches(settings: LayerSettings) -> None:
+    """Refuse pooling that unpooling by switches cannot undo."""
+    width, stride, _ = settings.pool
+    if stride > 1 and (settings.pooling != "max" or width > stride):
+        raise UserError("unpooling=switches needs pooling=max over windows that do not overlap: give unpooling=none.")

@@ -8,80 +8,88 @@ from pretrain.errors import UserError, choose, require_between
 from pretrain.network.layer import Bounds, Layer
 from pretrain.rbm.boltzmann_machine import RBM
 from pretrain.rbm.centering import centered_gradient
+from pretrain.rbm.exact import negative_log_likelihood
 from pretrain.rbm.gibbs_chains import SAMPLERS, ContrastiveDivergence, PersistentChains
 from pretrain.rbm.likelihood import pseudo_likelihood
 from pretrain.rbm.visible_units import BinaryUnits, GaussianUnits
-from pretrain.stages.base import Metrics, Stage, activity
-from pretrain.stages.filter_initialization import FILTERS, start_from_patches
+from pretrain.runs.seeding import generator as named_generator
+from pretrain.stages.base import Metric, Metrics, Objective, Stage, activity, require_activation
+from pretrain.stages.filter_initialization import FILTER_INITIALIZATIONS, initialize_filters
 
-ACTIVATION_OF = {"bernoulli": "sigmoid", "rectified": "relu"}  # the layer's, for each kind of hidden units
+HIDDEN_UNITS = {"sigmoid": "bernoulli", "relu": "rectified"}  # for each activation of the layer
 HIDDEN_SAMPLE = 50  # images from which the running means of the hidden units start
-MEMORY = 0.95  # of the running means that Hinton's sparsity and centering go by
-LEAST_LOG_VARIANCE = -6.0  # of inputs of unit variance: what is constant would drive it to minus infinity
-DIVERGED = 100.0  # times the images' own mean square: no reconstruction is so bad unless the weights run away
+MEMORY = 0.95  # decay of the running means that Hinton's sparsity and centering use
+# Inputs have unit variance. Those that are constant would drive a learned log-variance to minus infinity.
+LEAST_LOG_VARIANCE = -6.0
+# No reconstruction error exceeds the images' own mean square this many times unless the weights run away.
+DIVERGED = 100.0
 
 
 class ConvRBM(Stage):
     """A convolutional restricted Boltzmann machine, trained by contrastive divergence or with persistent chains.
 
-    See `pretrain.rbm` for its equations. The gradient is that of minus the mean log-likelihood, with chains in the
-    place of the model, divided by the positions that a filter takes, so that a learning rate means the same for images
-    of any size. Both sides take the hidden units by their means, not by samples (Hinton 2010, section 3.1).
+    Its equations are in `pretrain.rbm`. The gradient is that of minus the mean log-likelihood, with chains in the place
+    of the model, divided by the number of positions of a filter, so that a learning rate means the same for images of
+    any size. Both sides take the hidden units by their means, not by samples (Hinton 2010, section 3.1).
 
     Parameters
     ----------
-    in_channels : int
-        Channels of the visible layer.
-    out_channels : int
-        Hidden maps.
-    kernel_size, padding, pool, window
-        Those of `Layer`, but that no padding is the default.
-    filters : {"random", "patches", "kmeans"}
-        Where the filters start: random numbers of standard deviation 0.01; whitened patches of the inputs, as small,
-        drawn at random or by k-means; see `pretrain.stages.kmeans.start_from_patches`.
+    layer : Layer
+        Its activation decides the hidden units: "sigmoid" makes them 0 or 1, "relu" noisy rectified linear (Nair and
+        Hinton 2010). Its stride is 1. With pooling "probabilistic" at most one hidden unit in each window is on (Lee et
+        al. 2009); training ignores any other pooling. Its output channels are the hidden maps.
+    filter_init : {"random", "patches", "kmeans"}
+        The initial filters: random numbers of standard deviation 0.01; or whitened patches of the inputs, as small,
+        drawn at random or found by k-means. See `initialize_filters`.
     visible : {"gaussian", "bernoulli"}
         Real-valued, for standardized images; or of two values, for inputs that lie between two bounds, such as pixels
         (not whitened ones) and the probabilities of a stage below.
     variance : {"fixed", "learned"}
-        Of Gaussian visible units: 1, or one for each channel (Cho, Ilin and Raiko 2011).
-    hidden : {"bernoulli", "rectified"}
-        0 or 1; or noisy rectified linear (Nair and Hinton 2010).
-    pooling : {"max", "average", "probabilistic"}
-        Pooling after training, which training ignores; or probabilistic max-pooling (Lee et al. 2009) of
-        Bernoulli units, of which one at most in each window is on.
+        The variance of Gaussian visible units: 1, or one for each channel (Cho, Ilin and Raiko 2011).
     sampler : {"cd", "pcd", "pt"}
-        Contrastive divergence; persistent chains (Tieleman 2008); these at several temperatures (Cho et al. 2010).
+        Contrastive divergence; persistent chains (Tieleman 2008); or persistent chains at several temperatures (Cho et
+        al. 2010).
     gibbs_steps : int
-        An update.
+        Gibbs steps in an update.
     sample_last : bool
-        Of "cd": draw the visible units of the last step; or take their means, with less noise.
+        Whether "cd" draws the visible units of the last step, or takes their means, which carry less noise.
     chains : int
-        Of "pcd" and "pt", at each temperature.
+        Number of chains of "pcd" and "pt", at each temperature.
     temperatures : int
-        Of "pt".
+        Number of temperatures of "pt".
     sparsity : {"none", "lee", "hinton"}
-        Pull the mean activation of each map to a target: by its bias (Lee et al. 2009); or, by the running mean, by
+        Pull the mean activation of each map to a target: by its bias (Lee et al. 2009); or, with the running mean, by
         its bias and filter (Hinton 2010, section 11).
     sparsity_target : float
-        From 0 to 1.
+        The target, from 0 to 1.
     sparsity_weight : float
         Factor of the pull, beside the gradient.
     centered : bool
-        Follow the gradient of the centered machine (Montavon and Mueller 2012), which depends less on what the units
-        call zero.
+        Follow the gradient of the centered RBM (Montavon and Mueller 2012), which depends less on which values the
+        units call zero.
     max_norm : float, optional
-        Greatest L2 norm of a filter; it is put back after each update.
+        Greatest L2 norm of a filter, restored after each update.
 
     Raises
     ------
     UserError
-        When a setting is unknown or out of its range.
+        When a setting is unknown, out of its range, or contradicts another.
 
     References
     ----------
     Lee, Grosse, Ranganath and Ng (2009), Convolutional deep belief networks, ICML.
     """
 
+    description = "a convolutional restricted Boltzmann machine"
+    metrics = (
+        Metric("reconstruction", "reconstruction error", held_out=True),
+        Metric("free_energy", "free energy (nats an image)", held_out=True),
+        Metric("free_energy_gap", "free energy, held out minus training", color=2),
+        Metric("pseudo_likelihood", "pseudo-likelihood (nats an image)", held_out=True),
+        *Stage.metrics,
+        Metric("mixing", "chains", "mixing", 0, of_batches=True),
+        Metric("swaps", "chains", "swaps", 1, of_batches=True),
+    )
     monitor = "reconstruction"
     objective = "free_energy"
     low: Tensor
@@ -92,17 +100,11 @@ class ConvRBM(Stage):
 
     def __init__(
         self,
-        in_channels: int,
-        out_channels: int = 64,
-        kernel_size: int = 5,
-        padding: int = 0,
-        pool: int = 2,
-        window: int | None = None,
-        filters: str = "random",
+        layer: Layer,
+        *,
+        filter_init: str = "random",
         visible: str = "gaussian",
         variance: str = "fixed",
-        hidden: str = "bernoulli",
-        pooling: str = "probabilistic",
         sampler: str = "cd",
         gibbs_steps: int = 1,
         sample_last: bool = False,
@@ -114,11 +116,13 @@ class ConvRBM(Stage):
         centered: bool = False,
         max_norm: float | None = None,
     ):
-        super().__init__()
-        choose("filters", filters, FILTERS)
+        super().__init__(layer)
+        require_activation(layer, HIDDEN_UNITS)
+        if layer.settings.stride != 1:
+            raise UserError(f"layer.stride={layer.settings.stride}: the filters of an RBM take every position; give 1.")
+        choose("filter_init", filter_init, FILTER_INITIALIZATIONS)
         choose("visible", visible, ("gaussian", "bernoulli"))
         choose("variance", variance, ("fixed", "learned"))
-        choose("hidden", hidden, ACTIVATION_OF)
         choose("sampler", sampler, SAMPLERS)
         choose("sparsity", sparsity, ("none", "lee", "hinton"))
         require_between("gibbs_steps", gibbs_steps, 1)
@@ -128,71 +132,92 @@ class ConvRBM(Stage):
         require_between("sparsity_weight", sparsity_weight, 0)
         if max_norm is not None:
             require_between("max_norm", max_norm, 1e-6)
-        if pooling == "probabilistic" and hidden != "bernoulli":
-            raise UserError(f"pooling=probabilistic is of Bernoulli units: use pooling=max with hidden={hidden}.")
         if variance == "learned" and (visible != "gaussian" or (sampler == "cd" and not sample_last)):
             raise UserError(
                 "variance=learned needs visible=gaussian, and sample_last=true with sampler=cd: means have no variance."
             )
-        self.out_channels, self.visible, self.hidden, self.pooling = out_channels, visible, hidden, pooling
+        self.visible, self.centered, self.max_norm, self.filter_init = visible, centered, max_norm, filter_init
         self.sparsity, self.sparsity_target, self.sparsity_weight = sparsity, sparsity_target, sparsity_weight
-        self.centered, self.max_norm, self.filters = centered, max_norm, filters
-        self.data_parallel = not centered and sparsity != "hinton"  # which multiply means over the batch
-        self.layer = Layer(
-            in_channels,
-            out_channels,
-            kernel_size=kernel_size,
-            padding=padding,
-            activation=ACTIVATION_OF[hidden],
-            pool=pool,
-            window=window,
-            pooling=pooling,
-        )
-        nn.init.normal_(self.layer.conv.weight, std=0.01)  # Hinton (2010), section 8
-        assert self.layer.conv.bias is not None
-        nn.init.zeros_(self.layer.conv.bias)
-        self.visible_bias = nn.Parameter(torch.zeros(in_channels))
-        if variance == "learned":
-            self.log_variance: Tensor = nn.Parameter(torch.zeros(in_channels))
-        else:
-            self.register_buffer("log_variance", torch.zeros(in_channels))
+        # Both multiply means over the batch.
+        self.data_parallel = not centered and sparsity != "hinton"
         self.sampler: ContrastiveDivergence | PersistentChains = ContrastiveDivergence(gibbs_steps, sample_last)
         if sampler != "cd":
             self.sampler = PersistentChains(gibbs_steps, chains, temperatures if sampler == "pt" else 1)
+        self._make_parameters(learned_variance=variance == "learned")
+
+    def _make_parameters(self, *, learned_variance: bool) -> None:
+        """Initialize the layer as Hinton (2010), section 8, does, and add what an RBM has besides it."""
+        conv, in_channels = self.layer.conv, self.layer.settings.in_channels
+        assert conv.bias is not None
+        nn.init.normal_(conv.weight, std=0.01)
+        nn.init.zeros_(conv.bias)
+        self.visible_bias = nn.Parameter(torch.zeros(in_channels))
+        if learned_variance:
+            self.log_variance: Tensor = nn.Parameter(torch.zeros(in_channels))
+        else:
+            self.register_buffer("log_variance", torch.zeros(in_channels))
         self.register_buffer("low", torch.zeros(in_channels))
         self.register_buffer("high", torch.ones(in_channels))
-        self.register_buffer("hidden_average", torch.zeros(out_channels))
+        self.register_buffer("hidden_average", torch.zeros(self.out_channels))
         self.register_buffer("visible_average", torch.zeros(in_channels))
         self.register_buffer("input_square", torch.ones(()))
 
+    @property
+    def hidden(self) -> str:
+        """The kind of hidden units: "bernoulli" or "rectified"."""
+        return HIDDEN_UNITS[self.layer.settings.activation]
+
+    @property
+    def probabilistic(self) -> bool:
+        """Whether at most one hidden unit in each pooling window is on."""
+        return self.layer.settings.pooling == "probabilistic"
+
     def tiny(self, kernel_size: int) -> "ConvRBM":
-        """Return an untrained machine of one channel and one map, with units of the same kinds, to be gone through."""
+        """Return an untrained RBM of one channel and one map, with units of the same kinds, to be enumerated."""
         learned = isinstance(self.log_variance, nn.Parameter)
-        return ConvRBM(
-            1,
-            1,
-            kernel_size,
-            visible=self.visible,
-            variance="learned" if learned else "fixed",
-            sample_last=learned,
-            hidden=self.hidden,
-            pooling=self.pooling,
-        )
+        kinds = {"activation": self.layer.settings.activation, "pooling": self.layer.settings.pooling}
+        layer = Layer(1, 1, kernel_size=kernel_size, padding=0, **kinds)
+        variance = "learned" if learned else "fixed"
+        return ConvRBM(layer, visible=self.visible, variance=variance, sample_last=learned)
+
+    def objectives(self, x: Tensor) -> list[Objective]:
+        """Add the exact likelihood of a tiny RBM, unless the hidden units are rectified: their states are countless."""
+        return [*super().objectives(x), *([self._likelihood()] if self.hidden == "bernoulli" else [])]
+
+    def _likelihood(self) -> Objective:
+        """Return the exact likelihood of a tiny RBM with the same units, on data drawn at random."""
+        gaussian = self.visible == "gaussian"
+        # A quadrature over more than four units, or a mixture of many, would take too long.
+        side, kernel_size = (2, 1 if self.probabilistic else 2) if gaussian else (3, 2)
+        tiny, draw = self.tiny(kernel_size).double(), named_generator(0, "gradcheck", "tiny")
+        for parameter in tiny.parameters():
+            nn.init.normal_(parameter, std=0.5, generator=draw)
+        data = torch.randn(6, 1, side, side, generator=draw, dtype=torch.float64)
+        data = data if gaussian else (data > 0).double()
+
+        @torch.no_grad()
+        def compute() -> float:
+            tiny.zero_grad()
+            value, gradient = negative_log_likelihood(tiny.rbm, data)
+            tiny.write_gradient(gradient)
+            return value
+
+        return Objective("exact likelihood of a tiny RBM with its units", tiny, compute)
 
     @property
     def rbm(self) -> RBM:
-        """The machine that the parameters make as they stand."""
+        """The RBM with the present parameters."""
         conv = self.layer.conv
         assert conv.bias is not None
         if self.visible == "gaussian":
             visible: GaussianUnits | BinaryUnits = GaussianUnits(self.visible_bias, self.log_variance)
         else:
             visible = BinaryUnits(self.visible_bias, self.low, self.high)
-        block = self.layer.pool_size if self.pooling == "probabilistic" else 1
+        block = self.layer.pool_stride if self.probabilistic else 1
         return RBM(conv.weight, conv.bias, visible, self.hidden, block, self.layer.padding)
 
     def prepare(self, images: Tensor, bounds: Bounds, generator: torch.Generator) -> None:
-        """Take the bounds of binary visible units, start filters and chains, and let visible biases fit the mean.
+        """Take the bounds of binary visible units, initialize filters and chains, and fit visible biases to the mean.
 
         Raises
         ------
@@ -201,18 +226,20 @@ class ConvRBM(Stage):
         """
         mean = images.mean(dim=(0, 2, 3))
         self.visible_average.copy_(mean)
-        self.input_square.copy_(images.square().mean().clamp(min=0.01))  # images may all be of one gray
+        # Images may all be of one gray, whose square is zero.
+        self.input_square.copy_(images.square().mean().clamp(min=0.01))
         bias = mean
         if self.visible == "bernoulli":
             if not torch.stack(bounds).isfinite().all():
                 raise UserError(
                     "visible=bernoulli needs inputs that lie between two bounds, such as pixels that are not whitened "
-                    "or what a stage of Bernoulli hidden units puts out: use visible=gaussian."
+                    "or the output of a stage with sigmoid units: use visible=gaussian."
                 )
             self.low.copy_(bounds[0])
             self.high.copy_(bounds[1])
-            bias = ((mean - self.low) / (self.high - self.low)).logit(eps=1e-3)  # Hinton (2010), section 8.1
-        start_from_patches(self.layer.conv, images, self.filters, generator)
+            # Hinton (2010), section 8.1, starts the visible biases so.
+            bias = ((mean - self.low) / (self.high - self.low)).logit(eps=1e-3)
+        initialize_filters(self.layer.conv, images, self.filter_init, generator)
         with torch.no_grad():
             self.visible_bias.copy_(bias)
             few = images[:HIDDEN_SAMPLE]
@@ -223,7 +250,7 @@ class ConvRBM(Stage):
     def accumulate_grad(self, x: Tensor, generator: torch.Generator) -> Metrics:
         """Write the gradient of the mean of ``F(v data) - F(v model)`` over images and positions of a filter.
 
-        In eval mode, where nothing is random, that of the mean ``F(v data)`` alone, as "free_energy" is measured then.
+        In eval mode, where nothing is random, it is the gradient of the mean ``F(v data)`` alone, "free_energy".
         """
         rbm = self.rbm
         received = rbm.hidden_input(x)  # (N, K, H', W')
@@ -238,27 +265,27 @@ class ConvRBM(Stage):
         model = v, rbm.hidden_mean(rbm.hidden_input(v)), v.new_full((len(v),), -1 / (len(v) * positions))
         gradient = rbm.gradient((x, h, weights), model)
         if self.centered or self.sparsity != "none":
-            activity = h.mean(dim=(0, 2, 3))  # (K,)
-            self.hidden_average.lerp_(activity, 1 - MEMORY)
+            mean = h.mean(dim=(0, 2, 3))  # (K,)
+            self.hidden_average.lerp_(mean, 1 - MEMORY)
             self.visible_average.lerp_(x.mean(dim=(0, 2, 3)), 1 - MEMORY)
             if self.centered:
                 means, overlap = (self.hidden_average, self.visible_average), positions / x[0, 0].numel()
                 gradient = centered_gradient(gradient, *means, rbm.visible.gain, overlap)
-            gradient = self._sparsify(gradient, activity, x)
+            gradient = self._sparsify(gradient, mean, x)
         self.write_gradient(gradient)
         reconstruction = v if self.sampler.reconstructs else rbm.visible_mean(h)
         return {"reconstruction": self._error(reconstruction, x), **figures}
 
     def _error(self, reconstruction: Tensor, x: Tensor) -> float:
-        """Return the mean squared error, of binary units as if they were 0 and 1."""
+        """Return the mean squared error; binary units count as 0 and 1."""
         gain = self.high - self.low if self.visible == "bernoulli" else torch.ones_like(self.high)
         return float(((reconstruction - x) / gain[:, None, None]).square().mean())
 
-    def _sparsify(self, gradient: dict[str, Tensor], activity: Tensor, x: Tensor) -> dict[str, Tensor]:
+    def _sparsify(self, gradient: dict[str, Tensor], mean: Tensor, x: Tensor) -> dict[str, Tensor]:
         """Add the pull of the mean activations, (K,), to their target."""
         if self.sparsity == "none":
             return gradient
-        mean = activity if self.sparsity == "lee" else self.hidden_average
+        mean = mean if self.sparsity == "lee" else self.hidden_average
         pull = self.sparsity_weight * (mean - self.sparsity_target)
         gradient["hidden_bias"] = gradient["hidden_bias"] + pull
         if self.sparsity == "hinton":
@@ -274,7 +301,8 @@ class ConvRBM(Stage):
             (conv.weight, "weight"),
             (conv.bias, "hidden_bias"),
             (self.visible_bias, "visible_bias"),
-            (self.log_variance, "log_variance"),  # a parameter only where it is learned
+            # The variance is a parameter only where it is learned, and a buffer elsewhere.
+            (self.log_variance, "log_variance"),
         ):
             assert parameter is not None
             if parameter.requires_grad:
@@ -292,9 +320,9 @@ class ConvRBM(Stage):
 
     @torch.no_grad()
     def health(self, x: Tensor, generator: torch.Generator) -> Metrics:
-        """Return the free energy (nats an image), the reconstruction error, activity, and what else there is to know.
+        """Return the free energy (nats an image), the reconstruction error, and the figures of every stage.
 
-        "pseudo_likelihood" (nats an image) is that of binary visible units alone.
+        Binary visible units also have a "pseudo_likelihood" (nats an image).
         """
         rbm = self.rbm
         received = rbm.hidden_input(x)
@@ -309,8 +337,13 @@ class ConvRBM(Stage):
             figures["pseudo_likelihood"] = float(pseudo_likelihood(rbm, x, generator).mean())
         return figures
 
+    def held_out_health(self, learned: Metrics, held_out: Metrics) -> Metrics:
+        """Add the gap of the free energies, which grows where the RBM memorizes (Hinton 2010, section 6)."""
+        gap = held_out["free_energy"] - learned["free_energy"]
+        return {**super().held_out_health(learned, held_out), "free_energy_gap": gap}
+
     def diagnose(self, metrics: Metrics, learning_rate: float) -> str | None:
-        """Return what is wrong when the reconstructions run away, and which setting it is likely to be."""
+        """Diagnose reconstructions that run away, beside what every stage diagnoses."""
         trouble = super().diagnose(metrics, learning_rate)
         if self.visible == "gaussian" and (trouble or metrics["reconstruction"] > DIVERGED * float(self.input_square)):
             return (
@@ -320,15 +353,16 @@ class ConvRBM(Stage):
         return trouble
 
     def decode(self, y: Tensor, context: object) -> Tensor:
-        """Return the visible units' mean given the layer's output, each pooled unit spread over its window."""
+        """Return the mean of the visible units given the layer's output, each pooled unit spread over its window."""
         h = self.layer.spread(self.layer.pooled(y))
-        if self.pooling == "probabilistic":  # one unit of a window at most is on: each has its share
-            h = h / self.layer.pool_size**2
+        if self.probabilistic:
+            # At most one unit of a window is on, so each has its share of the probability.
+            h = h / self.layer.pool_stride**2
         return self.rbm.visible_mean(h)
 
     @torch.no_grad()
     def sample(self, x: Tensor, steps: int, generator: torch.Generator) -> Tensor:
-        """Return visible units after so many Gibbs steps from `x`; of the last step, their means."""
+        """Return the visible units after so many Gibbs steps from `x`; the last step takes their means."""
         rbm = self.rbm
         for _ in range(steps - 1):
             x = rbm.gibbs_step(x, generator)

@@ -52,7 +52,7 @@ class Corruption(nn.Module):
     Parameters
     ----------
     kind : {"none", "gaussian", "masking", "salt_and_pepper"}
-        Which noise; see `pretrain.functional`.
+        The noise: one of the functions of this file, or none.
     level : float
         The noise's standard deviation ("gaussian"), or the share of elements changed.
     """

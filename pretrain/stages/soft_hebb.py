@@ -6,7 +6,7 @@ from torch.nn.grad import conv2d_weight
 
 from pretrain.errors import require_between
 from pretrain.network.layer import Layer
-from pretrain.stages.base import Metrics, Stage
+from pretrain.stages.base import Metric, Metrics, Stage, require_activation
 
 
 class SoftHebb(Stage):
@@ -19,16 +19,17 @@ class SoftHebb(Stage):
 
     Parameters
     ----------
-    in_channels : int
-        Channels of the input.
-    out_channels : int
-        Maps.
-    kernel_size, stride, padding, pool, window, pooling, power
-        Those of `Layer`; the activation is "triangle".
+    layer : Layer
+        Its activation is "triangle".
     temperature : float
-        Of the softmax: the greater, the softer the competition.
+        The temperature of the softmax: the higher it is, the softer the competition.
     radius : float
         Norm of the filters at the start; far from 1, so that they learn fast.
+
+    Raises
+    ------
+    UserError
+        When a setting is out of its range, or the layer's activation is another.
 
     References
     ----------
@@ -37,46 +38,26 @@ class SoftHebb(Stage):
     winner-take-all networks. Neuromorphic Computing and Engineering 2.
     """
 
+    description = "a soft winner-take-all Hebbian layer"
+    metrics = (Metric("norm_gap", "distance of the filters' norms from 1"), *Stage.metrics)
     monitor = "norm_gap"
     objective = None
     data_parallel = False
 
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int = 96,
-        kernel_size: int = 5,
-        stride: int = 1,
-        padding: int | None = None,
-        power: float = 1.0,
-        pool: int = 2,
-        window: int | None = None,
-        pooling: str = "max",
-        temperature: float = 1.0,
-        radius: float = 25.0,
-    ):
-        super().__init__()
+    def __init__(self, layer: Layer, *, temperature: float = 1.0, radius: float = 25.0):
+        super().__init__(layer)
+        require_activation(layer, ("triangle",))
         require_between("temperature", temperature, 1e-3)
         require_between("radius", radius, 1e-3)
-        self.out_channels, self.temperature = out_channels, temperature
-        self.layer = Layer(
-            in_channels,
-            out_channels,
-            kernel_size=kernel_size,
-            stride=stride,
-            padding=padding,
-            activation="triangle",
-            pool=pool,
-            window=window,
-            pooling=pooling,
-            power=power,
-        )
-        nn.init.normal_(self.layer.conv.weight, std=radius / (in_channels * kernel_size**2) ** 0.5)
-        nn.init.zeros_(self.layer.conv.bias)  # type: ignore[arg-type]  # and it stays zero
+        self.temperature = temperature
+        fan_in = layer.settings.in_channels * layer.settings.kernel_size**2
+        nn.init.normal_(layer.conv.weight, std=radius / fan_in**0.5)
+        # The biases stay zero.
+        nn.init.zeros_(layer.conv.bias)  # type: ignore[arg-type]
 
     @torch.no_grad()
     def accumulate_grad(self, x: Tensor, generator: torch.Generator) -> Metrics:
-        """Write minus the rule's change, and return how far the filters' norms are from 1, and the winners' share.
+        """Write minus the rule's change, and return two metrics.
 
         "norm_gap" is the mean of ``|1 - ||w|||``; "winner" the mean of y at the map that wins.
         """
@@ -101,5 +82,5 @@ class SoftHebb(Stage):
 
     @torch.no_grad()
     def health(self, x: Tensor, generator: torch.Generator) -> Metrics:
-        """Return how far the filters' norms are from 1 beside what every stage tells."""
+        """Return how far the filters' norms are from 1 beside the figures of every stage."""
         return {"norm_gap": float(self._norm_gaps().mean()), **super().health(x, generator)}

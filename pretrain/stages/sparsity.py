@@ -8,7 +8,7 @@ from torch import Tensor
 def spatial_winner_take_all(h: Tensor) -> Tensor:
     """Keep the greatest activation of each map of each image, (N, C, H, W), and set the others to zero.
 
-    Of equals, which are common in half precision, the first.
+    Among equals, which are common in half precision, the first is kept.
 
     References
     ----------
@@ -21,7 +21,7 @@ def spatial_winner_take_all(h: Tensor) -> Tensor:
 def lifetime_winner_take_all(h: Tensor, share: float) -> Tensor:
     """Keep, for each map, the images of the batch with the strongest peaks: a `share` in (0, 1], at least one.
 
-    Applied after `spatial_winner_take_all`, as its authors do. Shape (N, C, H, W) in and out.
+    The authors apply it after `spatial_winner_take_all`. The shape is (N, C, H, W) in and out.
 
     References
     ----------

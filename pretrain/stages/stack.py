@@ -1,6 +1,5 @@
 """A stack: stages one above the other, and how the images are brought to the first of them."""
 
-from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -10,16 +9,17 @@ from torch import Tensor, nn
 from pretrain.data.contrastive_views import Views
 from pretrain.errors import UserError, choose
 from pretrain.network.layer import NORMALIZATIONS, Bounds, Layer
+from pretrain.network.layer_settings import LayerSettings
 from pretrain.network.preprocessing import Standardize
-from pretrain.network.shapes import layer_rows
-from pretrain.network.whitening import PREPROCESSINGS
+from pretrain.network.shapes import PREPROCESSINGS, layer_rows
+from pretrain.network.whitening import FIT_PREPROCESSING
 from pretrain.stages.base import Stage
 
-SAMPLE = 1000  # unlabelled images that measure a layer's scale and prepare a stage
+SAMPLE = 1000  # unlabelled images on which a layer is normalized and a stage prepared
 
 
 def bounds_of(below: nn.Sequential) -> Bounds:
-    """Return the least and the greatest value, (C,) twice, of each channel of what `Stack.below` puts out."""
+    """Return the least and the greatest value, (C,) twice, of each channel of the output of `Stack.below`."""
     last = below[-1]
     assert isinstance(last, Standardize | Layer)
     return last.bounds
@@ -31,15 +31,15 @@ class Stack(nn.Module):
     Parameters
     ----------
     stages : iterable of Stage
-        The channels of each fit those of the one below.
+        Each takes as many channels as the one below puts out.
     images : Tensor, (N, C, H, W)
-        Unlabelled images, uint8 or in [0, 1]: their shape and statistics are taken.
+        Unlabelled images, uint8 or in [0, 1], for their shape and statistics.
     preprocessing : {"standardize", "whiten", "contrast_standardize", "contrast_whiten", "none"}
-        Zero mean and unit variance in each channel; neighboring pixels decorrelated as well; both after each image was
-        brought to the same brightness and contrast; or pixels from 0 to 1 as they are.
+        Zero mean and unit variance in each channel; neighboring pixels decorrelated as well; either of the two after
+        each image was brought to the same brightness and contrast; or pixels from 0 to 1 as they are.
     normalization : {"scale", "standardize", "none"}
-        What each layer's output is given for what is built on it, once it has learned: unit variance; zero mean and
-        unit variance in each map; nothing.
+        How the output of a layer that has learned is normalized for what is built on it: unit variance; zero mean and
+        unit variance in each map; not at all.
 
     Raises
     ------
@@ -60,18 +60,21 @@ class Stack(nn.Module):
         self.image_shape: tuple[int, int, int] = tuple(images.shape[1:])  # type: ignore[assignment]
         choose("stack.normalization", normalization, NORMALIZATIONS)
         self.normalization = normalization
-        self.preprocessing = PREPROCESSINGS[preprocessing](images)
-        layers = nn.Sequential(OrderedDict((f"stage {k}", stage.layer) for k, stage in enumerate(self, 1)))
+        self.preprocessing = FIT_PREPROCESSING[preprocessing](images)
+        layers = {f"stage {k}": stage.layer.settings for k, stage in enumerate(self, 1)}
         layer_rows(layers, self.image_shape)
         for k, stage in enumerate(self, 1):
             if stage.views:
-                self._check_views(k, stage.views, layers[:k])
+                self._check_views(k, stage.views, dict(list(layers.items())[:k]))
 
-    def _check_views(self, k: int, views: Views, layers: nn.Sequential) -> None:
+    def _check_views(self, k: int, views: Views, layers: dict[str, LayerSettings]) -> None:
+        """Refuse views that are too small for the first `k` layers."""
         try:
             layer_rows(layers, views.shape(self.image_shape))
         except UserError as error:
-            raise UserError(f"stage {k}, size={views.size}: views do not go through the layers: {error}") from None
+            raise UserError(
+                f"stage {k}, views.size={views.size}: views do not fit through the layers: {error}"
+            ) from None
 
     def __iter__(self) -> Iterator[Stage]:
         """Go through the stages, from the input upwards."""
@@ -88,7 +91,7 @@ class Stack(nn.Module):
         return len(self.stages)
 
     def below(self, position: int) -> nn.Sequential:
-        """Return what the stage at `position` (from 0) stands on: preprocessing and the layers below."""
+        """Return the preprocessing and the layers below the stage at `position`, counted from 0."""
         return nn.Sequential(self.preprocessing, *(stage.layer for stage in list(self)[:position]))
 
     @torch.no_grad()
@@ -105,13 +108,13 @@ class Stack(nn.Module):
 
     @torch.no_grad()
     def sample(self, images: Tensor, upto: int, steps: int, generator: torch.Generator) -> Tensor:
-        """Run a chain of the last of the first `upto` stages from images, and decode where it got to: pixels in [0, 1].
+        """Run a chain of the last of the first `upto` stages from images, and decode its state: pixels in [0, 1].
 
         Raises
         ------
         NotImplementedError
             When that stage is no model to draw from, or one below it has no decoder, or needs more than its output to
-            decode: with the switches of an image, what is decoded looks like the image whatever was drawn.
+            decode: with the switches of an image, whatever was drawn would be decoded to something like the image.
         """
         x, contexts = self._encode(images, upto - 1)
         if any(context is not None for context in contexts):

@@ -4,7 +4,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from pretrain.errors import UserError
-from pretrain.runs.settings import Config, no_such_setting
+from pretrain.network.layer_settings import LayerSettings
+from pretrain.network.shapes import LayerRow, Shape, layer_rows
+from pretrain.runs.settings import Config, no_such_setting, typed
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,39 @@ class StackSettings:
         for name, settings in self.stages.items():
             if not isinstance(settings, dict) or "_target_" not in settings:
                 raise UserError(f"stack.stages.{name}={settings}: give the settings of a stage, _target_ among them.")
+
+    def layers(self, channels: int) -> dict[str, LayerSettings]:
+        """Return the settings of the layer of each stage, by the stage's name; images have so many channels.
+
+        Raises
+        ------
+        UserError
+            When a setting is unknown or wrong; its path in the configuration is named.
+        """
+        layers: dict[str, LayerSettings] = {}
+        for name, settings in self.stages.items():
+            where, layer = f"stack.stages.{name}.layer", settings.get("layer")
+            if not isinstance(layer, dict) or "out_channels" not in layer:
+                raise UserError(f"{where}={layer}: give the settings of a layer, out_channels among them.")
+            if "in_channels" in layer:
+                raise UserError(f"{where}.in_channels: there is no such setting; what is below decides it.")
+            layers[name] = typed(LayerSettings, {"in_channels": channels, **layer}, where)
+            channels = layers[name].out_channels
+        return layers
+
+    def layer_rows(self, image_shape: Shape, classes: int) -> list[LayerRow]:
+        """Return the layer table of the network that the stack becomes.
+
+        Raises
+        ------
+        UserError
+            When a setting of a layer is wrong, or a layer does not fit what is below it.
+        """
+        layers = list(self.layers(image_shape[0]).values())
+        # A misfit is named by the stage, as where the stack is built.
+        layer_rows({f"stage {k}": layer for k, layer in enumerate(layers, 1)}, image_shape)
+        named = {f"layers.{k}": layer for k, layer in enumerate(layers)}
+        return layer_rows(named, image_shape, preprocessing=self.preprocessing, classes=classes)
 
     def changed(self, changes: Config, where: str) -> "StackSettings":
         """Return the stack with changes at any depth; a stage of another class replaces the one that was there.

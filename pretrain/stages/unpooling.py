@@ -5,7 +5,7 @@ from torch import Tensor
 
 
 def max_pool_with_switches(x: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    """Return the maxima of windows of `size` x `size`, (N, C, H/size, W/size), and where they were.
+    """Return the maxima of windows of `size` x `size`, (N, C, H/size, W/size), and their positions.
 
     References
     ----------
@@ -25,10 +25,10 @@ def unpool_with_switches(pooled: Tensor, switches: Tensor, size: int) -> Tensor:
 
 
 def keep_maxima(h: Tensor, size: int) -> Tensor:
-    """Return what max-pooling and unpooling by switches make of `h`: all but the greatest of each window is zero.
+    """Return `h` after max-pooling and unpooling by switches: all but the greatest of each window is zero.
 
-    Computed without leaving the memory format of `h`, (N, C, H, W), which is twice as fast; activations that are
-    equally great all stay.
+    The computation keeps the memory format of `h`, (N, C, H, W), which is twice as fast. Activations that are equally
+    great all stay.
 
     References
     ----------

@@ -28,7 +28,6 @@ from pretrain.training.trainer import Callback, Trainer
 
 HEALTH_CHECKS = 20  # of a stage in training
 HEALTH_SAMPLE = 200  # images of each
-GENERALIZING = ("reconstruction", "distance", "free_energy", "pseudo_likelihood")  # on held-out images as well
 
 
 @dataclass(frozen=True)
@@ -107,10 +106,7 @@ def fit_stage(
         draw = generator(seed, name, "health", device=fabric.device)
         figures = dict(stage.health(seen[:HEALTH_SAMPLE], draw))
         if unseen is not None:
-            others = stage.health(unseen, draw)
-            figures |= {f"held_out_{key}": others[key] for key in GENERALIZING if key in others}
-            if "free_energy" in others:  # it grows where the machine learns by heart (Hinton 2010, section 6)
-                figures["free_energy_gap"] = others["free_energy"] - figures["free_energy"]
+            figures |= stage.held_out_health(figures, stage.health(unseen, draw))
         return figures
 
     standard: list[Callback] = [Diagnosis(stage.diagnose)]

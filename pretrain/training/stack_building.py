@@ -1,14 +1,14 @@
-"""From the settings of a stack to its stages."""
+"""Build a stack from its settings."""
 
 import functools
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import torch
 from hydra.utils import get_class
 from torch import Tensor
 
 from pretrain.errors import UserError
+from pretrain.network.layer import Layer
 from pretrain.runs.seeding import seeded
 from pretrain.runs.settings import complaints_at, typed, typed_keywords
 from pretrain.stages.base import Stage
@@ -31,34 +31,41 @@ def build_stack(settings: StackSettings, images: Tensor, seed: int) -> StackPlan
     Raises
     ------
     UserError
-        When a stage is unknown, or does not fit what is below it.
+        When a stage or a setting is unknown or wrong, or a stage does not fit what is below it.
     """
     stages: list[Stage] = []
     training = []
+    layers = settings.layers(images.shape[1])
     for name, given in settings.stages.items():
         where = f"stack.stages.{name}"
-        below = stages[-1].out_channels if stages else images.shape[1]
-        kind = functools.partial(_stage_class(given["_target_"]), below)
-        keywords = {key: value for key, value in given.items() if key not in ("_target_", "training")}
+        own = {key: value for key, value in given.items() if key not in ("_target_", "layer", "training")}
+        with complaints_at(where):
+            kind = stage_class(given["_target_"])
         with seeded(seed, "initialise", name), complaints_at(where):
-            stages.append(kind(**typed_keywords(kind, keywords, where)))
+            layer = Layer(**asdict(layers[name]))
+            stages.append(kind(layer, **typed_keywords(functools.partial(kind, layer), own, where)))
         training.append(typed(Training, given.get("training", {}), f"{where}.training"))
-    options = typed_keywords(
-        Stack, {"preprocessing": settings.preprocessing, "normalization": settings.normalization}, "stack"
-    )
-    return StackPlan(Stack(stages, images, **options), training)
+    return StackPlan(Stack(stages, images, settings.preprocessing, settings.normalization), training)
 
 
-def _stage_class(target: str) -> Callable[..., Stage]:
+def stage_class(target: str) -> type[Stage]:
+    """Return the kind of stage that `_target_` names.
+
+    Raises
+    ------
+    UserError
+        When there is no such class, or it is no kind of stage.
+    """
     try:
         found = get_class(target)
-    except Exception as error:  # Hydra raises several kinds; each means that there is no such class
+    except Exception as error:
+        # Hydra raises several kinds of error; each means that there is no such class.
         raise UserError(f"_target_={target} is no kind of stage ({str(error).splitlines()[0]}).") from None
     if not issubclass(found, Stage):
-        raise UserError(f"_target_={target} is no kind of stage: it must be a subclass of pretrain.stages.Stage.")
+        raise UserError(f"_target_={target} is no kind of stage: it must be a subclass of pretrain.Stage.")
     return found
 
 
 def blank_images(shape: tuple[int, int, int]) -> Tensor:
-    """Return one black image, to build a stack on where there is no data."""
+    """Return one black image, (1, C, H, W), to build a stack on where there is no data."""
     return torch.zeros(1, *shape, dtype=torch.uint8)
