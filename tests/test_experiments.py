@@ -15,7 +15,8 @@ from pretrain.comparison.tasks import FinetuningTask
 from pretrain.comparison.workers import Worker
 from pretrain.runs.settings import typed
 
-EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
+FOLDER = CONF / "experiment"
+EXPERIMENTS = sorted(str(path.relative_to(FOLDER).with_suffix("")) for path in FOLDER.rglob("*.yaml"))
 REPORTS = sorted((Path(__file__).parents[1] / "runs" / "reference").glob("*/report.html"))
 
 
@@ -39,7 +40,7 @@ def experiment(name, *overrides):
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_its_file_opens_with_what_it_is_for(name):
-    lines = (CONF / "experiment" / f"{name}.yaml").read_text().splitlines()
+    lines = (FOLDER / f"{name}.yaml").read_text().splitlines()
     heads = [line.split()[1] for line in lines if line.startswith("# ") and not line.startswith("#  ")]
     assert heads[:5] == ["@package", "Purpose", "Command", "Expected", "Time"]
     command = next(line for line in lines if line.startswith("# Command"))

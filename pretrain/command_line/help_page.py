@@ -56,7 +56,7 @@ def _purpose(file: Path, width: int) -> Iterator[str]:
     """Go through the first sentence of a file's comment, in one line; of an experiment, its purpose."""
     comment = " ".join(_comment(file.read_text()))
     stated = re.search(r"Purpose\s+(.*?)\s*(?:Command\b|$)", comment)
-    sentence = re.split(r"(?<!al\.)(?<=[.?])\s|[:;]\s", stated[1] if stated else comment)[0]
+    sentence = re.split(r"(?<!al\.)(?<=[.?])\s", stated[1] if stated else comment)[0]
     yield textwrap.shorten(sentence.rstrip("."), width, placeholder=" …")
 
 
