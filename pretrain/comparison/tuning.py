@@ -6,7 +6,7 @@ from statistics import fmean
 from typing import Any
 
 from pretrain.errors import UserError, require_between
-from pretrain.runs.settings import Config
+from pretrain.runs.settings import Config, setting
 from pretrain.training.recipes import Recipe
 
 
@@ -27,7 +27,7 @@ class Tuning:
 
     trials: int | None = 0
     seeds: list[int] = field(default_factory=lambda: [1000])
-    space: Any = None
+    space: Any = setting(factory=dict)
 
     def __post_init__(self) -> None:
         """Refuse values that cannot be meant."""

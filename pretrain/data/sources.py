@@ -32,14 +32,17 @@ class DataSource:
     validation: int | float = 0.1
     unlabelled: Any = setting(factory=list)
     duplicates: str = "remove"
-    cache: Any = setting(CACHE, resuming=Resuming.FREE, path=True)
+    cache: Any = setting(CACHE, resuming=Resuming.FREE)
 
     def __post_init__(self) -> None:
-        """Refuse values that cannot be meant, and make a list of a single folder."""
+        """Refuse values that cannot be meant, take folders by their names, and make a list of a single one."""
         choose("data.duplicates", self.duplicates, ("remove", "keep"))
         given = [] if self.unlabelled is None else self.unlabelled
         folders = given if isinstance(given, Sequence) and not isinstance(given, str) else [given]
         object.__setattr__(self, "unlabelled", [str(folder) for folder in folders])
+        for name in ("root", "cache"):
+            if getattr(self, name, None) is not None:
+                object.__setattr__(self, name, str(getattr(self, name)))
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -52,8 +55,7 @@ class DataSource:
 
     def to_config(self) -> Config:
         """Return the settings as `from_config` takes them."""
-        values = {key: str(value) if isinstance(value, Path) else value for key, value in vars(self).items()}
-        return {"name": self.name, **values}
+        return {"name": self.name, **vars(self)}
 
     @staticmethod
     def from_config(config: Any, where: str = "data") -> "DataSource":
@@ -105,7 +107,7 @@ class CIFAR10Data(DataSource):
     """
 
     name = "cifar10"
-    root: Any = setting("data", path=True)
+    root: Any = "data"
     download: bool = setting(True, resuming=Resuming.FREE)
     validation: int | float = field(default=5000, kw_only=True)
 
@@ -130,7 +132,7 @@ class FolderData(DataSource):
     """
 
     name = "folder"
-    root: Any = setting(path=True)
+    root: Any
     image_size: int = 32
     channels: int = 3
 
