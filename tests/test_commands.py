@@ -77,6 +77,8 @@ def test_from_images_to_predictions(folder, run_here):
     written = run_here(folder, "predict", "run=runs/ft", "images=photos/test", "out=runs/classes.csv")
     assert written.stdout == "12 images classified: runs/classes.csv\n"
     assert (folder / "runs/classes.csv").read_text() == predict.stdout
+    damaged = run_here(folder, "predict", "run=runs/ft", "images=photos/train/dark", "out=runs/dark.csv")
+    assert damaged.stderr.startswith("skipped photos/train/dark/broken.png: ")
     if sys.platform == "linux":  # other systems have no names in an old encoding
         (folder / "runs/odd").mkdir()
         shutil.copy(folder / "photos/test/dark/0.png", os.fsencode(folder) + b"/runs/odd/caf\xe9.png")
@@ -138,6 +140,21 @@ def test_a_mistake_ends_a_process_with_one_line_and_a_status(folder):
     assert result.returncode == 2
     assert result.stdout == ""
     assert result.stderr == "error: run=runs/nothing holds no trained network (no network.pt).\n"
+
+
+def test_describe_prints_the_volume_of_each_layer_and_the_totals(folder, run_here):
+    result = run_here(folder, "describe", "stack=cae_small")
+    assert result.returncode == 0, result.stderr
+    assert [line.split()[-3] for line in result.stdout.splitlines() if "conv" in line] == ["8x8x32", "4x4x64"]
+    parameters = 32 * (9 + 1) + 64 * (9 * 32 + 1) + 10 * (4 * 64 + 1)
+    assert result.stdout.split()[-2] == f"{parameters:,}"
+
+
+def test_a_gradient_beyond_the_tolerance_fails_the_check(folder, run_here):
+    result = run_here(folder, "gradcheck", "stack=cae_small", "dimensions=2", "images=2", "tolerance=-1")
+    assert result.returncode == 1
+    assert result.stderr.startswith("error: a gradient is wrong")
+    assert "passed" not in result.stdout
 
 
 def test_an_interruption_says_that_the_command_goes_on(folder, run_here, monkeypatch):
@@ -213,6 +230,12 @@ def test_an_interruption_says_that_the_command_goes_on(folder, run_here, monkeyp
         ("predict", ["runs/ft"], "write setting=value"),
         ("stage", ["data=folder", "data.root=photos", "data.unlabelled=[photos]", "out=runs/y"], "shares images with"),
         ("gradcheck", ["images=0"], "images=0: it must be at least 1"),
+        ("stage", ["out=runs/y", "stack.name=${nothing}"], "'nothing' not found"),
+        ("stage", ["out=runs/y", "stack.stages.stage1._target_=pretrain.Layer"], "must be a subclass of pretrain."),
+        ("stage", ["out=runs/y", "stack.stages.stage1._target_=pretrain.Tower"], "pretrain.Tower is no kind of stage"),
+        ("compare", ["out=runs/y", "jobs=2", "device.devices=2"], "cannot both be more than 1"),
+        ("compare", ["out=runs/y", "arms.pretrained=3"], "arms.pretrained=3: give what it changes"),
+        ("report", ["run=[photos,photos]", "out=runs/y"], "photos is given more than once"),
     ],
 )
 def test_a_mistake_gives_one_line_and_a_status(folder, run_here, command, arguments, message):

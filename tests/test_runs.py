@@ -1,6 +1,7 @@
 import json
 import os
 import pickle
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ import torch
 from pretrain import RunFolder, UserError
 from pretrain.runs.atomic_files import load_data
 from pretrain.runs.environment import environment
+from pretrain.runs.progress import Progress
 from pretrain.runs.resumption import differences
 
 CONFIG = {"stack": {"name": "cae", "stages": {"stage1": {"pool": 2}}}, "seed": 0, "out": "a"}
@@ -135,3 +137,15 @@ def test_the_environment_says_what_a_result_may_depend_on(tmp_path):
 def test_where_there_is_no_git_the_commit_is_not_known(monkeypatch):
     monkeypatch.setenv("PATH", "")
     assert environment()["commit"] is None
+
+
+def test_where_there_is_no_terminal_progress_is_told_in_lines_of_steps_and_images(monkeypatch, capsys):
+    seconds = iter([0.0, 1.0, 10.0, 10.0, 10.0, 20.0])
+    monkeypatch.setattr("pretrain.runs.progress.time", SimpleNamespace(monotonic=lambda: next(seconds)))
+    with Progress("stage 1", 10, initial=2, unit="images", per_step=8) as progress:
+        progress.update(3)
+        progress.update(6, "loss 0.5")
+    assert capsys.readouterr().err.splitlines() == [
+        "stage 1: 6/10, 3 images/s, 10 s left, loss 0.5",
+        "stage 1: 6/10, 2 images/s, 20 s left",
+    ]
