@@ -35,8 +35,8 @@ def main(settings: ReportSettings) -> None:
     paths = [os.path.expanduser(str(run)) for run in runs]
     if not paths:
         raise UserError("run=[] names no comparison: give one folder or more.")
-    if missing := [path for path in paths if not os.path.exists(os.path.join(path, "config.yaml"))]:
-        raise UserError(f"{missing[0]} holds no run (no config.yaml).")
+    if len(paths) == 1 and not os.path.exists(os.path.join(paths[0], "config.yaml")):
+        raise UserError(f"{paths[0]} holds no run (no config.yaml).")
     if len(paths) > 1 and settings.out is None:
         raise UserError("out is missing: a report over several comparisons needs a folder of its own, out=DIR.")
     from pretrain.comparison.workers import exclusively

@@ -30,10 +30,12 @@ from pretrain import (
     output_size,
 )
 from pretrain.command_line.command import CONF, plain
+from pretrain.command_line.named_settings import load_stack_settings
 from pretrain.evaluation.gradient_check import check_stage
 from pretrain.pictures.health_panels import draw_health
 from pretrain.reporting.methods_text import stage_in_words
 from pretrain.runs.seeding import generator, seeded
+from pretrain.stages.stack_settings import StackSettings
 from pretrain.training.stack_building import build_stack
 from pretrain.training.stage_inputs import Inputs
 
@@ -232,8 +234,7 @@ def averaging_settings():
 
 
 def averaging_stack(images):
-    stack = {"stages": {"only": averaging_settings()}, "preprocessing": "standardize", "normalization": "none"}
-    return build_stack(stack, images, seed=0)
+    return build_stack(StackSettings("averages", {"only": averaging_settings()}, normalization="none"), images, seed=0)
 
 
 def test_a_kind_of_ones_own_is_measured_on_held_out_images_and_drawn(fabric, tmp_path):
@@ -291,10 +292,10 @@ def test_a_kind_without_a_description_is_described_by_its_name():
     ],
 )
 def test_a_mistake_is_named_by_its_path_in_the_configuration(configure, stack, stage, change, message):
-    config = configure("stage", f"stack={stack}", "data=cifar10")["stack"]
+    config = load_stack_settings(stack)
     for key, value in change.items():
-        old = config["stages"][stage].get(key)
-        config["stages"][stage][key] = {**old, **value} if isinstance(value, dict) else value
+        old = config.stages[stage].get(key)
+        config.stages[stage][key] = {**old, **value} if isinstance(value, dict) else value
     with pytest.raises(UserError) as caught:
         build_stack(config, pictures().repeat(1, 2, 2, 2)[:, :3], seed=0)
     assert str(caught.value).startswith(f"stack.stages.{stage}.{message}")

@@ -1,7 +1,7 @@
 """A comparison: its arms, label budgets, seeds and tuning, checked once where they come in."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
 from typing import Any, ClassVar
 
 from pretrain.comparison.tuning import Tuning, decisive
@@ -195,7 +195,7 @@ class Comparison:
     def _resolved(self, name: str) -> Arm:
         """Return an arm that knows whether it is frozen."""
         arm = replace(self.arms[name])
-        object.__setattr__(arm, "frozen", self.own_recipe(name).freeze)
+        object.__setattr__(arm, "frozen", self._recipes[name][0].freeze)
         return arm
 
     def _check_validation(self) -> None:
@@ -205,34 +205,44 @@ class Comparison:
                 if asked and not self.data.validation:
                     raise UserError(f"recipe.{key} needs validation images: give data.validation more than 0.")
 
-    def recipes(self, arm: str, tried: Sequence[Config]) -> list[Recipe]:
-        """Return what an arm may be fine-tuned with: what all share, each of the settings tried, and the arm's own.
+    def recipes(self, arm: str) -> list[Recipe]:
+        """Return what an arm may be fine-tuned with: a recipe for each of the settings tried, or one alone.
 
         Raises
         ------
         UserError
             When these do not make a recipe; the setting is named.
         """
-        own, shared = self.arms[arm].recipe, as_config(self.recipe)
-        where = [f"arms.{arm}.recipe" if own else "tuning.space" if each else "recipe" for each in tried]
-        return [typed(Recipe, {**shared, **each, **own}, at) for each, at in zip(tried, where, strict=True)]
+        return self._recipes[arm][1:] or self._recipes[arm]
 
     def recipes_by_setting(self) -> list[tuple[str, Recipe]]:
         """Return all that any arm may be fine-tuned with, each beside the setting that it comes from."""
-        tried = [{}, *self.tuning.candidates()]
+        where = ["recipe", *["tuning.space" for _ in self.tuning.candidates()]]
         return [
-            (f"arms.{name}.recipe" if arm.recipe else "tuning.space" if each else "recipe", recipe)
-            for name, arm in self.arms.items()
-            for each, recipe in zip(tried, self.recipes(name, tried), strict=True)
+            (f"arms.{name}.recipe" if self.arms[name].recipe else at, recipe)
+            for name, recipes in self._recipes.items()
+            for at, recipe in zip(where, recipes, strict=True)
         ]
 
-    def own_recipe(self, arm: str) -> Recipe:
-        """Return what an arm is fine-tuned with where nothing is tuned."""
-        return self.recipes(arm, [{}])[0]
+    @cached_property
+    def _recipes(self) -> dict[str, list[Recipe]]:
+        """For each arm, the recipe where nothing is tuned, and then one for each of the settings tried."""
+        shared, tried = as_config(self.recipe), [{}, *self.tuning.candidates()]
+        return {
+            name: [
+                typed(
+                    Recipe,
+                    {**shared, **each, **arm.recipe},
+                    f"arms.{name}.recipe" if arm.recipe else "tuning.space" if each else "recipe",
+                )
+                for each in tried
+            ]
+            for name, arm in self.arms.items()
+        }
 
     def is_tuned(self, arm: str) -> bool:
         """Say whether there is anything to choose for an arm: whether its recipes differ in what decides a result."""
-        deciding = [decisive(recipe) for recipe in self.recipes(arm, self.tuning.candidates())]
+        deciding = [decisive(recipe) for recipe in self.recipes(arm)]
         return any(each != deciding[0] for each in deciding)
 
     def stack_of(self, arm: str) -> StackSettings:

@@ -110,7 +110,7 @@ class FinetuningTask:
 
     def trials(self, comparison: Comparison) -> list["FinetuningTask"]:
         """Return the trials by which the settings of a run are chosen: none where all of them come to the same."""
-        trials = range(len(comparison.tuning.candidates()) if comparison.is_tuned(self.arm) else 0)
+        trials = range(len(comparison.recipes(self.arm)) if comparison.is_tuned(self.arm) else 0)
         seeds = comparison.tuning.seeds
         return [FinetuningTask(self.arm, self.labels, seed, trial) for trial in trials for seed in seeds]
 
@@ -132,7 +132,7 @@ class FinetuningTask:
             labels=self.labels,
             seed=self.seed,
             out=str(self.folder(out)),
-            recipe=comparison.recipes(self.arm, comparison.tuning.candidates() or [{}])[chosen],
+            recipe=comparison.recipes(self.arm)[chosen],
             init=arm.init,
             stages=str(stages) if arm.pretrained else None,
             upto=arm.upto,

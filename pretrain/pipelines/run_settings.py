@@ -63,8 +63,8 @@ class StageRun(RunSettings):
 
     def __post_init__(self) -> None:
         """Refuse values that cannot be meant."""
-        if self.upto is not None:
-            require_between("upto", self.upto, 1, len(self.stack.stages))
+        if self.upto is not None and not 1 <= self.upto <= len(self.stack.stages):
+            raise UserError(f"upto={self.upto}: the stack has {len(self.stack.stages)} stages.")
         if self.num_unlabelled is not None:
             require_between("num_unlabelled", self.num_unlabelled, 1)
 
