@@ -15,8 +15,8 @@ from pretrain.data.dataset import gather
 from pretrain.data.leakage_check import Count, Named, check_pool
 from pretrain.data.loading import load_data
 from pretrain.data.near_duplicates import (
-    DISTANCE,
-    SMALLEST,
+    MAX_HASH_DISTANCE,
+    SMALLEST_SIDE,
     alignment,
     close_hashes,
     count_bits,
@@ -99,7 +99,7 @@ def test_flat_images_are_shared_only_where_they_are_equal():
 def test_small_or_enlarged_digits_are_shared_only_where_they_are_equal():
     digits = load_digits(validation=0)
     test = digits.open_test().images
-    for size in (8, SMALLEST, 32):
+    for size in (8, SMALLEST_SIDE, 32):
         enlarge = partial(F.interpolate, size=size, mode="bicubic")
         one, other = (enlarge(x.float()).clamp(0, 255).to(torch.uint8) for x in (digits.train.images, test))
         assert shared(one, torch.cat([other, one[7:8]]))[0].image == 7
@@ -121,7 +121,7 @@ def test_the_search_equals_going_through_all_pairs(bytewise, monkeypatch):
         (i, j)
         for i, a in enumerate(one)
         for j, b in enumerate(other)
-        if a and b and bin(int(a) ^ int(b)).count("1") <= DISTANCE
+        if a and b and bin(int(a) ^ int(b)).count("1") <= MAX_HASH_DISTANCE
     ]
     assert len(expected) > 20
     assert sorted(map(tuple, close_hashes(one, other).tolist())) == expected

@@ -139,8 +139,8 @@ def test_a_complete_run_is_left_as_it_is(configure, digits, fabric, tmp_path):
         (["init=pretrained"], "needs trained stages"),
         (["init=pretrained", "stages=nowhere"], "holds no run"),
         (["init=guess"], "choose one of scratch, pretrained"),
-        (["labels=7"], "from 10 .one a class. to 1000"),
-        (["labels=100000"], "from 10 .one a class. to 1000"),
+        (["labels=7"], "from 10 .one per class. to 1000"),
+        (["labels=100000"], "from 10 .one per class. to 1000"),
         (["labels=many"], "give a number, or all"),
         (["recipe.steps=0"], "at least 1"),
         (["recipe.learning_rate=fast"], "recipe.learning_rate=fast: it must be a number"),
@@ -187,7 +187,7 @@ def test_a_complete_probe_is_left_as_it_is(configure, digits, fabric, tmp_path):
     [
         (["init=pretrained"], "needs trained stages"),
         (["init=pretrained", "stages={trained}", "stack.preprocessing=whiten"], "stack.preprocessing is standardize"),
-        (["labels=7"], "from 10 .one a class. to 1000"),
+        (["labels=7"], "from 10 .one per class. to 1000"),
         (["labels=many"], "give a number, or all"),
     ],
 )

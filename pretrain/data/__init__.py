@@ -1,1 +1,1 @@
-"""Images: where they come from, which of them carry labels, and what is done to a batch of them."""
+"""Images: their sources, their splits and labels, and the augmentation of batches."""

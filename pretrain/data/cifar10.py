@@ -1,4 +1,4 @@
-"""CIFAR-10, through torchvision."""
+"""CIFAR-10, read through torchvision."""
 
 import sys
 import urllib.error
@@ -14,12 +14,12 @@ from pretrain.errors import UserError
 
 
 def read_cifar10(source: CIFAR10Data) -> Dataset:
-    """Return CIFAR-10, downloaded by torchvision where it is missing and may be.
+    """Return CIFAR-10, downloading it if it is missing and `source.download` is true.
 
     Raises
     ------
     UserError
-        When the data is missing and may not, or cannot, be downloaded.
+        When the data is missing and downloading is not allowed or fails.
     """
     from torchvision.datasets import CIFAR10
 
@@ -30,10 +30,10 @@ def read_cifar10(source: CIFAR10Data) -> Dataset:
             advice = (
                 "check the connection, or put cifar-10-python.tar.gz there"
                 if source.download
-                else "let it be downloaded with data.download=true"
+                else "download it with data.download=true"
             )
             raise UserError(
-                f"CIFAR-10 could not be had in data.root={source.root} ({_first_line(error)}): {advice}."
+                f"CIFAR-10 could not be read from data.root={source.root} ({_first_line(error)}): {advice}."
             ) from None
 
     def named(images_of: CIFAR10) -> Named:

@@ -1,4 +1,4 @@
-"""What a run may use: labelled images, the unlabelled pool, and a test split that is opened at its end."""
+"""The images of a run: labelled images, the unlabelled pool, and a test split that is opened at the end."""
 
 import hashlib
 from collections.abc import Callable, Sequence
@@ -26,35 +26,35 @@ class Labelled:
     labels: Tensor = field(repr=False)
 
     def __len__(self) -> int:
-        """Return how many there are."""
+        """Return the number of images."""
         return len(self.labels)
 
     def subset(self, positions: Tensor) -> "Labelled":
-        """Return those at `positions`."""
+        """Return the images at `positions`."""
         return Labelled(self.images[positions], self.labels[positions])
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """What a run may use, and when.
+    """The images that a run may use.
 
     Attributes
     ----------
     classes : tuple of str
-        Names, in the order of the labels.
+        Names of the classes, in the order of the labels.
     train, validation : Labelled
-        Disjoint. Label budgets are drawn from `train`; every choice is made on `validation`.
+        Disjoint splits. Label budgets are drawn from `train`; every choice is made on `validation`.
     unlabelled : Tensor, (N, C, H, W), uint8
-        What stages learn from: the training images, and any pools added to them, without those that are among the
-        validation or the test images (unless the user keeps them).
+        Images that stages learn from: the training images and any pools added to them, without duplicates of
+        validation or test images (unless the user keeps them).
     open_test : callable
-        Returns the test split. Called once, by a finished run.
+        Function that returns the test split. A finished run calls it once.
     skipped : list of Skipped
         Files that could not be read; those of the test split are added when it is opened.
     leakage : Leakage, optional
-        What the unlabelled pool shares with the validation and the test images; None where nobody looked.
+        Images that the unlabelled pool shares with validation and test; None if this was not checked.
     test_digest : str
-        Hash of the test images and of their names, which in folders tell the class.
+        Hash of the test images and of their names, which contain the class for image folders.
     """
 
     classes: tuple[str, ...]
@@ -67,7 +67,7 @@ class Dataset:
     test_digest: str = ""
 
     def record_in(self, folder: RunFolder) -> None:
-        """List what was skipped in skipped.csv, and what the pool shares with other splits in leakage.json."""
+        """Write the skipped files to skipped.csv, and the images shared between splits to leakage.json."""
         if self.skipped and folder.writes:
             write_skipped(folder.path / "skipped.csv", self.skipped)
         if self.leakage and folder.writes:
@@ -75,17 +75,17 @@ class Dataset:
 
     @property
     def digests(self) -> dict[str, str]:
-        """What binds a run to its data."""
+        """The hashes that bind a run to its data."""
         return {"data_digest": self.digest, "labelled_digest": self.labelled_digest}
 
     @cached_property
     def digest(self) -> str:
-        """Hash of the images and labels that a run may learn from or choose by: the same for the same content."""
+        """Hash of the content that a run may learn from or choose by: images and labels, without the test split."""
         return _hash(self._labelled, self.unlabelled)
 
     @property
     def labelled_digest(self) -> str:
-        """Hash of all but the unlabelled pool: runs with the same one see the same labels, and the same test images."""
+        """Hash of all labelled images, those of the test split included, without the unlabelled pool."""
         return self._labelled + self.test_digest
 
     @cached_property
@@ -112,34 +112,34 @@ def gather(
     pools: Decoded | None = None,
     skipped: list[Skipped] | None = None,
 ) -> Dataset:
-    """Split off the validation images, and gather the unlabelled pool from the rest.
+    """Split off the validation images and gather the unlabelled pool from the other images.
 
     Parameters
     ----------
     source : DataSource
-        How many validation images there are to be, and what becomes of duplicates.
+        Settings: the number of validation images, and the treatment of duplicates.
     classes : sequence of str
-        Names, in the order of the labels.
+        Names of the classes, in the order of the labels.
     train : Labelled
-        Training images, those for validation among them.
+        Training images, including those to be set aside for validation.
     names : sequence of str
-        What to call each of them.
+        Names of the training images.
     open_test : callable
-        Returns the test split. Not called here.
+        Function that returns the test split. It is not called here.
     test_images : callable
-        Returns the images of the test split alone, without their labels: the pool is checked against them.
+        Function that returns the test images without labels. The pool is checked against them.
     pools : Decoded, optional
         More unlabelled images.
     skipped : list of Skipped, optional
-        Training files that could not be read. It stays the data set's own list, to which others may be added.
+        Training files that could not be read. The data set keeps this very list, so files may be added later.
 
     Raises
     ------
     UserError
-        When there are too few classes or images, or no image is left in the pool.
+        When there are too few classes or images, or when the pool would be empty.
     """
     if len(classes) < 2:
-        raise UserError(f"there is one class only ({classes[0]}): give two or more to tell apart.")
+        raise UserError(f"there is only one class ({classes[0]}): give two or more.")
     training, held_out = split_validation(train.labels, source.validation)
     rest, judged = train.subset(training), train.subset(held_out)
     pool = Named(
@@ -151,12 +151,13 @@ def gather(
     free, leakage = check_pool(pool, len(rest), held_out_images, test, keep=keep)
     if not keep and not free.any():
         raise UserError(
-            f"each of the {len(free):,} unlabelled images is among the validation or the test images: "
-            "add others with data.unlabelled, or keep them with data.duplicates=keep."
+            f"each of the {len(free):,} unlabelled images is also a validation or test image: "
+            "add others with data.unlabelled, or keep these with data.duplicates=keep."
         )
     unlabelled = pool.images if keep or free.all() else pool.images[free]
     skipped = [] if skipped is None else skipped
     skipped += pools.skipped if pools else []
-    places = ["/".join(Path(name).parts[-2:]) for name in test.names]  # wherever the folder of the data may be
+    # The names leave out where the data lies, so that it may move.
+    places = ["/".join(Path(name).parts[-2:]) for name in test.names]
     digest = _hash(repr(places), test.images)
     return Dataset(tuple(classes), rest, judged, unlabelled, open_test, skipped, leakage, digest)

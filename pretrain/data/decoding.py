@@ -1,4 +1,4 @@
-"""Decode one image file of any kind to bytes of one size."""
+"""Decode image files of any kind to arrays of one size."""
 
 import os
 from pathlib import Path
@@ -6,20 +6,22 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-MODES = {1: "L", 3: "RGB"}
+PILLOW_MODES = {1: "L", 3: "RGB"}
 
 
 def decode_image(path: Path, size: int, channels: int) -> np.ndarray:
-    """Read one file: EXIF rotation applied, transparency on white, shorter side scaled to `size`, center kept.
+    """Read an image, scale its shorter side to `size` and crop the center.
+
+    EXIF rotation is applied, and transparent images are put on white.
 
     Parameters
     ----------
     path : Path
-        A file in any format and mode that Pillow reads; of an animation, the first frame.
+        File in any format and mode that Pillow reads. An animation gives its first frame.
     size : int
-        Side in pixels of the result.
+        Side of the result in pixels.
     channels : {1, 3}
-        Gray or RGB.
+        Number of channels: 1 for gray, 3 for RGB.
 
     Returns
     -------
@@ -28,7 +30,7 @@ def decode_image(path: Path, size: int, channels: int) -> np.ndarray:
     Raises
     ------
     Exception
-        Whatever Pillow raises on a damaged or foreign file.
+        Any error that Pillow raises for a file that it cannot read.
     """
     with Image.open(path) as opened:
         image = ImageOps.exif_transpose(opened)
@@ -37,24 +39,25 @@ def decode_image(path: Path, size: int, channels: int) -> np.ndarray:
         if image.has_transparency_data:
             image = image.convert("RGBA")
             image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-        image = ImageOps.fit(image.convert(MODES[channels]), (size, size), Image.Resampling.BICUBIC)
+        image = ImageOps.fit(image.convert(PILLOW_MODES[channels]), (size, size), Image.Resampling.BICUBIC)
         return np.asarray(image, dtype=np.uint8).reshape(size, size, channels)
 
 
 def _to_eight_bits(image: Image.Image) -> Image.Image:
-    """Scale 16-bit gray (I;16) by its full range, and other deep modes by their own; Pillow would clip them."""
+    """Scale 16-bit gray by its full range and other deep modes by the image's own, where Pillow would clip."""
     pixels = np.asarray(image, dtype=np.float64)
     low, high = (0, 65535) if image.mode.startswith("I;16") else (pixels.min(), pixels.max())
     return Image.fromarray(np.uint8(np.rint((pixels - low) / max(high - low, 1e-12) * 255)))
 
 
 def list_files(folder: Path) -> list[Path]:
-    """Return every file below `folder`, sorted by path, whatever its depth; hidden ones are left out.
+    """Return every file at any depth below `folder`, sorted by path, without hidden ones.
 
-    Links to folders are followed, but into none of those that they lie in, nor in circles.
+    Links to folders are followed, except to a folder that contains the link, which would never end.
     """
     found = []
-    passed = {os.fspath(folder): {folder.resolve()}}  # to each folder that is still to be looked at, itself among them
+    # For each folder still to be searched: the folders on the way to it, including itself.
+    passed = {os.fspath(folder): {folder.resolve()}}
     for root, folders, names in os.walk(folder, followlinks=True):
         above = passed.pop(root) | {*Path(root).resolve().parents}
         folders[:] = [name for name in folders if name[0] != "." and Path(root, name).resolve() not in above]

@@ -1,4 +1,4 @@
-"""Handwritten digits that scikit-learn bundles."""
+"""The handwritten digits that scikit-learn bundles."""
 
 import torch
 

@@ -18,7 +18,8 @@ from pretrain.data.decoding import decode_image
 from pretrain.data.skipped_files import Skipped
 from pretrain.runs.progress import Progress
 
-CACHE_VERSION = 1  # a change of the decoding below makes old caches stale
+# Increase this number when decoding changes, so that old caches are not used.
+CACHE_VERSION = 1
 
 
 @dataclass(frozen=True)
@@ -28,11 +29,11 @@ class Decoded:
     Attributes
     ----------
     images : Tensor, (N, C, H, W), uint8
-        Mapped from the cache: pages are read when they are used. Not to be written to.
+        Images, mapped from the cache: a page is read when it is used. Do not write to them.
     paths : list of Path
-        Where each came from.
+        File of each image.
     skipped : list of Skipped
-        The files left out.
+        Files that could not be read.
     """
 
     images: Tensor
@@ -41,17 +42,17 @@ class Decoded:
 
 
 def decode_files(paths: Sequence[Path], size: int, channels: int, cache: Path | None) -> Decoded:
-    """Decode files, or map what an earlier call decoded.
+    """Decode files, or map the cache of an earlier call.
 
     Parameters
     ----------
     paths : sequence of Path
-        Image files. One that cannot be read is skipped and listed.
+        Image files. A file that cannot be read is skipped and listed.
     size, channels : int
-        Those of `decode_image`.
+        Side in pixels and number of channels, as in `decode_image`.
     cache : Path, optional
-        Folder of the caches. A cache is found again while no file's path, size or time of change differs.
-        None decodes into memory.
+        Folder of the caches. A cache is used again as long as each file has the same path, size and modification
+        time. None decodes into memory.
     """
     folder = cache / _fingerprint(paths, size, channels) if cache else None
     if folder and (folder / "index.json").exists():
@@ -61,7 +62,8 @@ def decode_files(paths: Sequence[Path], size: int, channels: int, cache: Path | 
         kept, skipped = _decode_into(rows, paths, size, channels)
         return Decoded(_as_tensor(rows[: len(kept)]), [paths[k] for k in kept], skipped)
     folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder) as scratch:  # two runs may decode at once; the last to end wins
+    # Two runs may decode at once; the last to finish replaces the other's files.
+    with tempfile.TemporaryDirectory(dir=folder) as scratch:
         target = Path(scratch, "images.npy")
         rows = open_memmap(target, mode="w+", dtype=np.uint8, shape=(max(len(paths), 1), size, size, channels))
         kept, skipped = _decode_into(rows, paths, size, channels)
@@ -74,12 +76,13 @@ def decode_files(paths: Sequence[Path], size: int, channels: int, cache: Path | 
 
 
 def _decode_into(rows: np.ndarray, paths: Sequence[Path], size: int, channels: int) -> tuple[list[int], list[Skipped]]:
-    """Fill the first rows with the images that can be read; return their positions in `paths`, and the others."""
+    """Fill the first rows with the readable images; return their positions in `paths`, and the skipped files."""
 
     def attempt(path: Path) -> np.ndarray | Skipped:
         try:
             return decode_image(path, size, channels)
-        except Exception as error:  # Pillow raises many kinds for a damaged file; any of them means the same here
+        # Pillow raises many kinds of errors for damaged files; each means that the file is skipped.
+        except Exception as error:
             return Skipped(str(path), f"{type(error).__name__}: {error}".splitlines()[0])
 
     kept: list[int] = []
@@ -99,7 +102,8 @@ def _fingerprint(paths: Sequence[Path], size: int, channels: int) -> str:
     digest = hashlib.blake2b(f"{CACHE_VERSION} {size} {channels}".encode(), digest_size=16)
     for path in paths:
         digest.update(os.fsencode(path.resolve()))
-        if path.exists():  # not so where a link leads nowhere
+        # A broken link does not exist.
+        if path.exists():
             status = path.stat()
             digest.update(f"|{status.st_size}|{status.st_mtime_ns}\n".encode())
     return digest.hexdigest()
@@ -113,5 +117,5 @@ def _open_cache(folder: Path, paths: Sequence[Path]) -> Decoded:
 
 
 def _as_tensor(rows: np.ndarray) -> Tensor:
-    """Return images stored with channels last as a view of shape (N, C, H, W)."""
+    """Return a view of shape (N, C, H, W) of images stored with channels last."""
     return torch.from_numpy(rows).permute(0, 3, 1, 2)

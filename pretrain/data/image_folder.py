@@ -1,4 +1,4 @@
-"""The user's own images, in folders."""
+"""The user's own images, read from folders."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,19 +10,19 @@ from pretrain.data.decoding import list_files
 from pretrain.data.image_cache import Decoded, decode_files
 from pretrain.data.leakage_check import Named
 from pretrain.data.skipped_files import Skipped
-from pretrain.data.sources import CACHE, FolderData, class_folders
+from pretrain.data.sources import DEFAULT_CACHE, FolderData, class_folders
 from pretrain.errors import UserError, require_between
 
 Folder = str | Path
 
 
 def read_folder(source: FolderData) -> Dataset:
-    """Return the images of class folders, decoded.
+    """Return the decoded images of class folders.
 
     Raises
     ------
     UserError
-        When a folder is missing or has no readable image, or the test classes are not those of training.
+        When a folder is missing or has no readable image, or when a test class has no training folder.
     """
     root, form = Path(source.root).expanduser(), (source.image_size, source.channels, source.cache)
     classes = class_folders(root / "train")
@@ -45,7 +45,7 @@ def read_folder(source: FolderData) -> Dataset:
 
 
 def _refuse_overlap(root: Path, pools: Sequence[Folder]) -> None:
-    """Refuse pools that hold the labelled images: stages would see test images, and training images twice."""
+    """Reject pools that contain labelled images: stages would see test images, and training images twice."""
     for pool in pools:
         for split in (root / "train", root / "test"):
             one, other = Path(pool).expanduser().resolve(), split.resolve()
@@ -54,14 +54,14 @@ def _refuse_overlap(root: Path, pools: Sequence[Folder]) -> None:
 
 
 def load_unlabelled(
-    folders: Sequence[Folder], image_size: int = 32, channels: int = 3, cache: Folder | None = CACHE
+    folders: Sequence[Folder], image_size: int = 32, channels: int = 3, cache: Folder | None = DEFAULT_CACHE
 ) -> Decoded:
-    """Load every image of any number of folders, of any depth; the parameters are those of `FolderData`.
+    """Load every image at any depth of one or more folders; the parameters are those of `FolderData`.
 
     Raises
     ------
     UserError
-        When a folder is missing, or holds no image that can be read.
+        When a folder is missing or has no readable image.
     """
     if isinstance(folders, str | Path):
         folders = [folders]
@@ -82,14 +82,14 @@ def _load_files(folder: Path, image_size: int, channels: int, cache: Folder | No
     decoded = decode_files(list_files(folder), image_size, channels, Path(cache).expanduser() if cache else None)
     if not decoded.paths:
         what = f"; the first of {len(decoded.skipped)}: {decoded.skipped[0].reason}" if decoded.skipped else ""
-        raise UserError(f"{folder} holds no image that can be read{what}.")
+        raise UserError(f"{folder} has no readable image{what}.")
     return decoded
 
 
 def _load_classes(
     folder: Path, classes: Sequence[str], image_size: int, channels: int, cache: Folder | None
 ) -> tuple[Labelled, list[str], list[Skipped]]:
-    """Load `folder`, taking each image's class from the first folder of its path; return the paths as well."""
+    """Load images whose class is the first folder of their path in `folder`; return the paths as well."""
     decoded = _load_files(folder, image_size, channels, cache)
     names = [path.relative_to(folder).parts[0] for path in decoded.paths]
     stray = [k for k, name in enumerate(names) if name not in classes]

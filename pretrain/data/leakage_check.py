@@ -1,6 +1,6 @@
-"""What the unlabelled pool shares with the images that results are judged by.
+"""Search the unlabelled pool for duplicates of validation and test images.
 
-Test images are looked at here, and never their labels: no function of this module is given any.
+No function of this module is given a test label.
 """
 
 import json
@@ -14,12 +14,12 @@ from torch import Tensor
 from pretrain.data.near_duplicates import Match, find_shared, fingerprints
 from pretrain.runs.atomic_files import write_text
 
-EXAMPLES = 20  # pairs in a report
+EXAMPLES_IN_REPORT = 20
 
 
 @dataclass(frozen=True)
 class Named:
-    """Images, (N, C, H, W), uint8, and what to call each: its path where it has one."""
+    """Images, (N, C, H, W), uint8, and the name of each: its path if it has one."""
 
     images: Tensor
     names: Sequence[str]
@@ -27,7 +27,7 @@ class Named:
 
 @dataclass(frozen=True)
 class Count:
-    """How many images of one set are in another, as the same bytes or nearly."""
+    """Number of images of one set that have an exact or a near-duplicate in another."""
 
     exact: int
     near: int
@@ -35,7 +35,7 @@ class Count:
 
 @dataclass(frozen=True)
 class Pair:
-    """An image of the pool, and one of the split ("validation" or "test") that it is a duplicate of."""
+    """An image of the pool and its duplicate in a split, "validation" or "test"."""
 
     pool: str
     split: str
@@ -46,22 +46,22 @@ class Pair:
 
 @dataclass(frozen=True)
 class Leakage:
-    """What the unlabelled pool shares with the validation and the test images.
+    """The images that the unlabelled pool shares with validation and test.
 
     Attributes
     ----------
     kept : bool
-        Whether what is shared stays in the pool.
+        Whether shared images stay in the pool.
     pool : int
-        Images in the pool before anything is left out: the training images, and the pools added to them.
+        Images in the pool before any is left out: the training images and the pools added to them.
     shared : int
-        How many of these are among the validation images, the test images or both.
+        Images of the pool that are validation images, test images or both.
     validation, test : Count
-        The same, for the validation images and for the test images.
+        Images of the pool that are shared with each split.
     train_validation, train_test : Count
-        Of these, the labelled training images. They keep their labels in any case: all arms see them alike.
+        Labelled training images among them. They keep their labels, since all arms see them alike.
     examples : tuple of Pair
-        The first few, those with test images before those with validation images.
+        The first few pairs, those of test images first.
     """
 
     kept: bool
@@ -74,42 +74,42 @@ class Leakage:
     examples: tuple[Pair, ...]
 
     def __str__(self) -> str:
-        """Say in one line what is shared, and what becomes of it."""
+        """Return one line that says what is shared and whether it is kept."""
         return (
-            f"{self.shared:,} of the {self.pool:,} unlabelled images are among those that results are judged by "
-            f"(test: {self.test.exact:,} equal, {self.test.near:,} nearly; "
-            f"validation: {self.validation.exact:,} equal, {self.validation.near:,} nearly): "
+            f"{self.shared:,} of the {self.pool:,} unlabelled images are also validation or test images "
+            f"(test: {self.test.exact:,} exact, {self.test.near:,} near-duplicates; "
+            f"validation: {self.validation.exact:,} exact, {self.validation.near:,} near-duplicates): "
             + ("kept, since data.duplicates=keep" if self.kept else "left out")
-            + "; see leakage.json of the run"
+            + "; see the run's leakage.json"
         )
 
     def write(self, file: Path) -> None:
-        """Write all of it as JSON."""
+        """Write the result as JSON."""
         write_text(file, json.dumps(asdict(self), indent=2) + "\n")
 
 
 def check_pool(
     pool: Named, labelled: int, validation: Named, test: Named, *, keep: bool = False
 ) -> tuple[Tensor, Leakage]:
-    """Look for images of the pool among those that results are judged by.
+    """Search the pool for duplicates of validation and test images.
 
     Parameters
     ----------
     pool : Named
-        The labelled training images first, then the others.
+        Unlabelled pool: the labelled training images first, then the others.
     labelled : int
-        How many images of the pool are labelled training images.
+        Number of labelled training images in the pool.
     validation, test : Named
-        What results are judged by.
+        Images of the two splits.
     keep : bool
-        Whether what is shared stays in the pool; only said in the report.
+        Whether shared images stay in the pool. This is only noted in the result.
 
     Returns
     -------
     Tensor, (N,), bool
-        True for each image of the pool that is shared with neither.
+        True for each image of the pool that neither split shares.
     Leakage
-        What was found.
+        Numbers and examples of the duplicates.
     """
     prints = fingerprints(pool.images)
     free = torch.ones(len(pool.images), dtype=torch.bool)
@@ -121,10 +121,10 @@ def check_pool(
         counts[f"train_{split}"] = _count([match for match in matches if match.image < labelled])
         examples += [
             Pair(pool.names[m.image], split, judged.names[m.other], m.exact, round(m.correlation, 3))
-            for m in matches[:EXAMPLES]
+            for m in matches[:EXAMPLES_IN_REPORT]
         ]
     shared = int((~free).sum())
-    return free, Leakage(keep, len(free), shared, **counts, examples=tuple(examples[:EXAMPLES]))
+    return free, Leakage(keep, len(free), shared, **counts, examples=tuple(examples[:EXAMPLES_IN_REPORT]))
 
 
 def _count(matches: Sequence[Match]) -> Count:

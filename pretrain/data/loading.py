@@ -21,18 +21,16 @@ READERS: dict[type[DataSource], Callable[[Any], Dataset]] = {
 
 
 def load_data(source: DataSource, fabric: Fabric) -> Dataset:
-    """Load a data set, the first process before the others: it may download or decode.
+    """Load a data set in the first process, which may download and decode, then in the others.
 
     Raises
     ------
     UserError
-        When a setting is wrong, or the images cannot be had.
+        When a setting is wrong or the images cannot be loaded.
     """
     data = first_then_others(fabric, lambda: READERS[type(source)](source))
     if data.skipped:
-        complain(
-            f"{len(data.skipped):,} files could not be read as images and are left out; see skipped.csv of the run"
-        )
+        complain(f"{len(data.skipped):,} files could not be read as images and are left out; see the run's skipped.csv")
     if data.leakage and data.leakage.shared:
         complain(str(data.leakage))
     return data
@@ -49,7 +47,7 @@ def load_cifar10(root: Any = "data", **settings: Any) -> Dataset:
     Raises
     ------
     UserError
-        When the data is missing and may not, or cannot, be downloaded.
+        When the data is missing and downloading is not allowed or fails.
     """
     return read_cifar10(CIFAR10Data(root, **settings))
 
@@ -60,6 +58,6 @@ def load_folder(root: Any, **settings: Any) -> Dataset:
     Raises
     ------
     UserError
-        When a folder is missing or has no readable image, or the test classes are not those of training.
+        When a folder is missing or has no readable image, or when a test class has no training folder.
     """
     return read_folder(FolderData(root, **settings))

@@ -18,7 +18,7 @@ class Skipped:
 
 
 def write_skipped(file: Path, skipped: Sequence[Skipped]) -> None:
-    """Write a CSV with the columns path and reason."""
+    """Write a CSV file with the columns path and reason."""
     table = io.StringIO()
     csv.writer(table, lineterminator="\n").writerows([("path", "reason"), *((s.path, s.reason) for s in skipped)])
     write_text(file, table.getvalue())

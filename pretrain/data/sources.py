@@ -1,4 +1,4 @@
-"""Where images come from: the settings of each data set, and what is known of its images before any is loaded."""
+"""The settings of each data set, with the shape and the classes of its images."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -8,23 +8,23 @@ from typing import Any, ClassVar
 from pretrain.errors import UserError, choose
 from pretrain.runs.settings import Config, Resuming, setting, typed
 
-CACHE = "~/.cache/pretrain"
+DEFAULT_CACHE = "~/.cache/pretrain"
 
 
 @dataclass(frozen=True, kw_only=True)
 class DataSource:
-    """Settings that every data set has.
+    """Settings of every data set.
 
     Attributes
     ----------
     validation : int or float
-        Training images set aside for validation: a number, or a share below 1.
+        Number of training images set aside for validation, or their share below 1.
     unlabelled : sequence of str or Path
-        More folders of images, of any depth, without classes, for the unlabelled pool; a single one may stand alone.
+        More folders of images for the unlabelled pool, of any depth and without classes. One folder needs no list.
     duplicates : {"remove", "keep"}
-        What becomes of unlabelled images that are validation or test images as well, or nearly.
+        Treatment of unlabelled images that duplicate validation or test images, exactly or nearly.
     cache : str or Path, optional
-        Where decoded images are kept for later runs; None keeps them in memory.
+        Folder that keeps decoded images for later runs; None keeps them in memory.
     """
 
     name: ClassVar[str]
@@ -32,10 +32,10 @@ class DataSource:
     validation: int | float = 0.1
     unlabelled: Any = setting(factory=list)
     duplicates: str = "remove"
-    cache: Any = setting(CACHE, resuming=Resuming.FREE)
+    cache: Any = setting(DEFAULT_CACHE, resuming=Resuming.FREE)
 
     def __post_init__(self) -> None:
-        """Refuse values that cannot be meant, take folders by their names, and make a list of a single one."""
+        """Reject invalid values, make paths plain text, and make a list of a single folder."""
         choose("data.duplicates", self.duplicates, ("remove", "keep"))
         given = [] if self.unlabelled is None else self.unlabelled
         folders = given if isinstance(given, Sequence) and not isinstance(given, str) else [given]
@@ -54,7 +54,7 @@ class DataSource:
         return [str(k) for k in range(10)]
 
     def to_config(self) -> Config:
-        """Return the settings as `from_config` takes them."""
+        """Return the settings in the form that `from_config` takes."""
         return {"name": self.name, **vars(self)}
 
     @staticmethod
@@ -64,10 +64,10 @@ class DataSource:
         Raises
         ------
         UserError
-            When there is no such data set, or a setting of it is wrong.
+            When there is no such data set or a setting is wrong.
         """
         if not isinstance(config, dict) or "name" not in config:
-            raise UserError(f"{where}={config}: give the name and the settings of a data set.")
+            raise UserError(f"{where}={config} is not a data set: give its name and its settings.")
         choose(f"{where}.name", config["name"], SOURCES)
         return typed(SOURCES[config["name"]], {key: value for key, value in config.items() if key != "name"}, where)
 
@@ -97,9 +97,9 @@ class CIFAR10Data(DataSource):
     Attributes
     ----------
     root : str or Path
-        Folder that holds the data, or into which torchvision downloads it and checks its checksum.
+        Folder of the data. torchvision downloads missing data into it and verifies the checksum.
     download : bool
-        Download what is missing.
+        Whether missing data is downloaded.
 
     References
     ----------
@@ -124,11 +124,11 @@ class FolderData(DataSource):
     Attributes
     ----------
     root : str or Path
-        Folder with `train` and `test` in it. The classes are the folders in `train`, in alphabetical order.
+        Folder that contains `train` and `test`. The classes are the folders in `train`, in alphabetical order.
     image_size : int
-        Side in pixels to which every image is brought: the shorter side is scaled, the center kept.
+        Side of every image in pixels: the shorter side is scaled to it, and the center is cropped.
     channels : {1, 3}
-        Gray or RGB.
+        Number of channels: 1 for gray, 3 for RGB.
     """
 
     name = "folder"
@@ -147,7 +147,7 @@ class FolderData(DataSource):
         Raises
         ------
         UserError
-            When there is none.
+            When there is no such folder.
         """
         return class_folders(Path(self.root).expanduser() / "train")
 
@@ -161,11 +161,11 @@ def class_folders(folder: Path) -> list[str]:
     Raises
     ------
     UserError
-        When the folder is missing, or holds no class folder.
+        When the folder is missing or has no class folder.
     """
     if not folder.is_dir():
-        raise UserError(f"{folder} is missing: labelled images are expected in {folder}/<class>/.")
+        raise UserError(f"{folder} is missing: put the labelled images into {folder}/<class>/.")
     classes = sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
     if not classes:
-        raise UserError(f"{folder} has no class folders: labelled images are expected in {folder}/<class>/.")
+        raise UserError(f"{folder} has no class folders: put the labelled images into {folder}/<class>/.")
     return classes

@@ -4,7 +4,7 @@ from typing import Any
 
 from pretrain.comparison.paired_differences import ENOUGH
 from pretrain.comparison.plan import Comparison
-from pretrain.data.near_duplicates import SMALLEST
+from pretrain.data.near_duplicates import SMALLEST_SIDE
 from pretrain.data.sources import FolderData
 from pretrain.evaluation.layer_features import PROBE_GRID
 from pretrain.network.layer_settings import LayerSettings
@@ -70,7 +70,7 @@ def _data(results: Results) -> str:
 
 def _leakage(found: Config, side: int) -> str:
     """Return what the unlabelled pool was found to share with the images that results are judged by."""
-    near = ", equal or nearly so" if side >= SMALLEST else ", equal in every pixel (small images may look alike)"
+    near = ", equal or nearly so" if side >= SMALLEST_SIDE else ", equal in every pixel (small images may look alike)"
     searched = f"It was searched for copies of validation and test images{near}"
     if not found["shared"]:
         return f"{searched}: none was found."
