@@ -1,1 +1,1 @@
-"""What every run has: a folder, settings, seeds, a device, and a way to go on after an interruption."""
+"""The parts of every run: its folder, settings, seeds and device, and how it resumes."""

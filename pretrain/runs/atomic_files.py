@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and checkpoints that are read as data alone."""
+"""Write files atomically, and read checkpoints without executing anything in them."""
 
 from pathlib import Path
 from typing import Any
@@ -14,17 +14,19 @@ def load_data(file: Path) -> dict[str, Any]:
     Raises
     ------
     UserError
-        When the file is damaged or holds anything else.
+        When the file is damaged or contains anything else.
     """
     try:
         return torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many kinds; each means that the file cannot be used
+    # torch raises many kinds of errors; each means that the file cannot be used.
+    except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"{file} is not a checkpoint that can be read ({reason}).") from None
 
 
 def write_text(file: Path, text: str) -> None:
-    """Write a file whole or not at all."""
+    """Write a file completely or not at all."""
     scratch = file.with_name(f"{file.name}.part")
-    scratch.write_text(text, errors="surrogateescape")  # names of files may be in an old encoding
+    # File names in the text may be in an old encoding.
+    scratch.write_text(text, errors="surrogateescape")
     scratch.replace(file)

@@ -1,4 +1,4 @@
-"""Where a run computes: device, precision, processes and threads."""
+"""The device, precision, processes and threads of a run."""
 
 import ctypes
 import sys
@@ -11,25 +11,25 @@ from pretrain.runs.settings import Resuming, setting
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of <malloc.h>
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # parameters of mallopt, from <malloc.h>
 PRECISIONS = ("32-true", "bf16-mixed")
 
 
 @dataclass(frozen=True)
 class Device:
-    """Where to compute, and in which precision.
+    """The device and precision to compute with.
 
     Attributes
     ----------
     accelerator : str
         "auto" (a GPU where there is one), "cpu", "cuda" or "mps".
     devices : int
-        Processes, each on a device of its own; every batch is shared out among them.
+        Number of data-parallel processes, each on its own device; they divide every batch.
     precision : str
-        "32-true", or "bf16-mixed" for bfloat16 autocast; "auto" takes the latter where the hardware multiplies
-        bfloat16. Weights are float32 in any case.
+        "32-true", "bf16-mixed" (bfloat16 autocast), or "auto": bf16-mixed if the hardware multiplies bfloat16, else
+        32-true. Weights are always float32.
     threads : int, optional
-        Threads of each process on the CPU; None leaves torch's choice.
+        Threads of each process on the CPU; None keeps torch's default.
     """
 
     accelerator: str = setting("auto", resuming=Resuming.FREE)
@@ -38,7 +38,7 @@ class Device:
     threads: int | None = setting(None, resuming=Resuming.FREE)
 
     def __post_init__(self) -> None:
-        """Refuse values that cannot be meant."""
+        """Reject invalid values."""
         choose("device.precision", self.precision, ("auto", *PRECISIONS))
         require_between("device.devices", self.devices, 1)
         if self.threads is not None:
@@ -50,19 +50,20 @@ class Device:
         Raises
         ------
         UserError
-            When this machine lacks what is asked for.
+            When this computer does not have what the settings ask for.
         """
-        from pretrain.runs.processes import launch_fabric  # it imports torch, which takes a while
+        # This import loads torch, which takes a while.
+        from pretrain.runs.processes import launch_fabric
 
         return launch_fabric(self.accelerator, self.devices, self.precision, self.threads)
 
 
 def keep_freed_memory() -> None:
-    """Let the GNU C library keep what a step frees for the next one; elsewhere do nothing.
+    """Keep freed memory in the process for the next step, under the GNU C library.
 
-    It hands blocks of a few MiB and more, which activations are, back to the kernel, which has to fill them with zeros
-    when they are wanted again: on a CPU that can take longer than the computation. For a process that does nothing but
-    train, such as the commands, since peaks of memory are not given back either.
+    By default the library returns large blocks, such as activations, to the kernel, which zeroes them before their
+    next use. On a CPU that can take longer than the computation. Only a process that does nothing but train should call
+    this, since peaks of memory are not returned either.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt:

@@ -1,4 +1,4 @@
-"""Where a run was computed: versions, processor, threads and commit."""
+"""The environment of a run: versions, processor, threads and commit."""
 
 import os
 import platform
@@ -12,7 +12,7 @@ import torch
 
 
 def environment() -> dict[str, Any]:
-    """Return versions, processor, threads and commit: what else a result may depend on."""
+    """Return the versions, processor, threads and commit that a result may depend on."""
     from importlib.metadata import version
 
     packages = ("torch", "torchvision", "lightning-fabric", "hydra-core", "scikit-learn", "scipy", "numpy")
@@ -30,7 +30,7 @@ def environment() -> dict[str, Any]:
 
 
 def command_line() -> str:
-    """Return the command that this process runs, as one would type it."""
+    """Return the command of this process as a user types it."""
     program, *arguments = sys.argv
     path = Path(program)
     module = f"-m pretrain.{path.stem}" if path.parent.name == "pretrain" else path.name
@@ -38,13 +38,14 @@ def command_line() -> str:
 
 
 def _commit() -> str | None:
-    """Return the package's commit, where it is used from a clone of its own."""
+    """Return the commit of the package's clone; None outside a clone."""
     root = Path(__file__).parents[2]
     if not (root / ".git").exists():
         return None
     command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12"]
     try:
         result = subprocess.run(command, capture_output=True, text=True, check=False)
-    except OSError:  # a clone, but no git
+    # Git may not be installed.
+    except OSError:
         return None
     return result.stdout.strip() or None

@@ -1,4 +1,4 @@
-"""The processes of a run, through Lightning Fabric: their start, their device and precision, and who goes first."""
+"""The data-parallel processes of a run, their devices and their precision, through Lightning Fabric."""
 
 import logging
 from collections.abc import Callable
@@ -14,18 +14,19 @@ T = TypeVar("T")
 
 
 def launch_fabric(accelerator: str, devices: int, precision: str, threads: int | None) -> Fabric:
-    """Start the processes and return the Fabric that they share; the parameters are the settings of `Device`.
+    """Start the processes and return the Fabric that they share; the parameters are those of `Device`.
 
     Raises
     ------
     UserError
-        When this machine lacks what is asked for.
+        When this computer does not have what the settings ask for.
     """
     if threads is not None:
         torch.set_num_threads(threads)
-    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it announces the precision each time
+    # Below warnings, Fabric announces the precision at each launch.
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     try:
-        # Only a name of a backend of several processes makes Fabric start them on a CPU.
+        # On a CPU, Fabric starts several processes only if the strategy is named.
         strategy = "ddp" if devices > 1 else "auto"
         found = Fabric(accelerator=accelerator, devices=devices, strategy=strategy)
         chosen = best_precision(found.device) if precision == "auto" else precision
@@ -39,24 +40,25 @@ def launch_fabric(accelerator: str, devices: int, precision: str, threads: int |
     except (ValueError, RuntimeError, MisconfigurationException) as error:
         raise UserError(
             f"device.accelerator={accelerator} devices={devices} precision={precision} "
-            f"cannot be had here: {error}".splitlines()[0]
+            f"is not available here: {error}".splitlines()[0]
         ) from None
     return fabric
 
 
 def first_then_others(fabric: Fabric, function: Callable[[], T]) -> T:
-    """Call a function in the first process, then in the others: for what writes files that the others read.
+    """Call a function in the first process, which may write files, then in the others, which read them.
 
     Raises
     ------
     UserError
-        In every process, when the first one raises it, or an OSError.
+        In every process, when the first one raises a UserError or an OSError.
     """
     mistake, result = None, None
     if fabric.global_rank == 0:
         try:
             result = function()
-        except (UserError, OSError) as error:  # such as a full disk
+        # An OSError may be a full disk.
+        except (UserError, OSError) as error:
             mistake = str(error)
     if mistake := fabric.broadcast(mistake):
         raise UserError(mistake)
@@ -64,7 +66,7 @@ def first_then_others(fabric: Fabric, function: Callable[[], T]) -> T:
 
 
 def precision_of(fabric: Fabric) -> str:
-    """Return the precision that a launched Fabric computes in: one of `PRECISIONS`."""
+    """Return the precision of a launched Fabric, one of `PRECISIONS`."""
     return str(fabric.strategy.precision.precision)
 
 
@@ -73,6 +75,7 @@ def best_precision(device: torch.device) -> str:
     if device.type == "cuda":
         return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
     if device.type == "cpu":
-        supported = getattr(torch.cpu, "_is_avx512_bf16_supported", bool)  # private, so it may go away
+        # This function of torch is private, so a later version may not have it.
+        supported = getattr(torch.cpu, "_is_avx512_bf16_supported", bool)
         return "bf16-mixed" if supported() else "32-true"
     return "32-true"

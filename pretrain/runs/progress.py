@@ -1,4 +1,4 @@
-"""How far a long piece of work has come: a bar in a terminal, plain lines elsewhere."""
+"""Progress of long work: a bar in a terminal, plain lines elsewhere."""
 
 import os
 import sys
@@ -8,22 +8,22 @@ from tqdm import tqdm
 
 
 class Progress:
-    """Shows steps done, speed, time left and a few figures, on standard error.
+    """Shows the steps done, the speed, the time left and some figures on standard error.
 
     Parameters
     ----------
     title : str
-        What is being done.
+        Name of the work.
     total : int
-        Steps in all.
+        Number of steps.
     initial : int
-        Steps done before, by an interrupted run.
+        Steps done by an interrupted run.
     unit : str
-        What the speed counts.
+        Name of the units that the speed counts.
     per_step : int
-        Units a step.
+        Units in each step.
     shown : bool
-        False for all but the first of several processes.
+        Whether anything is shown; False for all but the first of several processes.
     """
 
     LINE_EVERY = 10.0  # seconds between plain lines
@@ -53,17 +53,17 @@ class Progress:
         self.done = initial
 
     def __enter__(self) -> "Progress":
-        """Begin."""
+        """Return this object."""
         return self
 
     def __exit__(self, *_: object) -> None:
-        """End the bar; in plain lines, say how it ended if anything was said at all."""
+        """Close the bar, or print a last line if there were others."""
         self.bar.close()
         if self.plain and self.last_line > self.started:
             self._line("")
 
     def update(self, done: int, figures: str = "") -> None:
-        """Say that `done` steps are done, with figures to show beside."""
+        """Show that `done` steps are done, with figures beside."""
         self.bar.update((done - self.done) * self.per_step)
         self.bar.set_postfix_str(figures, refresh=False)
         self.done = done
@@ -84,11 +84,11 @@ class Progress:
 
 
 def complain(line: str) -> None:
-    """Print a line on standard error, once for all the data-parallel processes."""
+    """Print a line on standard error, only in the first of the data-parallel processes."""
     if is_first_process():
         print(line, file=sys.stderr)
 
 
 def is_first_process() -> bool:
-    """Say whether this is the first of the data-parallel processes, or the only one: Fabric numbers the others."""
+    """Return whether this is the first of the data-parallel processes, or the only one."""
     return not int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", 0)))

@@ -1,4 +1,4 @@
-"""What makes a run refuse to go on: settings that differ from those in its folder."""
+"""Find the settings that differ from those in a run's folder, which prevent it from being resumed."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -7,7 +7,7 @@ from pretrain.runs.settings import Config
 
 
 def differences(there: Config, wanted: Config, ignore: Iterable[str] = ()) -> list[str]:
-    """Return one phrase for each setting that differs, named by its dotted path."""
+    """Return a phrase for each setting that differs, with its dotted path and both values."""
     ignored = tuple(f"{key}." for key in ignore)
     return [
         f"{key} is {before} there and {after} here"
@@ -17,20 +17,20 @@ def differences(there: Config, wanted: Config, ignore: Iterable[str] = ()) -> li
 
 
 def differing_settings(before: Config, after: Config) -> dict[str, tuple[Any, Any]]:
-    """Return the settings that differ, by their dotted paths, with both values; "not set" where there is none."""
+    """Return the settings that differ by their dotted paths, with both values, "not set" for a missing one."""
     one, other = flatten(before), flatten(after)
     pairs = {key: (one.get(key, "not set"), other.get(key, "not set")) for key in {**one, **other}}
     return {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}
 
 
 def first_few(differing: list[str]) -> str:
-    """Return phrases as a sentence; of many, the first few and how many more there are."""
+    """Join phrases, up to five of them, and the number of those left out."""
     more = f"; and {len(differing) - 5} more" if len(differing) > 5 else ""
     return "; ".join(differing[:5]) + more
 
 
 def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
-    """Return nested settings by their dotted paths."""
+    """Return nested settings as a flat dict by their dotted paths."""
     if not isinstance(config, dict) or not config:
         return {prefix: config}
     flat: dict[str, Any] = {}

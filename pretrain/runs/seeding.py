@@ -1,7 +1,7 @@
-"""Named random generators: every draw of a run comes from its seed and a name for what it is for.
+"""Named random generators: every draw of a run comes from its seed and a name.
 
-A draw inside a training loop is named by its step as well. Nothing about random state has to be saved: a
-resumed run names the same step and gets the same numbers, and adding a draw somewhere leaves all others alone.
+The name of a draw inside a training loop includes its step. No random state has to be saved: a resumed run names the
+same step and gets the same numbers, and a new draw does not change any other.
 """
 
 import hashlib
@@ -17,24 +17,24 @@ def derive_seed(seed: int, *names: str | int) -> int:
     Parameters
     ----------
     seed : int
-        The run's seed.
+        Seed of the run.
     *names : str or int
-        What the draw is for, for example ``"order", epoch``.
+        Name of the draw, for example ``"order", epoch``.
     """
     text = "/".join(str(part) for part in (seed, *names))
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
 
 
 def generator(seed: int, *names: str | int, device: torch.device | str = "cpu") -> torch.Generator:
-    """Return a fresh generator for the draw called `names`; the arguments are those of `derive_seed`."""
+    """Return a new generator for the draw called `names`; the arguments are those of `derive_seed`."""
     return torch.Generator(device=device).manual_seed(derive_seed(seed, *names))
 
 
 @contextmanager
 def seeded(seed: int, *names: str | int) -> Iterator[None]:
-    """Seed torch's global generators inside the block, and put them back after it.
+    """Seed torch's global generators inside the block, and restore them after it.
 
-    For the draws that take no generator of their own: a module's initialization, and dropout.
+    This is for draws that take no generator: the initialization of modules, and dropout.
     """
     devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []
     with torch.random.fork_rng(devices=devices):

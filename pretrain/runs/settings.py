@@ -1,7 +1,7 @@
-"""Settings as typed objects: where each may differ when a run goes on, and what a mistyped one is answered with.
+"""Settings as typed objects, checked against their dataclasses.
 
-A command's settings are a dataclass. Each field says, where it is declared, how it binds a run to its folder; `typed`
-makes such an object from a plain configuration, and `as_config` turns it back.
+A command's settings are a dataclass. Each field declares how it binds a resumed run. `typed` makes such an object from
+a plain configuration, and `as_config` turns it back.
 """
 
 import inspect
@@ -22,15 +22,16 @@ from pretrain.errors import UserError
 
 Config = dict[str, Any]
 T = TypeVar("T")
-WANTED = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false"}  # by OmegaConf's name of a type
+# The words for OmegaConf's names of types in messages.
+TYPE_NAMES = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false"}
 
 
 class Resuming(Enum):
     """How a setting binds a run that is resumed."""
 
-    SAME = "It decides what is computed, so it must be the same."
-    GROWS = "A later call may ask for more or for something else, and keeps what is there."
-    FREE = "It changes where or how the work is done, and not its result."
+    SAME = "The setting changes what is computed, so it must be the same."
+    GROWS = "A later call may extend the run and keeps what is finished."
+    FREE = "The setting changes where or how the work is done, and not its result."
 
 
 def setting(
@@ -41,18 +42,18 @@ def setting(
     Parameters
     ----------
     default, factory
-        The default, or a function that makes it; a setting with neither has to be given.
+        The default, or a function that makes it. A setting with neither is required.
     resuming : Resuming
-        Whether it may differ when a run is resumed.
+        How the setting binds a resumed run.
     path : bool
-        It names a file or a folder: a number is a name, and ``~`` is the home folder.
+        Whether the setting names a file or folder: a number is then a name, and ``~`` the home folder.
     """
     metadata = {"resuming": resuming, "path": path}
     return field(default=default, default_factory=factory, metadata=metadata)
 
 
 def may_differ(settings: Any, prefix: str = "") -> list[str]:
-    """Return the dotted paths of the settings, of a dataclass, in which a resumed run may differ."""
+    """Return the dotted paths of the settings in which a resumed run may differ."""
     free = []
     for each in fields(settings):
         path, value = f"{prefix}{each.name}", getattr(settings, each.name)
@@ -64,7 +65,7 @@ def may_differ(settings: Any, prefix: str = "") -> list[str]:
 
 
 def as_config(settings: Any) -> Any:
-    """Return settings as plain dicts, lists and values, such as `typed` takes; a class may do so by `to_config`."""
+    """Return settings as plain dicts, lists and values for `typed`; a class may define `to_config` for it."""
     if hasattr(settings, "to_config"):
         return settings.to_config()
     if is_dataclass(settings):
@@ -75,23 +76,23 @@ def as_config(settings: Any) -> Any:
 
 
 def typed(kind: type[T], config: Config, where: str = "") -> T:
-    """Return an object of a dataclass from a configuration.
+    """Return an object of a dataclass made from a configuration.
 
-    A field that is a dataclass, or a dict of such, is made in the same way; a class may do so by `from_config`.
+    Fields that are dataclasses, or dicts of them, are made in the same way. A class may define `from_config` for it.
 
     Parameters
     ----------
     kind : type
         A dataclass.
     config : dict
-        Plain values by the names of the fields.
+        Plain values under the names of the fields.
     where : str
-        The configuration's own dotted path, for messages.
+        Dotted path of the configuration, for messages.
 
     Raises
     ------
     UserError
-        When a setting is unknown, missing or of the wrong type, or the dataclass refuses it; the setting is named.
+        When a setting is unknown, missing, of the wrong type, or rejected by the dataclass.
     """
     if not isinstance(config, dict):
         raise UserError(f"{where}={config}: give settings by their names, such as {{{fields(kind)[0].name}: ...}}.")  # type: ignore[arg-type]
@@ -113,12 +114,12 @@ def typed(kind: type[T], config: Config, where: str = "") -> T:
 
 
 def typed_keywords(function: Callable[..., Any], keywords: Config, where: str) -> Config:
-    """Return keywords of a function, those of a plain type, or of a dataclass, checked against its annotations.
+    """Check keywords of a plain type or a dataclass against a function's annotations, and return them.
 
     Raises
     ------
     UserError
-        When it has no such keyword, or a value has the wrong type; the setting is named.
+        When the function has no such keyword or a value has the wrong type.
     """
     known = inspect.signature(function, eval_str=True).parameters
     if unknown := [key for key in keywords if key not in known]:
@@ -130,12 +131,12 @@ def typed_keywords(function: Callable[..., Any], keywords: Config, where: str) -
 
 
 def _dataclass_of(hint: Any) -> type | None:
-    """Return the dataclass that a type is, or that it may be."""
+    """Return the dataclass in a type or union of types; None if there is none."""
     return next((kind for kind in (get_args(hint) or [hint]) if isinstance(kind, type) and is_dataclass(kind)), None)
 
 
 def _checked(hints: Config, values: Config, where: str) -> Config:
-    """Return values, those of a plain type converted to it."""
+    """Convert the values of plain types, and return all values."""
     checked = [(name, hint if _is_plain(hint) else Any) for name, hint in hints.items()]
     try:
         return vars(
@@ -148,12 +149,12 @@ def _checked(hints: Config, values: Config, where: str) -> Config:
 
 
 def _is_plain(hint: Any) -> bool:
-    """Say whether OmegaConf can check a type: a number, text, truth, or one of several of these."""
+    """Return whether OmegaConf can check a type: a number, text, a truth value, or a union of these."""
     return {*(get_args(hint) or [hint])} <= {bool, int, float, str, NoneType}
 
 
 def _is_nested(hint: Any) -> bool:
-    """Say whether values of a type are settings of their own, or several of them by name."""
+    """Return whether values of a type are settings themselves, or a dict of settings."""
     inner = get_args(hint)[1] if get_origin(hint) is dict else hint
     return isinstance(inner, type) and (is_dataclass(inner) or hasattr(inner, "from_config"))
 
@@ -161,7 +162,7 @@ def _is_nested(hint: Any) -> bool:
 def _nested(hint: Any, value: Any, where: str) -> Any:
     if get_origin(hint) is dict:
         if not isinstance(value, dict):
-            raise UserError(f"{where}={value}: give settings under the name of each.")
+            raise UserError(f"{where}={value}: give a name, and settings under it.")
         return {str(name): _nested(get_args(hint)[1], each, f"{where}.{name}") for name, each in value.items()}
     if hasattr(hint, "from_config"):
         return value if isinstance(value, hint) else hint.from_config(value, where)
@@ -169,7 +170,7 @@ def _nested(hint: Any, value: Any, where: str) -> Any:
 
 
 def _as_path(known: Field[Any], value: Any) -> Any:
-    """Return the value of a setting: of one that names a file or folder, its name, from the home folder on."""
+    """Return a setting's value; for a path, the text with the home folder in place of ``~``."""
     named = known.metadata.get("path") and not isinstance(value, bool | list | dict | NoneType)
     return os.path.expanduser(str(value)) if named else value
 
@@ -179,19 +180,19 @@ def _join(where: str, name: str) -> str:
 
 
 def omegaconf_line(error: OmegaConfBaseException) -> str:
-    """Return what OmegaConf complains of in one line, beginning with the setting that it is about where it is named."""
+    """Return OmegaConf's message in one line that starts with the setting, if it is known."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     key = next((line.removeprefix("full_key: ") for line in lines if line.startswith("full_key:")), "")
     if wrong := re.fullmatch(
         r"Value '(.*)' of type '\w+' (?:could not be converted to|is incompatible with type hint) '?(.*?)'?", lines[0]
     ):
-        return f"{key}={wrong[1]}: it must be {WANTED.get(wrong[2], f'of type {wrong[2]}')}."
+        return f"{key}={wrong[1]}: it must be {TYPE_NAMES.get(wrong[2], f'of type {wrong[2]}')}."
     return f"{key}: {lines[0]}" if key else " ".join(lines)
 
 
 @contextmanager
 def complaints_at(where: str) -> Iterator[None]:
-    """Have the complaints of what is inside begin with the configuration's path."""
+    """Make errors raised in the block start with the configuration's path."""
     try:
         yield
     except UserError as error:
@@ -199,7 +200,7 @@ def complaints_at(where: str) -> Iterator[None]:
 
 
 def no_such_setting(where: str, key: object, known: Iterable[str]) -> UserError:
-    """Return the complaint that there is no setting `key`, with the one that was meant or all that there are."""
+    """Return the error for an unknown setting `key`, with the nearest known setting or all of them."""
     meant = get_close_matches(str(key), known, 1)
     advice = f"did you mean {meant[0]}?" if meant else f"choose among {', '.join(known)}."
     return UserError(f"{_join(where, str(key))}: there is no such setting; {advice}")
