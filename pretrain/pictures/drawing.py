@@ -1,4 +1,4 @@
-"""What all pictures share: colors, strips of images, and how they are saved."""
+"""Colors, strips of images and saving, shared by all pictures."""
 
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ def save_figure(figure: Figure, path: Path) -> None:
 
 
 def draw_strips(rows: dict[str, Tensor]) -> Figure:
-    """Draw rows of as many pictures each, (N, C, H, W), with their labels."""
+    """Draw labelled rows of pictures, (N, C, H, W) each."""
     count = max(len(row) for row in rows.values())
     figure = Figure(figsize=(1.05 * count + 1, 1.05 * len(rows) + 0.4))
     for axes, (label, row) in zip(figure.subplots(len(rows), squeeze=False)[:, 0], rows.items(), strict=True):
@@ -27,7 +27,7 @@ def draw_strips(rows: dict[str, Tensor]) -> Figure:
 
 
 def show_image(axes: Any, picture: Tensor) -> None:
-    """Draw a picture, (C, H, W), from 0 to 1, without ticks or frame."""
+    """Draw a picture, (C, H, W), with values from 0 to 1, without ticks or frame."""
     axes.imshow(picture.permute(1, 2, 0).clamp(0, 1).numpy(), interpolation="nearest")
     axes.set(xticks=[], yticks=[])
     axes.spines[:].set_visible(False)

@@ -9,19 +9,18 @@ from torchvision.utils import make_grid
 from pretrain.pictures.drawing import show_image
 from pretrain.stages.stack import Stack
 
-SHOWN = 64  # filters in a picture
+FILTERS_PER_PICTURE = 64
 
 
 @torch.no_grad()
 def project(stack: Stack, upto: int) -> Tensor:
     """Return the first filters of a layer in preprocessed pixels: (filters, C, size, size).
 
-    A filter is drawn as its weights on the layer below, these as theirs, and so on down to the image, as if there were
-    no rectifiers and each pooled value counted the same for every position of its window. For the first layer these
-    are the filters themselves.
+    A filter is projected through the transposed layers below it, down to the image. Activations are left out, and a
+    pooled value counts the same for every position of its window. The first layer's filters are returned as they are.
     """
     layers = [stage.layer for stage in stack][:upto]
-    x = torch.eye(layers[-1].conv.out_channels)[:SHOWN, :, None, None]
+    x = torch.eye(layers[-1].conv.out_channels)[:FILTERS_PER_PICTURE, :, None, None]
     for layer in reversed(layers):
         if layer is not layers[-1]:
             x = layer.spread(x)
@@ -30,7 +29,7 @@ def project(stack: Stack, upto: int) -> Tensor:
 
 
 def draw_filters(stack: Stack, upto: int) -> Figure:
-    """Draw the filters of a layer in the colors of the image; gray is zero, each has its own contrast."""
+    """Draw the filters of a layer as pixels, each with its own contrast; gray is zero."""
     fields = project(stack, upto)
     fields = fields / fields.abs().amax(dim=(1, 2, 3), keepdim=True).clamp(min=1e-12)
     total = stack[upto - 1].out_channels

@@ -1,4 +1,4 @@
-"""How fine-tuning went: learning curves and the confusion matrix."""
+"""The learning curves and the confusion matrix of fine-tuning."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,7 +12,7 @@ from pretrain.pictures.drawing import COLORS
 
 
 def draw_confusion(evaluation: Evaluation, classes: Sequence[str]) -> Figure:
-    """Draw the confusion matrix in shares of each true class, with each class's accuracy."""
+    """Draw the confusion matrix in percent of each true class, with the accuracy of each class."""
     counts = evaluation.confusion
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     labels = [f"{name} ({evaluation.per_class[name]:.0%})" for name in classes]

@@ -1,4 +1,4 @@
-"""Plots of a stage's figures over its steps."""
+"""Plots of a stage's metrics over its steps."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -12,16 +12,16 @@ from pretrain.stages.base import Metric
 
 
 def draw_health(rows: Sequence[dict[str, Any]], title: str, metrics: Iterable[Metric]) -> Figure:
-    """Draw a stage's log: a panel for each group of its metrics that is in the log.
+    """Draw the log of a stage, with one panel for each group of metrics in it.
 
     Parameters
     ----------
     rows : sequence of dict
-        The log. The rows of batches have an "update_ratio", those of a sample have none.
+        Rows of the log. Only rows of batches have an "update_ratio"; rows of a sample do not.
     title : str
         Title of the figure.
     metrics : iterable of Metric
-        What to draw, in order.
+        Metrics to draw, in order.
     """
     there = {key for row in rows for key in row}
     panels = {panel: lines for panel, lines in _panels(metrics).items() if there & {line.key for line in lines}}
@@ -47,7 +47,7 @@ def draw_health(rows: Sequence[dict[str, Any]], title: str, metrics: Iterable[Me
 
 
 def _panels(metrics: Iterable[Metric]) -> dict[str, list[Metric]]:
-    """Return the lines of each panel, by its title: those of held-out images stand beside those of training."""
+    """Return the lines of each panel by its title, including lines for held-out images."""
     panels: dict[str, list[Metric]] = {}
     for metric in metrics:
         lines = [metric]

@@ -8,11 +8,11 @@ from pretrain.network.preprocessing import unit_range
 from pretrain.pictures.drawing import draw_strips
 from pretrain.stages.stack import Stack
 
-STEPS = (1, 10, 100, 1000)  # of the chains in a picture of samples
+GIBBS_STEPS_SHOWN = (1, 10, 100, 1000)
 
 
 def draw_reconstructions(stack: Stack, images: Tensor, upto: int) -> Figure:
-    """Draw images above what is left of them after each of the first stages, decoded through the whole stack.
+    """Draw images above their reconstructions from the output of each of the first `upto` stages.
 
     Raises
     ------
@@ -27,14 +27,14 @@ def draw_reconstructions(stack: Stack, images: Tensor, upto: int) -> Figure:
 
 
 def draw_samples(stack: Stack, images: Tensor, upto: int, generator: torch.Generator) -> Figure:
-    """Draw where chains of the last of the first `upto` stages get to from images, decoded down to pixels.
+    """Draw samples of stage `upto`, whose chains start at images, decoded to pixels.
 
     Raises
     ------
     NotImplementedError
-        When that stage is no model to draw from, or one below it has no decoder.
+        When that stage has no samples, or a stage below it has no decoder.
     """
     rows = {"images,\nas decoded": stack.sample(images, upto, 0, generator)}
-    for steps in STEPS:
+    for steps in GIBBS_STEPS_SHOWN:
         rows[f"{steps:,} step{'s' * (steps > 1)}"] = stack.sample(images, upto, steps, generator)
     return draw_strips(rows)
