@@ -1,1 +1,1 @@
-"""One run in its folder from start to end: training stages, fine-tuning a network, probing its layers."""
+"""Complete runs in their folders: training stages, fine-tuning a network, and probing its layers."""

@@ -1,4 +1,4 @@
-"""The story of one run: probing each depth of an assembled network."""
+"""Run a linear probe of each depth of an assembled network."""
 
 import time
 from dataclasses import asdict
@@ -21,7 +21,7 @@ def run_probe(settings: ProbeRun, data: Dataset, fabric: Fabric) -> dict[str, An
     Returns
     -------
     dict
-        The run's summary, as in summary.json.
+        Contents of summary.json.
     """
     layers = starting_layers(settings, data)
     folder = open_run(settings, {**data.digests, "stages_digest": layers.digest}, fabric)
@@ -32,7 +32,8 @@ def run_probe(settings: ProbeRun, data: Dataset, fabric: Fabric) -> dict[str, An
     started = time.monotonic()
     with fabric.autocast():
         probes = probe_layers(network, data, labels=settings.label_budget, seed=settings.seed)
-    data.record_in(folder)  # the test split was opened now
+    # Opening the test split may have added skipped files.
+    data.record_in(folder)
     summary = {
         "arm": "pretrained" if settings.pretrained else "random",
         "init": settings.init,

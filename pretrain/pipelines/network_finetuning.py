@@ -1,4 +1,4 @@
-"""The story of one run: fine-tuning an assembled network."""
+"""Run the fine-tuning of an assembled network."""
 
 import math
 from dataclasses import asdict, replace
@@ -26,7 +26,7 @@ def run_finetune(settings: FinetuningRun, data: Dataset, fabric: Fabric) -> dict
     Returns
     -------
     dict
-        The run's summary, as in summary.json.
+        Contents of summary.json.
     """
     layers = starting_layers(settings, data, settings.upto)
     folder = open_run(settings, {**data.digests, "stages_digest": layers.digest}, fabric)
@@ -47,7 +47,8 @@ def run_finetune(settings: FinetuningRun, data: Dataset, fabric: Fabric) -> dict
         test=settings.test,
     )
     network = network.cpu()
-    data.record_in(folder)  # the test split was opened now
+    # Opening the test split may have added skipped files.
+    data.record_in(folder)
     if folder.writes:
         network.save(folder.path / "network.pt")
         _draw_finetuning(network, result, folder)
@@ -59,7 +60,7 @@ def run_finetune(settings: FinetuningRun, data: Dataset, fabric: Fabric) -> dict
 def _summary(
     settings: FinetuningRun, recipe: Recipe, layers: StartingLayers, network: ConvNet, labels: int, result: Result
 ) -> dict[str, Any]:
-    """Return what summary.json says: who ran, how accurate it is, and what it cost."""
+    """Return the contents of summary.json: the run's settings, accuracy and cost."""
     return {
         **{"arm": settings.arm_name, "init": settings.init, "stack": settings.stack.name},
         **{"labels": labels, "seed": settings.seed},
@@ -78,19 +79,19 @@ def _summary(
 
 
 def _per_class(test: Evaluation) -> dict[str, Any]:
-    """Return the accuracy of each class, null where the split has no image of it, and the confusion matrix."""
+    """Return the confusion matrix and the accuracy of each class, null for a class without test images."""
     recall = {name: None if math.isnan(value) else value for name, value in test.per_class.items()}
     return {"per_class_accuracy": recall, "confusion": test.confusion.tolist()}
 
 
 def _longer(recipe: Recipe, extra_flops: int, network: ConvNet, labels: int) -> Recipe:
-    """Return a recipe with as many more steps as so many floating-point operations pay for.
+    """Return a recipe with the additional steps that `extra_flops` floating-point operations pay for.
 
-    A recipe of no steps stays as it is: its head is fitted at once, and nothing trains in steps.
+    A recipe without steps is returned unchanged, since its head is fitted at once.
     """
     if not extra_flops or not recipe.steps:
         return recipe
-    # A step more is one in which everything learns that will, though the head may learn alone at first.
+    # The head may train alone in the first steps, so the cost is that of a step at the end.
     now, then = (finetuning_flops(network, recipe, labels, recipe.steps + more) for more in (0, 1))
     return replace(recipe, steps=recipe.steps + round(extra_flops / (then - now)))
 

@@ -1,4 +1,4 @@
-"""The trained stages that a run starts from, and what they cost."""
+"""The trained stages that a run starts from, and their cost."""
 
 import hashlib
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ from pretrain.training.stack_building import build_stack
 
 @dataclass(frozen=True)
 class StartingLayers:
-    """What the layers cost that a run starts from, and a digest of them; None for layers from scratch."""
+    """The cost of the layers that a run starts from, and their digest, None for layers from scratch."""
 
     seconds: float = 0.0
     flops: int = 0
@@ -27,15 +27,15 @@ class StartingLayers:
 
 
 def starting_layers(settings: NetworkRun, data: Dataset, upto: int | None = None) -> StartingLayers:
-    """Return what the layers to start from cost, the first `upto` of them where it is given.
+    """Return the cost of the layers to start from, or of the first `upto` of them, and their digest.
 
-    The run that trained them must be complete and of the same stack. That it saw other images than `data` is said, but
-    allowed.
+    The run that trained them must be complete and have the same stack. If it was trained on other images than `data`,
+    this prints a note.
 
     Raises
     ------
     UserError
-        When it is not.
+        When the run is incomplete or has another stack.
     """
     if not settings.pretrained:
         return StartingLayers()
@@ -43,22 +43,22 @@ def starting_layers(settings: NetworkRun, data: Dataset, upto: int | None = None
     folder = RunFolder(Path(settings.stages))
     there = folder.config()
     if differing := differences({"stack": there["stack"]}, {"stack": as_config(settings.stack)}):
-        raise UserError(f"stages={settings.stages} is of another stack: {first_few(differing)}.")
+        raise UserError(f"stages={settings.stages} was trained with another stack: {first_few(differing)}.")
     summary = folder.summary()
     if summary is None:
-        raise UserError(f"stages={settings.stages} is not complete: run python -m pretrain.stage on it again.")
+        raise UserError(f"stages={settings.stages} is not complete: run its python -m pretrain.stage again.")
     others = differences(there["data"], as_config(settings.data), may_differ(settings.data))
     if not others and there.get("data_digest") != data.digest:
-        others = ["the images have changed since, and those that judge this run may have been among them"]
+        others = ["the images have changed since, and may have included the present validation and test images"]
     if others:
-        complain(f"note: stages={settings.stages} were trained on other data: {first_few(others)}")
+        complain(f"note: stages={settings.stages} was trained on other data: {first_few(others)}")
     digest = hashlib.blake2b((folder.path / "stack.pt").read_bytes(), digest_size=8).hexdigest()
     seconds, flops = summary["stage_seconds"][:upto], summary["stage_flops"][:upto]
     return StartingLayers(round(sum(seconds), 3), sum(flops), digest)
 
 
 def starting_network(settings: NetworkRun, data: Dataset, upto: int | None = None) -> ConvNet:
-    """Return the network of trained stages, of which it keeps the first `upto`; or the same one from scratch."""
+    """Return the network to start from: its first `upto` layers trained, or all from scratch."""
     stack = build_stack(settings.stack, data.unlabelled, settings.seed).stack
     if settings.stages:
         load_stack(stack, RunFolder(Path(settings.stages)))

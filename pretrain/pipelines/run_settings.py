@@ -1,4 +1,4 @@
-"""The settings of one run: training stages, fine-tuning a network, or probing its layers."""
+"""The settings of a run: training stages, fine-tuning a network, or probing its layers."""
 
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -13,22 +13,22 @@ from pretrain.training.recipes import Recipe
 
 @dataclass(frozen=True, kw_only=True)
 class RunSettings:
-    """What every run has.
+    """Settings of every run.
 
     Attributes
     ----------
     out : str
         Folder of the run.
     stack : StackSettings
-        What is trained.
+        Stack of the network.
     data : DataSource
-        Images.
+        Images of the run.
     seed : int
-        Names every random draw: the same seed gives the same bits on a CPU, with as many threads.
+        Seed of every random draw. It gives the same bits again on the same CPU with as many threads.
     device : Device
-        Where to compute.
+        Device and precision to compute with.
     overwrite : bool
-        Throw away a run with other settings that is in the way; one with the same settings stays.
+        Whether a run with other settings in the folder is deleted.
     """
 
     products: ClassVar[tuple[str, ...]] = ()
@@ -48,9 +48,9 @@ class StageRun(RunSettings):
     Attributes
     ----------
     upto : int, optional
-        Train the first so many stages only; a later call goes on from there. None for all.
+        Number of stages to train; a later call may continue with the next. None for all.
     num_unlabelled : int, optional
-        Learn from so many of the unlabelled images, drawn by the seed; None for all.
+        Number of unlabelled images to learn from, drawn by the seed; None for all.
     """
 
     products = (
@@ -62,7 +62,7 @@ class StageRun(RunSettings):
     num_unlabelled: int | None = None
 
     def __post_init__(self) -> None:
-        """Refuse values that cannot be meant."""
+        """Reject invalid values."""
         if self.upto is not None and not 1 <= self.upto <= len(self.stack.stages):
             raise UserError(f"upto={self.upto}: the stack has {len(self.stack.stages)} stages.")
         if self.num_unlabelled is not None:
@@ -71,14 +71,14 @@ class StageRun(RunSettings):
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkRun(RunSettings):
-    """What starts from an assembled network.
+    """Settings of a run that starts from an assembled network.
 
     Attributes
     ----------
     init : {"scratch", "pretrained"}
-        Where the layers start.
+        Start of the layers.
     stages : str, optional
-        Folder of a finished `StageRun`, for pretrained layers. A digest says which they are, so it may move.
+        Folder of a finished `StageRun`, for pretrained layers. It may move, since a digest identifies the layers.
     labels : int or "all"
         Label budget.
     """
@@ -88,7 +88,7 @@ class NetworkRun(RunSettings):
     labels: Any = "all"
 
     def __post_init__(self) -> None:
-        """Refuse values that cannot be meant."""
+        """Reject invalid values."""
         choose("init", self.init, ("scratch", "pretrained"))
         if type(self.labels) is not int and self.labels != "all":
             raise UserError(f"labels={self.labels}: give a number, or all.")
@@ -115,15 +115,15 @@ class FinetuningRun(NetworkRun):
     Attributes
     ----------
     recipe : Recipe
-        How to train.
+        Settings of the training.
     upto : int, optional
-        Keep what the first so many layers learned, and begin the others from scratch; None for all.
+        Number of pretrained layers to keep; the others start from scratch. None for all.
     extra_flops : int
-        Train longer, by as many steps as so many floating-point operations pay for.
+        Floating-point operations to spend on additional steps.
     test : bool
-        Read the test split, once, at the end; False for a trial, by which settings are chosen.
+        Whether the test split is read, once, at the end; False for a trial that chooses settings.
     arm : str, optional
-        What the summary calls the arm; by default the usual name of such a one.
+        Name of the arm in the summary; None for the name that the other settings imply.
     """
 
     products = ("network.pt", "confusion.png", "learning-curves.png")
@@ -135,14 +135,14 @@ class FinetuningRun(NetworkRun):
     arm: str | None = None
 
     def __post_init__(self) -> None:
-        """Refuse values that cannot be meant."""
+        """Reject invalid values."""
         super().__post_init__()
         if self.upto is not None and not self.pretrained:
             raise UserError(f"upto={self.upto} is for pretrained layers: give init=pretrained with it.")
 
     @property
     def arm_name(self) -> str:
-        """The name of the arm: the usual one, unless the settings say otherwise."""
+        """The name of the arm in the summary."""
         if self.arm:
             return self.arm
         if self.recipe.freeze:

@@ -1,4 +1,4 @@
-"""The story of one run: training the stages of a stack."""
+"""Run the training of the stages of a stack."""
 
 from collections import defaultdict
 from contextlib import suppress
@@ -22,18 +22,19 @@ from pretrain.training.compute_cost import stage_flops
 from pretrain.training.greedy import fit_stages, load_stack
 from pretrain.training.stack_building import StackPlan, build_stack
 
-PICTURED = 8  # images in the pictures of reconstructions
+IMAGES_PER_PICTURE = 8
 
 
 def run_stages(settings: StageRun, data: Dataset, fabric: Fabric) -> dict[str, Any]:
-    """Train the stages of a stack, or go on with them, in the folder ``settings.out``.
+    """Train the stages of a stack in the folder ``settings.out``, or resume their training.
 
     Returns
     -------
     dict
-        The run's summary, as in summary.json; of the stages so far, where not all are trained.
+        Contents of summary.json, for the stages trained so far.
     """
-    folder = open_run(settings, data.digests, fabric, ignore=["labelled_digest"])  # it sees no label, no test image
+    # Stages see no labels and no test images, so these may change.
+    folder = open_run(settings, data.digests, fabric, ignore=["labelled_digest"])
     if summary := folder.summary():
         return summary
     data.record_in(folder)
@@ -42,7 +43,8 @@ def run_stages(settings: StageRun, data: Dataset, fabric: Fabric) -> dict[str, A
     upto = len(plan.stack) if settings.upto is None else settings.upto
     finished = load_stack(plan.stack, folder)
     held_out = data.validation.images if len(data.validation) else None
-    for count in range(finished, upto + 1):  # the pictures of the last that was finished may be missing
+    # An interruption may have left the last finished stage without its pictures.
+    for count in range(finished, upto + 1):
         if count > finished:
             run = {"seed": settings.seed, "fabric": fabric, "folder": folder}
             fit_stages(plan.stack, pool, plan.training, upto=count, held_out=held_out, **run)  # type: ignore[arg-type]
@@ -55,29 +57,29 @@ def run_stages(settings: StageRun, data: Dataset, fabric: Fabric) -> dict[str, A
 
 
 def complete_run(folder: RunFolder, summary: dict[str, Any], fabric: Fabric) -> None:
-    """Mark a run as complete once every process is done with it, and let none go on before that can be seen."""
+    """Mark a run as complete after all processes have finished, and before any of them continues."""
     fabric.barrier()
     folder.write_summary(summary)
     fabric.barrier()
 
 
 def _pool(settings: StageRun, data: Dataset) -> Tensor:
-    """Return the unlabelled images that the stages learn from: all, or so many; smaller pools are nested."""
+    """Return the unlabelled images that the stages learn from; pools of one seed are nested."""
     count = settings.num_unlabelled
     if count is None:
         return data.unlabelled
     if count > len(data.unlabelled):
-        raise UserError(f"num_unlabelled={count}: there are {len(data.unlabelled):,} unlabelled images.")
+        raise UserError(f"num_unlabelled={count} exceeds the {len(data.unlabelled):,} unlabelled images: give fewer.")
     order = torch.randperm(len(data.unlabelled), generator=generator(settings.seed, "pool"))
     return data.unlabelled[order[:count].sort().values]
 
 
 def _draw_stage(stack: Stack, count: int, data: Dataset, folder: RunFolder) -> None:
-    """Draw the last of the first `count` stages: filters, health, reconstructions, samples, as far as it has them."""
+    """Draw the filters, health, reconstructions and samples of stage `count`, where it has them."""
     if count == 0 or not folder.writes:
         return
     stack = stack.cpu().eval()
-    chosen = torch.randperm(len(data.unlabelled), generator=generator(0, "pictures"))[:PICTURED]
+    chosen = torch.randperm(len(data.unlabelled), generator=generator(0, "pictures"))[:IMAGES_PER_PICTURE]
     images, name = data.unlabelled[chosen], f"stage {count}"
     log = [row for row in folder.metrics() if row["phase"] == name]
     drawings = {
@@ -92,7 +94,7 @@ def _draw_stage(stack: Stack, count: int, data: Dataset, folder: RunFolder) -> N
 
 
 def _stages_summary(settings: StageRun, plan: StackPlan, pool: int, folder: RunFolder, stages: int) -> dict[str, Any]:
-    """Gather what the log says of the first `stages` stages, which are trained on a pool of so many images."""
+    """Return the contents of summary.json for the first `stages` stages, trained on `pool` images."""
     last: dict[str, dict[str, Any]] = defaultdict(dict)
     for row in folder.metrics():
         last[row["phase"]] |= row
