@@ -1,6 +1,6 @@
 """Compare arms over label budgets and seeds: ``python -m pretrain.compare experiment=digits out=runs/digits``.
 
-The work is done in `pretrain.comparison.workers`, and the report written by `pretrain.reporting.html_report`.
+The work is done in `pretrain.comparison.workers`, and `pretrain.reporting.html_report` writes the report.
 """
 
 from pretrain.command_line.command import command
@@ -10,7 +10,7 @@ from pretrain.errors import UserError
 
 @command(Comparison)
 def main(comparison: Comparison) -> None:
-    """Run what is missing, then write the report and say what it says first."""
+    """Run what is missing, then write the report and print its headline."""
     from pretrain.comparison.workers import exclusively, run_comparison
     from pretrain.reporting.html_report import write_report
     from pretrain.runs.progress import is_first_process

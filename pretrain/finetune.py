@@ -9,7 +9,7 @@ from pretrain.pipelines.run_settings import FinetuningRun
 
 @command(FinetuningRun)
 def main(settings: FinetuningRun) -> None:
-    """Train end to end on the labels there are, then evaluate on the test split, once."""
+    """Train end to end on the label budget, then evaluate once on the test split."""
     from pretrain.data.loading import load_data
     from pretrain.pipelines.network_finetuning import run_finetune
 

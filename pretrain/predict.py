@@ -24,11 +24,11 @@ class PredictSettings:
     run : str
         Folder of a finished run of pretrain.finetune.
     images : str
-        Folder of images, of any depth.
+        Folder of images at any depth.
     out : str, optional
-        File of the CSV; None for standard output.
+        CSV file to write; None for standard output.
     device : Device
-        Where to compute.
+        Device and precision to compute with.
     """
 
     run: str = setting(path=True)
@@ -39,10 +39,11 @@ class PredictSettings:
 
 @command(PredictSettings)
 def main(settings: PredictSettings) -> None:
-    """Write a CSV: file, class, and the probability of each class."""
+    """Write a CSV table of files, classes, and the probability of each class."""
     file = Path(settings.run, "network.pt")
     if not file.exists():
-        runs = sorted(Path(settings.run).glob("runs/*/*/*/network.pt"))  # of a comparison
+        # The folder of a comparison contains the folders of its runs.
+        runs = sorted(Path(settings.run).glob("runs/*/*/*/network.pt"))
         advice = f"; give one of its runs, such as run={runs[0].parent}" if runs else ""
         raise UserError(f"run={settings.run} holds no trained network (no network.pt){advice}.")
     from pretrain.data.image_folder import load_unlabelled
@@ -64,7 +65,8 @@ def main(settings: PredictSettings) -> None:
         write_text(Path(settings.out), table.getvalue())
         print(f"{len(decoded.images)} images classified: {settings.out}")
     else:
-        sys.stdout.buffer.write(table.getvalue().encode(errors="surrogateescape"))  # names may be in an old encoding
+        # File names may be in an old encoding.
+        sys.stdout.buffer.write(table.getvalue().encode(errors="surrogateescape"))
     for skip in decoded.skipped:
         print(f"skipped {skip.path}: {skip.reason}", file=sys.stderr)
 

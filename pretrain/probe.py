@@ -1,4 +1,4 @@
-"""Probe what each layer has learned: ``python -m pretrain.probe init=pretrained stages=runs/cae labels=1000``.
+"""Probe the features of each layer: ``python -m pretrain.probe init=pretrained stages=runs/cae labels=1000``.
 
 The work is done in `pretrain.pipelines.layer_probing`.
 """
@@ -9,7 +9,7 @@ from pretrain.pipelines.run_settings import ProbeRun
 
 @command(ProbeRun)
 def main(settings: ProbeRun) -> None:
-    """Fit a linear classifier to the frozen features of each depth, then test it, once."""
+    """Fit a linear classifier to the frozen features of each depth, then test it once."""
     from pretrain.data.loading import load_data
     from pretrain.pipelines.layer_probing import run_probe
 

@@ -1,4 +1,4 @@
-"""Write the report of comparisons, from what their folders hold: ``python -m pretrain.report run=runs/digits``.
+"""Write the report of comparisons from their folders: ``python -m pretrain.report run=runs/digits``.
 
 The work is done in `pretrain.reporting.html_report` and, for several comparisons, `pretrain.reporting.side_by_side`.
 """
@@ -19,9 +19,9 @@ class ReportSettings:
     Attributes
     ----------
     run : str or list of str
-        Folder of a comparison, or several; the others are compared with the first.
+        Folder of a comparison, or several folders; the others are compared with the first.
     out : str, optional
-        Folder of the report; None for that of the comparison, of which there must be one then.
+        Folder of the report; None for the comparison's own, if there is only one.
     """
 
     run: Any = setting(path=True)

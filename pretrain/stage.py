@@ -9,7 +9,7 @@ from pretrain.pipelines.run_settings import StageRun
 
 @command(StageRun)
 def main(settings: StageRun) -> None:
-    """Train all the stages, or the first ``upto``; go on with a run that is there."""
+    """Train all stages or the first ``upto``, and resume a run that is in the folder."""
     from pretrain.data.loading import load_data
     from pretrain.pipelines.stage_training import run_stages
 

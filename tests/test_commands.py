@@ -164,7 +164,7 @@ def test_an_interruption_says_that_the_command_goes_on(folder, run_here, monkeyp
     monkeypatch.setattr("pretrain.runs.device.Device.launch", interrupted)
     result = run_here(folder, "stage", "out=runs/x")
     assert result.returncode == 130
-    assert result.stderr == "interrupted; the same command goes on from the last checkpoint\n"
+    assert result.stderr == "interrupted; run the same command again to resume from the last checkpoint\n"
 
 
 @pytest.mark.parametrize(
@@ -218,7 +218,7 @@ def test_an_interruption_says_that_the_command_goes_on(folder, run_here, monkeyp
         ("compare", ["out=runs/y", "labels=[5]"], "labels=5: give a number from 10"),
         ("compare", ["out=runs/y", "+arms.pretrained.int=scratch"], "arms.pretrained.int cannot differ"),
         ("compare", ["out=/proc/y"], "/proc/.y.lock"),
-        ("compare", ["out=runs/y", "arms.gentle={init: pretrained}"], "begin it with +, as in '+arms.gentle="),
+        ("compare", ["out=runs/y", "arms.gentle={init: pretrained}"], "put + before it, as in '+arms.gentle="),
         (
             "compare",
             ["out=runs/y", "stack.stages.stage1.layer.activation=rellu"],

@@ -1,1 +1,1 @@
-"""The command line: from Hydra's configuration to a function, and from a mistake to one line."""
+"""The command line: commands from Hydra's configuration, their help, and errors in one line."""

@@ -1,4 +1,4 @@
-"""From a function to a command."""
+"""Make a command from a function of typed settings."""
 
 import functools
 import os
@@ -23,18 +23,19 @@ from pretrain.runs.settings import Config, typed
 
 T = TypeVar("T")
 _HERE = Path(__file__).parents[1]
-CONF = next(path for path in (_HERE / "conf", _HERE.parent / "conf") if path.is_dir())  # in a wheel; in a clone
+# A wheel has conf/ inside the package, a clone beside it.
+CONF = next(path for path in (_HERE / "conf", _HERE.parent / "conf") if path.is_dir())
 
 
 def command(kind: type[T]) -> Callable[[Callable[[T], None]], Callable[[], None]]:
-    """Make a function of typed settings into the command that conf/ configures under the name of its file.
+    """Make a function a command, configured by the YAML file in conf/ with the name of the function's file.
 
-    A user's mistake becomes one line on standard error and exit status 2, an interruption exit status 130.
+    A user's mistake prints one line on standard error with exit status 2; an interruption has exit status 130.
 
     Parameters
     ----------
     kind : type
-        The dataclass of the settings.
+        Dataclass of the settings.
     """
 
     def decorate(function: Callable[[T], None]) -> Callable[[], None]:
@@ -52,7 +53,8 @@ def command(kind: type[T]) -> Callable[[Callable[[T], None]], Callable[[], None]
                 print(help_page(CONF, name))
                 return
             keep_freed_memory()
-            os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra's own errors reach us, instead of being printed by it
+            # Hydra raises its errors then, instead of printing them.
+            os.environ["HYDRA_FULL_ERROR"] = "1"
             sys.argv[1:] = [_quoted(argument) for argument in sys.argv[1:]]
             with _one_line_for_mistakes(name):
                 run()
@@ -63,14 +65,14 @@ def command(kind: type[T]) -> Callable[[Callable[[T], None]], Callable[[], None]
 
 
 def plain(config: DictConfig) -> Config:
-    """Resolve a configuration to dicts, lists and values."""
+    """Return a resolved configuration as dicts, lists and values."""
     resolved = OmegaConf.to_container(config, resolve=True)
     assert isinstance(resolved, dict)
     return resolved  # type: ignore[return-value]
 
 
 def _quoted(argument: str) -> str:
-    """Quote the value of a setting that Hydra's grammar has no word for: a path with accents, ``~``, brackets."""
+    """Quote a value that Hydra's grammar rejects, such as a path with accents, ``~`` or brackets."""
     key, equals, value = argument.partition("=")
     try:
         if equals and not argument.startswith("-"):
@@ -89,14 +91,14 @@ def _one_line_for_mistakes(name: str) -> Iterator[None]:
         complain(f"error: {one_line(error, CONF, name, sys.argv[1:])}")
         sys.exit(2)
     except KeyboardInterrupt:
-        complain("interrupted; the same command goes on from the last checkpoint")
+        complain("interrupted; run the same command again to resume from the last checkpoint")
         sys.exit(130)
     finally:
         _end_processes()
 
 
 def _end_processes() -> None:
-    """End the group of data-parallel processes, whose threads may otherwise end this one with a cry of their own."""
+    """End the group of data-parallel processes, whose threads may otherwise print errors at exit."""
     distributed = sys.modules.get("torch.distributed")
     if distributed and distributed.is_initialized():
         distributed.destroy_process_group()

@@ -1,4 +1,4 @@
-"""Messages of mistakes, each in one line that says what was wrong, where, and what to do."""
+"""Error messages in one line that says what was wrong, where, and what to do."""
 
 import re
 from collections.abc import Iterable
@@ -15,21 +15,21 @@ from pretrain.runs.settings import omegaconf_line
 
 
 def one_line(error: Exception, conf: Path, command: str, arguments: Iterable[str]) -> str:
-    """Return what an error says in one line; of a mistyped setting or option, with the nearest one.
+    """Return the message of an error in one line, with the nearest name for a mistyped setting or option.
 
     Parameters
     ----------
     error : Exception
-        What was raised.
+        Error that was raised.
     conf : Path
-        The folder of configurations.
+        Folder of configurations.
     command : str
-        The name of the command's configuration.
+        Name of the command's configuration.
     arguments : iterable of str
-        The command's arguments.
+        Arguments of the command.
     """
     if isinstance(error, OverrideParseException):
-        return f"{error.override}: write setting=value, and a list without blanks or in quotes, 'labels=[10, 20]'."
+        return f"{error.override}: write setting=value, and quote a list with spaces, as in 'labels=[10, 20]'."
     if isinstance(error, OmegaConfBaseException):
         return omegaconf_line(error)
     lines = [line.strip() for line in str(error).split("Config search path:")[0].splitlines() if line.strip()]
@@ -44,20 +44,20 @@ def one_line(error: Exception, conf: Path, command: str, arguments: Iterable[str
 
 def _no_such_option(group: str, option: str, there: list[str]) -> str:
     meant = get_close_matches(option, there, 1)
-    advice = f"did you mean {meant[0]}? There are" if meant else "choose one of"
+    advice = f"did you mean {meant[0]}? The options are" if meant else "choose one of"
     return f"{group}={option} is not known; {advice} {', '.join(there)}."
 
 
 def _no_such_setting(key: str, conf: Path, command: str, arguments: Iterable[str]) -> str:
     if key.startswith(("arms.", "tuning.space.")):
-        return f"{key}: there is no such setting; to add it, begin it with +, as in '+{key}=...'."
+        return f"{key}: there is no such setting; to add it, put + before it, as in '+{key}=...'."
     meant = nearest_setting(key, _known_settings(conf, command, arguments))
-    advice = f"did you mean {meant}?" if meant else "--help lists those there are."
+    advice = f"did you mean {meant}?" if meant else "--help lists all settings."
     return f"{key}: there is no such setting; {advice}"
 
 
 def _known_settings(conf: Path, command: str, arguments: Iterable[str]) -> dict[str, Any]:
-    """Return all settings of a command with the groups that its arguments choose, and the groups themselves."""
+    """Return the settings of a command for the groups that its arguments choose, and the groups."""
     text = (conf / f"{command}.yaml").read_text()
     groups = {name: "" for name in re.findall(r"(\w+): ", text) if (conf / name).is_dir()}
     chosen = [
@@ -70,9 +70,9 @@ def _known_settings(conf: Path, command: str, arguments: Iterable[str]) -> dict[
 
 
 def nearest_setting(key: str, known: dict[str, Any]) -> str | None:
-    """Return the dotted path of the setting that was meant: each part is the nearest one there; None if there is none.
+    """Return the dotted path of the setting nearest to `key`, part by part; None if there is none.
 
-    A last part that is right but stands elsewhere is found there.
+    If the last part of `key` is the name of settings elsewhere, the nearest of these is returned.
     """
     *_, last = key.split(".")
     elsewhere = [path for path in _paths(known) if path.split(".")[-1] == last]

@@ -1,4 +1,4 @@
-"""Settings of conf/ by name, for use from Python."""
+"""Load settings of conf/ by name, for use from Python."""
 
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
@@ -9,14 +9,14 @@ from pretrain.stages.stack_settings import StackSettings
 
 
 def load_stack_settings(name: str, *overrides: str) -> StackSettings:
-    """Return the settings of a stack of conf/stack/, for a `Comparison` that is built from Python.
+    """Return the settings of a stack in conf/stack/, for a `Comparison` built from Python.
 
     Parameters
     ----------
     name : str
-        Its file, such as "cae_small".
+        Name of the stack's file, such as "cae_small".
     *overrides : str
-        Changes as on the command line, such as ``"stack.stages.stage1.training.steps=100"``.
+        Settings to change, as on the command line, such as ``"stack.stages.stage1.training.steps=100"``.
     """
     with initialize_config_dir(str(CONF), version_base="1.3"):
         config = compose("describe", overrides=[f"stack={name}", *overrides])
