@@ -1,7 +1,7 @@
-"""Are the statistics of a comparison right? How often intervals cover the truth and verdicts are false or missed.
+"""Measure how often the intervals of a comparison cover the truth, and how often its verdicts are false or missed.
 
-Comparisons are drawn as real ones vary: the subset of labels moves both arms of a seed alike, each run has noise of
-its own, and a test set of finite size is read. Then the package's own functions judge them, as a report does.
+Comparisons are drawn at random: the label subset moves both arms of a seed alike, each run has noise of its own, and
+the test set is finite. The package's functions then judge them, as in a report.
 
     python benchmarks/coverage.py     # about a minute
 """
@@ -18,11 +18,11 @@ from pretrain.comparison.label_efficiency import interval_of_labels
 from pretrain.comparison.paired_differences import bootstrap_interval, estimate
 from pretrain.comparison.verdicts import compare_arms, verdict
 
-ACCURACY = 0.5  # of both arms with the fewest labels
-RISE = 0.05  # of accuracy for twice the labels
-SUBSET, RUN = 0.01, 0.003  # standard deviations over label subsets and over runs
+BASE_ACCURACY = 0.5  # accuracy of both arms with the fewest labels
+RISE_PER_DOUBLING = 0.05  # rise of accuracy for twice the labels
+SUBSET_SPREAD, RUN_SPREAD = 0.01, 0.003  # standard deviations over label subsets and over runs
 TEST_IMAGES = 10_000
-FEWEST = 100  # labels; each further budget has four times as many
+FEWEST_LABELS = 100  # labels of the first budget; each further one has four times as many
 
 
 def draw(
@@ -30,21 +30,20 @@ def draw(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return test accuracies of the baseline and of an arm better by `gain`, (comparisons, seeds, budgets) each."""
     shape = comparisons, seeds, budgets
-    curve = (
-        ACCURACY + 2 * RISE * np.arange(budgets) + generator.normal(0, SUBSET, shape)
-    )  # both arms of a seed share it
-    true = [curve + extra + generator.normal(0, RUN, shape) for extra in (0, gain)]
+    # Both arms of a seed share the curve.
+    curve = BASE_ACCURACY + 2 * RISE_PER_DOUBLING * np.arange(budgets) + generator.normal(0, SUBSET_SPREAD, shape)
+    true = [curve + extra + generator.normal(0, RUN_SPREAD, shape) for extra in (0, gain)]
     baseline, arm = (generator.binomial(TEST_IMAGES, p) / TEST_IMAGES for p in true)
     return baseline, arm
 
 
 def spread() -> float:
     """Return the standard deviation of paired differences with the fewest labels."""
-    return float(np.sqrt(2 * (RUN**2 + ACCURACY * (1 - ACCURACY) / TEST_IMAGES)))
+    return float(np.sqrt(2 * (RUN_SPREAD**2 + BASE_ACCURACY * (1 - BASE_ACCURACY) / TEST_IMAGES)))
 
 
 def coverage(generator: np.random.Generator, comparisons: int, seeds: int) -> dict[str, float]:
-    """Return how often the intervals cover the true difference, and how often it is found at the detectable size."""
+    """Return how often intervals cover the true difference, and how often a detectable one is found."""
     gain = detectable_effect(seeds) * spread()
     baseline, arm = draw(generator, comparisons, 1, seeds, gain)
     differences = (arm - baseline)[:, :, 0]
@@ -59,7 +58,7 @@ def coverage(generator: np.random.Generator, comparisons: int, seeds: int) -> di
 
 
 def false_verdicts(generator: np.random.Generator, comparisons: int, budgets: int, seeds: int) -> dict[str, float]:
-    """Return how often an arm that is no better and no worse gets a verdict at any of its budgets."""
+    """Return how often an arm equal to the baseline gets a verdict at any of its budgets."""
     baseline, arm = draw(generator, comparisons, budgets, seeds, 0.0)
     index = pd.DataFrame(itertools.product(("scratch", "arm"), range(seeds), range(budgets)))
     index.columns = pd.Index(["arm", "seed", "labels"])
@@ -72,23 +71,24 @@ def false_verdicts(generator: np.random.Generator, comparisons: int, budgets: in
 
 
 def labels_coverage(generator: np.random.Generator, comparisons: int, budgets: int, seeds: int) -> dict[str, float]:
-    """Return how often the interval of the labels needed covers the truth: the arm halves the labels needed."""
-    baseline, arm = draw(generator, comparisons, budgets, seeds, RISE)
-    numbers = FEWEST * 4 ** np.arange(budgets)
+    """Return how often the interval of the labels needed covers the truth, for an arm that halves them."""
+    baseline, arm = draw(generator, comparisons, budgets, seeds, RISE_PER_DOUBLING)
+    numbers = FEWEST_LABELS * 4 ** np.arange(budgets)
     together = np.concatenate([arm[:, :, :1], baseline], axis=2)
     intervals = [interval_of_labels(x, numbers, generator) for x in together]
-    return {"labels-needed interval covers": float(np.mean([lo <= 2 * FEWEST <= hi for _, lo, hi in intervals]))}
+    return {"labels-needed interval covers": float(np.mean([lo <= 2 * FEWEST_LABELS <= hi for _, lo, hi in intervals]))}
 
 
 def main() -> None:
-    """Print a table: a row a property, a column a number of seeds."""
+    """Print a table with a row for each property and a column for each number of seeds."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--comparisons", type=int, default=2000)
     parser.add_argument("--seeds", type=int, nargs="+", default=[5, 10])
     parser.add_argument("--budgets", type=int, default=3, help="label budgets of an arm, two or more")
     parser.add_argument("--rng", type=int, default=0, help="seed of all draws")
     a = parser.parse_args()
-    gc.freeze()  # statsmodels' multipletests collects garbage at each call, which takes 0.4 s with PyTorch loaded
+    # statsmodels' multipletests collects garbage at each call, which takes 0.4 s with PyTorch loaded.
+    gc.freeze()
     columns = {}
     for seeds in a.seeds:
         generator = np.random.default_rng([a.rng, seeds])

@@ -1,9 +1,9 @@
-"""Images a second of restricted Boltzmann machines, beside learnergy's and scikit-learn's.
+"""Measure the training speed of RBMs, beside those of learnergy and scikit-learn.
 
-The convolutional one has 64 filters of 5x5 on 32x32x3, Gaussian visible and Bernoulli hidden units, CD-1; learnergy's
-GaussianConvRBM has the same sizes. The dense one has 3072 visible and 1024 hidden units and persistent chains, as
-scikit-learn's BernoulliRBM, which is given float32. Batches of 100 in all, whole training loops, each in a process of
-its own, by turns; the ratio is that of the medians.
+The convolutional RBM has 64 filters of 5x5 on 32x32x3, Gaussian visible and Bernoulli hidden units, and CD-1;
+learnergy's GaussianConvRBM has the same sizes. The dense RBM has 3072 visible and 1024 hidden units and persistent
+chains, as scikit-learn's BernoulliRBM, which gets float32. Batches have 100 images. Each training loop runs in its own
+process, by turns, and the ratios are those of the medians.
 
     pip install learnergy
     python benchmarks/rbm.py
@@ -18,8 +18,8 @@ from collections.abc import Callable
 
 import torch
 
-BATCH = 100
-BATCHES = 200
+BATCH_SIZE = 100
+BATCHES_PER_RUN = 200
 
 
 def ours(images: torch.Tensor, *, filters: int, side: int, pool: int, **options: object) -> Callable[[], object]:
@@ -32,61 +32,62 @@ def ours(images: torch.Tensor, *, filters: int, side: int, pool: int, **options:
     from pretrain.training.greedy import fit_stage
     from pretrain.training.stage_inputs import Inputs
 
-    keep_freed_memory()  # as the commands do
+    # The commands do so, too.
+    keep_freed_memory()
     fabric = pretrain.Device(accelerator="cpu").launch()
     layer = pretrain.Layer(3, filters, kernel_size=side, padding=0, activation="sigmoid", pool_kernel_size=pool)
     stage = pretrain.ConvRBM(layer, **options)  # type: ignore[arg-type]
     inputs = Inputs(images, nn.Sequential(Standardize.identity(3)), fabric, 0)
     settings = pretrain.Training(
-        steps=len(images) // BATCH, batch_size=BATCH, optimizer="sgd", learning_rate=1e-4, nesterov=False
+        steps=len(images) // BATCH_SIZE, batch_size=BATCH_SIZE, optimizer="sgd", learning_rate=1e-4, nesterov=False
     )
     return lambda: fit_stage(stage, inputs, settings, seed=0, name="stage 1", fabric=fabric)
 
 
 def ours_convolutional() -> Callable[[], object]:
-    """Return a run of a convolutional machine with Gaussian visible units."""
-    return ours(torch.randn(BATCH * BATCHES, 3, 32, 32), filters=64, side=5, pool=2)
+    """Return a training run of a convolutional RBM with Gaussian visible units."""
+    return ours(torch.randn(BATCH_SIZE * BATCHES_PER_RUN, 3, 32, 32), filters=64, side=5, pool=2)
 
 
 def ours_dense() -> Callable[[], object]:
-    """Return a run of a dense machine: one filter position."""
-    options = {"visible": "bernoulli", "sampler": "pcd", "chains": BATCH}
-    return ours(torch.rand(BATCH * BATCHES, 3, 32, 32), filters=1024, side=32, pool=1, **options)
+    """Return a training run of a dense RBM, whose filters have one position."""
+    options = {"visible": "bernoulli", "sampler": "pcd", "chains": BATCH_SIZE}
+    return ours(torch.rand(BATCH_SIZE * BATCHES_PER_RUN, 3, 32, 32), filters=1024, side=32, pool=1, **options)
 
 
 def learnergy() -> Callable[[], object]:
-    """Return a run of learnergy's machine."""
+    """Return a training run of learnergy's RBM."""
     from learnergy.models.gaussian import GaussianConvRBM
 
-    machine = GaussianConvRBM((32, 32), (5, 5), 64, 3, steps=1, learning_rate=1e-4, momentum=0.9)
-    images = torch.randn(BATCH * BATCHES, 3, 32, 32)
+    rbm = GaussianConvRBM((32, 32), (5, 5), 64, 3, steps=1, learning_rate=1e-4, momentum=0.9)
+    images = torch.randn(BATCH_SIZE * BATCHES_PER_RUN, 3, 32, 32)
     data = torch.utils.data.TensorDataset(images, torch.zeros(len(images)))
-    return lambda: machine.fit(data, BATCH, epochs=1)
+    return lambda: rbm.fit(data, BATCH_SIZE, epochs=1)
 
 
 def scikit_learn() -> Callable[[], object]:
-    """Return a run of scikit-learn's machine."""
+    """Return a training run of scikit-learn's RBM."""
     from sklearn.neural_network import BernoulliRBM
 
-    machine = BernoulliRBM(1024, learning_rate=1e-3, batch_size=BATCH, n_iter=1, random_state=0)
-    images = torch.rand(BATCH * BATCHES, 3072).numpy()
-    return lambda: machine.fit(images)
+    rbm = BernoulliRBM(1024, learning_rate=1e-3, batch_size=BATCH_SIZE, n_iter=1, random_state=0)
+    images = torch.rand(BATCH_SIZE * BATCHES_PER_RUN, 3072).numpy()
+    return lambda: rbm.fit(images)
 
 
 CONTENDERS = {f.__name__: f for f in (ours_convolutional, learnergy, ours_dense, scikit_learn)}
 
 
 def measure(name: str) -> float:
-    """Return the images a second of a contender's second run: the first warms up."""
+    """Return the images per second of a contender's second run, after one to warm up."""
     run = CONTENDERS[name]()
     run()
     started = time.perf_counter()
     run()
-    return BATCH * BATCHES / (time.perf_counter() - started)
+    return BATCH_SIZE * BATCHES_PER_RUN / (time.perf_counter() - started)
 
 
 def main() -> None:
-    """Measure one contender, or all by turns."""
+    """Measure one contender, or all of them by turns."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--one", choices=CONTENDERS, help="measure this one, in this process")

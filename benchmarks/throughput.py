@@ -1,8 +1,7 @@
-"""Images a second of stage training and of fine-tuning, beside the loop that people write.
+"""Measure the speed of stage training and of fine-tuning, beside a plain PyTorch loop.
 
-The plain loop is torchvision's ImageFolder and transforms, a DataLoader, float32, and the same network with the same
-optimizer. Both see the same folder, the same batch size and the same number of steps; they take turns, and the ratio
-is that of the medians.
+The plain loop uses torchvision's ImageFolder and transforms, a DataLoader, float32, and the same network and optimizer.
+Both have the same folder, batch size and number of steps. They take turns, and the ratios are those of the medians.
 
     python benchmarks/throughput.py --root DIR            # DIR/train/<class>/*, DIR/test/<class>/*
 """
@@ -23,11 +22,11 @@ import pretrain
 from pretrain import fit_stage
 from pretrain.training.stage_inputs import Inputs
 
-SIZES = ((64, 5), (128, 3), (256, 3))  # filters and their sides
+LAYER_SIZES = ((64, 5), (128, 3), (256, 3))  # number of filters and their side in pixels
 
 
 def plain_batches(root: Path, batch_size: int, workers: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield augmented batches for ever, as the plain loop does."""
+    """Yield augmented batches of the plain loop without end."""
     transform = transforms.Compose(
         [
             transforms.Resize(32),
@@ -47,10 +46,10 @@ def plain_batches(root: Path, batch_size: int, workers: int) -> Iterator[tuple[T
 
 
 def plain_network(classes: int) -> nn.Sequential:
-    """Return the same network, as the plain loop has it."""
+    """Return the network of the plain loop."""
     layers: list[nn.Module] = []
     channels = 3
-    for filters, side in SIZES:
+    for filters, side in LAYER_SIZES:
         layers += [nn.Conv2d(channels, filters, side, padding=side // 2, bias=False), nn.ReLU(), nn.MaxPool2d(2)]
         channels = filters
     return nn.Sequential(*layers, nn.Flatten(), nn.Dropout(0.5), nn.Linear(channels * 16, classes))
@@ -68,10 +67,10 @@ def plain_finetune(batches: Iterator[tuple[Tensor, Tensor]], classes: int, steps
 
 
 def plain_stage(batches: Iterator[tuple[Tensor, Tensor]], position: int, steps: int) -> None:
-    """Train one autoencoder, tied filters and switches, on what the untrained layers below make of the images."""
+    """Train an autoencoder with tied filters and switches on the output of the untrained layers below."""
     layers = plain_network(10)[: 3 * position]
-    filters, side = SIZES[position]
-    conv = nn.Conv2d(SIZES[position - 1][0] if position else 3, filters, side, padding=side // 2, bias=False)
+    filters, side = LAYER_SIZES[position]
+    conv = nn.Conv2d(LAYER_SIZES[position - 1][0] if position else 3, filters, side, padding=side // 2, bias=False)
     optimizer = torch.optim.AdamW(conv.parameters(), 1e-3, weight_decay=0.0)
     for _ in range(steps):
         images, _ = next(batches)
@@ -85,11 +84,11 @@ def plain_stage(batches: Iterator[tuple[Tensor, Tensor]], position: int, steps: 
 
 
 def ours(data: pretrain.Dataset, fabric: pretrain.Device) -> dict[str, Callable[[int], None]]:
-    """Return what is measured of the toolkit, each a function of the steps."""
+    """Return the toolkit's training loops by name, each a function of the number of steps."""
     launched = fabric.launch()
     stages = []
     channels = 3
-    for filters, side in SIZES:
+    for filters, side in LAYER_SIZES:
         stages.append(pretrain.ConvAutoencoder(pretrain.Layer(channels, filters, kernel_size=side)))
         channels = filters
     stack = pretrain.Stack(stages, data.unlabelled)
@@ -100,7 +99,8 @@ def ours(data: pretrain.Dataset, fabric: pretrain.Device) -> dict[str, Callable[
         pretrain.finetune_network(network, data, recipe=recipe, fabric=launched)
 
     def stage(position: int) -> Callable[[int], None]:
-        inputs: list[Inputs] = []  # kept from the warm-up on: computing them is once for a whole stage
+        # The warm-up computes the inputs, as a stage does once for all its steps.
+        inputs: list[Inputs] = []
 
         def fit(steps: int) -> None:
             if not inputs:
@@ -111,28 +111,28 @@ def ours(data: pretrain.Dataset, fabric: pretrain.Device) -> dict[str, Callable[
 
         return fit
 
-    return {"fine-tuning": finetune, **{f"stage {k + 1}": stage(k) for k in range(len(SIZES))}}
+    return {"fine-tuning": finetune, **{f"stage {k + 1}": stage(k) for k in range(len(LAYER_SIZES))}}
 
 
 def timed(function: Callable[[int], None], steps: int, batch_size: int) -> float:
-    """Return images a second."""
+    """Return the images per second of a function."""
     started = time.perf_counter()
     function(steps)
     return steps * batch_size / (time.perf_counter() - started)
 
 
 def main() -> None:
-    """Print a table: medians, ranges and ratios."""
+    """Print a table of medians, ranges and ratios."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--root", type=Path, required=True, help="folder with train/<class>/* and test/<class>/*")
-    parser.add_argument("--steps", type=int, default=40, help="steps a round")
+    parser.add_argument("--steps", type=int, default=40, help="steps per round")
     parser.add_argument("--rounds", type=int, default=5, help="rounds, after a warm-up")
     options = parser.parse_args()
 
-    # No validation and no test images: training alone is timed.
+    # Only training is timed: nothing is validated, and a few training images stand in for the test split.
     loaded = pretrain.load_folder(options.root, validation=0)
-    nothing = loaded.train.subset(torch.arange(0, len(loaded.train), max(1, len(loaded.train) // 10)))
-    data = pretrain.Dataset(loaded.classes, loaded.train, loaded.validation, loaded.unlabelled, lambda: nothing)
+    test = loaded.train.subset(torch.arange(0, len(loaded.train), max(1, len(loaded.train) // 10)))
+    data = pretrain.Dataset(loaded.classes, loaded.train, loaded.validation, loaded.unlabelled, lambda: test)
     measured = ours(data, pretrain.Device())
     print(
         f"torch {torch.__version__}, {torch.get_num_threads()} threads, "
