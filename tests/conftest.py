@@ -4,7 +4,7 @@ import sys
 import warnings
 from subprocess import CompletedProcess
 
-# Tiny models: more threads would only get in each other's way. Set before torch is imported.
+# More threads would slow tiny models down. This must be set before torch is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
@@ -20,8 +20,8 @@ from pretrain.runs.settings import typed
 
 SETTINGS = {"stage": StageRun, "finetune": FinetuningRun, "probe": ProbeRun, "compare": pretrain.Comparison}
 
-# A stack that trains in a moment.
-SMALL = [
+# These overrides make a stack that trains in a moment.
+SMALL_RUN = [
     "stack.stages.stage1.layer.out_channels=6",
     "stack.stages.stage2.layer.out_channels=8",
     "stack.stages.stage1.training.steps=6",
@@ -29,13 +29,13 @@ SMALL = [
     "device.accelerator=cpu",
     "device.threads=1",
 ]
-# Python shows these warnings to developers only.
-HIDDEN = (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning)
+# Python shows these warnings only to developers.
+HIDDEN_WARNINGS = (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning)
 
 
 @pytest.fixture(scope="session")
 def fabric():
-    """Float32 on the CPU, so that results do not depend on the machine."""
+    """Return a Fabric for float32 on the CPU, so that results do not depend on the hardware."""
     return pretrain.Device(accelerator="cpu", precision="32-true", threads=1).launch()
 
 
@@ -53,25 +53,25 @@ def stack(digits):
 
 @pytest.fixture(scope="session")
 def configure():
-    """Return a function from a command's name and overrides to its settings, as the command line gives them."""
+    """Return a function that makes the settings of a command from its name and overrides."""
 
     def compose(name, *overrides):
         with initialize_config_dir(str(CONF), version_base="1.3"):
-            return typed(SETTINGS[name], plain(hydra_compose(name, overrides=[*SMALL, *overrides])))
+            return typed(SETTINGS[name], plain(hydra_compose(name, overrides=[*SMALL_RUN, *overrides])))
 
     return compose
 
 
 def user_environment(home):
-    """Return the environment variables by which programs find the folders of a user whose home is `home`."""
+    """Return the environment variables of a user whose home folder is `home`."""
     return {"HOME": str(home), "XDG_CACHE_HOME": str(home / ".cache")}
 
 
 @pytest.fixture
 def run_here(monkeypatch, capsys):
-    """Return a function that runs a command as a user at home in `folder` would, but in this process.
+    """Return a function that runs a command in this process, as a user whose home is `folder`.
 
-    A command takes seconds to start, and a moment to say what is wrong with what it was given.
+    Starting a process takes seconds, and reporting a mistake in its arguments only a moment.
     """
 
     def run(folder, command, *arguments):
@@ -82,10 +82,10 @@ def run_here(monkeypatch, capsys):
             patch.setattr(sys, "argv", [command, *arguments])
             for name, value in user_environment(folder).items():
                 patch.setenv(name, value)
-            # The command sets it as well, and it is to be gone afterwards.
+            # The command sets this variable, and the patch removes it afterwards.
             patch.setenv("HYDRA_FULL_ERROR", "1")
             warnings.resetwarnings()
-            for hidden in HIDDEN:
+            for hidden in HIDDEN_WARNINGS:
                 warnings.simplefilter("ignore", hidden)
             status = _exit_status(main)
         printed = capsys.readouterr()

@@ -13,7 +13,7 @@ import sys
 
 import numpy as np
 import pytest
-from conftest import SMALL, user_environment
+from conftest import SMALL_RUN, user_environment
 from PIL import Image
 
 CLASSES = ("dark", "light")
@@ -51,10 +51,10 @@ DATA = ["data=folder", "stack=cae_small", "data.root=photos", "data.image_size=1
 
 @pytest.mark.integration
 def test_from_images_to_predictions(folder, run_here):
-    stage = run_process(folder, "stage", *DATA, *SMALL, "out=runs/cae")
+    stage = run_process(folder, "stage", *DATA, *SMALL_RUN, "out=runs/cae")
     assert stage.returncode == 0, stage.stderr
     assert stage.stderr.count("1 files could not be read") == 1
-    options = [*DATA, *SMALL, "init=pretrained", "stages=runs/cae", "recipe.steps=60", "labels=16"]
+    options = [*DATA, *SMALL_RUN, "init=pretrained", "stages=runs/cae", "recipe.steps=60", "labels=16"]
     finetune = run_process(folder, "finetune", *options, "out=runs/ft")
     assert finetune.returncode == 0, finetune.stderr
     assert "test accuracy 100.00%" in finetune.stdout
@@ -62,7 +62,7 @@ def test_from_images_to_predictions(folder, run_here):
     assert "validation accuracy 100.00%" in trial.stdout
     assert json.loads((folder / "runs/trial/summary.json").read_text())["test_accuracy"] is None
     probe = run_here(
-        folder, "probe", *DATA, *SMALL, "init=pretrained", "stages=runs/cae", "labels=16", "out=runs/probe"
+        folder, "probe", *DATA, *SMALL_RUN, "init=pretrained", "stages=runs/cae", "labels=16", "out=runs/probe"
     )
     assert probe.returncode == 0, probe.stderr
     assert [line.split()[0] for line in probe.stdout.splitlines()[2:5]] == ["0", "1", "2"]
@@ -91,7 +91,7 @@ def test_from_images_to_predictions(folder, run_here):
 def test_paths_with_accents_brackets_and_a_home_folder_are_taken_as_they_are(folder, run_here):
     odd = folder / "été (2)"
     odd.symlink_to(folder / "photos")
-    options = ["data=folder", "stack=cae_small", "data.image_size=16", "data.validation=8", *SMALL]
+    options = ["data=folder", "stack=cae_small", "data.image_size=16", "data.validation=8", *SMALL_RUN]
     stage = run_here(folder, "stage", *options, "data.root=~/été (2)", "out=~/runs/ô", "upto=1")
     assert stage.returncode == 0, stage.stderr
     assert (folder / "runs/ô/stack.pt").exists()
@@ -100,7 +100,7 @@ def test_paths_with_accents_brackets_and_a_home_folder_are_taken_as_they_are(fol
 
 @pytest.mark.integration
 def test_two_processes_share_a_batch(folder):
-    options = [*DATA, *SMALL, "device.devices=2", "out=runs/two", "device.precision=32-true"]
+    options = [*DATA, *SMALL_RUN, "device.devices=2", "out=runs/two", "device.precision=32-true"]
     both = run_process(folder, "stage", *options)
     assert both.returncode == 0, both.stderr
     assert both.stdout.count("stages of") == 1
@@ -108,7 +108,7 @@ def test_two_processes_share_a_batch(folder):
 
 @pytest.mark.integration
 def test_a_comparison_tells_its_verdict_and_goes_on_after_a_failure(folder, run_here):
-    options = [*DATA, *SMALL, "recipe.steps=10", "labels=[16]", "seeds=[0]", "out=runs/compared"]
+    options = [*DATA, *SMALL_RUN, "recipe.steps=10", "labels=[16]", "seeds=[0]", "out=runs/compared"]
     failing = "+arms.wild={init: pretrained, recipe: {learning_rate: 1e30}}"
     both = run_here(folder, "compare", *options, failing)
     assert both.returncode == 2

@@ -58,7 +58,7 @@ def starting_layers(settings: NetworkRun, data: Dataset, upto: int | None = None
 
 
 def starting_network(settings: NetworkRun, data: Dataset, upto: int | None = None) -> ConvNet:
-    """Return the network to start from: its first `upto` layers trained, or all from scratch."""
+    """Return the network to start from, with its first `upto` layers pretrained or all from scratch."""
     stack = build_stack(settings.stack, data.unlabelled, settings.seed).stack
     if settings.stages:
         load_stack(stack, RunFolder(Path(settings.stages)))

@@ -24,7 +24,7 @@ class RunSettings:
     data : DataSource
         Images of the run.
     seed : int
-        Seed of every random draw. It gives the same bits again on the same CPU with as many threads.
+        Seed of every random draw. Runs on the same CPU with the same number of threads are bit-identical.
     device : Device
         Device and precision to compute with.
     overwrite : bool

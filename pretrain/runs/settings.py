@@ -30,7 +30,7 @@ class Resuming(Enum):
     """How a setting binds a run that is resumed."""
 
     SAME = "The setting changes what is computed, so it must be the same."
-    GROWS = "A later call may extend the run and keeps what is finished."
+    GROWS = "A later call may extend or change it, and keeps the work that is finished."
     FREE = "The setting changes where or how the work is done, and not its result."
 
 
