@@ -184,7 +184,7 @@ def test_an_interruption_says_that_the_command_goes_on(folder, run_here, monkeyp
         ("stage", ["out=photos"], "is not empty and holds no run"),
         ("stage", ["device.accelerator=abacus", "out=runs/y"], "device.accelerator=abacus"),
         ("stage", ["stack=tower"], "stack=tower is not known; choose one of cae, cae_small"),
-        ("stage", ["stack.depth=3"], "stack.depth: there is no such setting; --help lists those"),
+        ("stage", ["stack.depth=3"], "stack.depth: there is no such setting; --help lists all settings"),
         ("stage", ["seed="], "seed=: it must be a whole number"),
         (
             "stage",
@@ -226,7 +226,7 @@ def test_an_interruption_says_that_the_command_goes_on(folder, run_here, monkeyp
         ),
         ("finetune", ["out=runs/y", "upto=1"], "upto=1 is for pretrained layers: give init=pretrained"),
         ("compare", ["out=runs/y", "experiment=digit"], "experiment=digit is not known; did you mean digits?"),
-        ("compare", ["out=runs/y", "labels=[10,"], "a list without blanks or in quotes"),
+        ("compare", ["out=runs/y", "labels=[10,"], "quote a list with spaces"),
         ("predict", ["runs/ft"], "write setting=value"),
         ("stage", ["data=folder", "data.root=photos", "data.unlabelled=[photos]", "out=runs/y"], "shares images with"),
         ("gradcheck", ["images=0"], "images=0: it must be at least 1"),
