@@ -58,7 +58,7 @@ def test_nested_settings_become_objects_and_go_back():
         ({"name": "a", "part": {"siz": 1}}, r"^part\.siz: there is no such setting; did you mean size?"),
         ({"name": "a", "part": {"size": "b"}}, r"^part\.size=b: it must be a whole number.$"),
         ({"name": "a", "part": 3}, "^part=3: give settings by their names"),
-        ({"name": "a", "parts": [1]}, "^parts=.*: give settings under the name of each"),
+        ({"name": "a", "parts": [1]}, "^parts=.*: give a name, and settings under it"),
         ({"name": "a", "parts": {"b": {"size": 1.5}}}, r"^parts\.b\.size=1\.5: it must be a whole number.$"),
     ],
 )
