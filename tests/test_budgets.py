@@ -41,7 +41,7 @@ def test_an_arm_that_halves_the_labels_needed_is_worth_twice_its_labels():
         assert (n.estimate, n.low, n.high) == pytest.approx([2 * n.labels] * 3)
         assert not n.fewer
         assert not n.more
-    assert needed[1].sentence() == "200 labels with pretrained are worth 400 with scratch (95% interval 400)."
+    assert needed[1].sentence() == "With 200 labels, pretrained is as accurate as scratch with 400 (95% interval 400)."
 
 
 def test_seeds_are_resampled_for_both_arms_at_once():
@@ -75,9 +75,9 @@ def test_what_lies_beyond_the_baselines_budgets_has_no_number():
     assert (low.estimate, low.fewer, low.more) == (0, True, False)
     assert (high.estimate, high.fewer, high.more) == (math.inf, False, True)
     assert low.sentence() == (
-        "100 labels with pretrained are worth fewer than 100 with scratch (95% interval fewer than 100)."
+        "With 100 labels, pretrained is as accurate as scratch with fewer than 100 (95% interval fewer than 100)."
     )
-    assert "1,600 labels with pretrained are worth more than 1,600 with scratch" in high.sentence()
+    assert "With 1,600 labels, pretrained is as accurate as scratch with more than 1,600 (" in high.sentence()
     rows = json.loads(json.dumps(as_json(results({"scratch": SCRATCH}), [], [low, high]), allow_nan=False))
     assert [row["estimate"] for row in rows["labels_needed"]] == [0, None]
     assert [row["more"] for row in rows["labels_needed"]] == [False, True]
@@ -131,7 +131,7 @@ def test_fewer_than_five_seeds_give_a_number_but_no_interval():
     (needed,) = label_efficiency(results({"scratch": SCRATCH, "pretrained": {100: line(300)}}, seeds=4), "scratch")
     assert needed.estimate == pytest.approx(300)
     assert math.isnan(needed.low)
-    assert needed.sentence().endswith("are worth 300 with scratch (too few seeds for an interval).")
+    assert needed.sentence().endswith("is as accurate as scratch with 300 (too few seeds for an interval).")
 
 
 def test_one_budget_says_nothing_of_labels():

@@ -114,9 +114,7 @@ def test_a_comparison_tells_its_verdict_and_goes_on_after_a_failure(folder, run_
     assert both.returncode == 2
     assert "1 run failed, and the report names them; the first: wild, 16 labels, seed 0" in both.stderr
     headline, where = both.stdout.splitlines()
-    assert headline.startswith(
-        "Compared with scratch, pretraining was run with too few seeds for a claim with 16 labels ("
-    )
+    assert headline.startswith("Compared with scratch, pretraining had too few seeds for a claim with 16 labels (")
     assert where == "report: runs/compared/report.html"
     assert "wild, 16 labels, seed 0" in (folder / "runs/compared/report.html").read_text()
     once = run_here(folder, "compare", *options)

@@ -131,7 +131,7 @@ def test_an_arm_may_be_added_but_not_changed(out, configure):
         ("baseline=nobody", "baseline=nobody is not known; choose one of scratch, pretrained"),
         ("seeds=3", "give a list"),
         ("labels=[]", "list"),
-        ("labels=[1000,all]", "1000 are all"),
+        ("labels=[1000,all]", "1000 is the same budget as all"),
         ("labels=[20,5000]", "give a number from 10"),
         ("seeds=[0,1.5]", "1.5 is not a whole number"),
         ("recipe.optimizer=sdg", "choose one of sgd, adamw"),
@@ -341,8 +341,8 @@ def test_an_arm_of_other_stages_is_what_a_comparison_of_those_stages_has(tmp_pat
     assert stages == {**config.stack.stages, "stage1": CENTROIDS}
     write_report(together)
     report = (together / "report.md").read_text()
-    assert "noisy, instead: Stage 1 with corruption=gaussian. Stage 2 with training.steps=3." in report
-    assert "centroids, instead: Stage 1: spherical k-means on whitened patches, 6 maps" in report
+    assert "Pretraining of noisy differs: Stage 1 has corruption=gaussian. Stage 2 has training.steps=3." in report
+    assert "Pretraining of centroids differs: Stage 1: spherical k-means on whitened patches, 6 maps" in report
 
 
 def test_two_processes_give_the_bits_of_one(tmp_path, tuned, configure):

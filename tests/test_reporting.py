@@ -20,7 +20,7 @@ from pretrain.reporting.caveats import caveats
 from pretrain.reporting.comparison_figures import over_labels, panels
 from pretrain.reporting.comparison_results import COLUMNS, read_results
 from pretrain.reporting.methods_text import methods
-from pretrain.reporting.plotting import LINE, Row, apart, panel, rows, styles
+from pretrain.reporting.plotting import TEXT_HEIGHT, Row, apart, panel, rows, styles
 from pretrain.reporting.side_by_side import unique_names, welch
 from pretrain.runs.settings import as_config
 
@@ -140,14 +140,21 @@ def test_the_page_says_what_the_statistics_say(out):
 
 def test_the_verdict_comes_first_with_what_to_bear_in_mind(out):
     page = page_of(out)
-    equal = "Compared with scratch-matched, which had as much compute, it made no detectable difference with 20 labels"
-    parts = ["pretraining helped with 20 labels", equal, "labels with pretrained are worth", "tuned equally", "<svg"]
+    equal = "Compared with the compute-matched arm scratch-matched, it made no detectable difference with 20 labels"
+    parts = [
+        "pretraining helped with 20 labels",
+        equal,
+        "labels, pretrained is as accurate as scratch with",
+        "tuned equally",
+        "<svg",
+    ]
     assert [page.index(part) for part in parts] == sorted(page.index(part) for part in parts)
-    assert (
-        "With 20, 50, 200 labels pretraining helps against scratch, but no gain shows against scratch-matched" in page
+    lost = (
+        "With 20, 50 and 200 labels, pretraining helps against scratch but shows no gain over the compute-matched arm"
     )
-    assert "each tried the same 4 settings at each label budget" in page
-    assert "The test split has 50 images: one of them is 2 points." in page
+    assert f"{lost} scratch-matched." in page
+    assert "Each tried the same 4 combinations of settings at each label budget" in page
+    assert "The test split has only 50 images, so one image is worth 2 points." in page
 
 
 def test_with_all_labels_the_seeds_share_them_and_that_is_said(out):
@@ -166,16 +173,16 @@ def test_settings_that_arms_keep_to_themselves_are_named(tmp_path, make):
     )
     out = make(tmp_path / "run", *options)
     write_report(out)
-    own = "pretrained has its own mixup; pretrained-frozen, random-frozen have their own head, steps"
-    fixed = "which leaves nothing to try for pretrained-frozen, random-frozen"
-    assert f"those of the runs; but {own}, {fixed}." in text_of(out)
+    own = "pretrained has its own mixup; pretrained-frozen and random-frozen have their own head and steps"
+    fixed = "Nothing was left to tune for pretrained-frozen and random-frozen"
+    assert f"that no run has. Exceptions: {own}. {fixed}." in text_of(out)
     assert {*pd.read_csv(out / "trials.csv")["arm"]} == {"scratch", "pretrained"}
 
 
 def test_where_tuning_froze_the_layers_the_page_says_so(tmp_path, make):
     options = ("labels=[20,50]", "tuning=sgd", "+tuning.space.freeze=[true,false]")
     page = page_of(write_report(make(tmp_path / "run", *options)).path.parent)  # the first is the best by construction
-    assert "Tuning left the layers as they were for scratch (20, 50 labels), pretrained (20, 50 labels)." in page
+    assert "Tuning chose frozen layers for scratch (20 and 50 labels) and pretrained (20 and 50 labels)." in page
 
 
 def test_a_trial_without_a_setting_that_others_try_has_a_gap_in_its_place(tmp_path, make):
@@ -186,14 +193,17 @@ def test_a_trial_without_a_setting_that_others_try_has_a_gap_in_its_place(tmp_pa
 
 def test_without_tuning_and_seeds_the_page_says_so(tmp_path, make):
     page = page_of(write_report(make(tmp_path / "run", "labels=[20]", "seeds=[0,1]")).path.parent)
-    assert "all arms ran with the same settings, which somebody chose" in page
+    assert (
+        "Nothing was tuned. All arms ran with the same settings, chosen by hand. These settings may suit one arm"
+        in page
+    )
     assert "The verdict rests on as few as 2 paired seeds; a claim needs 5 or more." in page
     assert "too few seeds for a claim" in page
-    assert "No arm from scratch was given the compute of pretraining" in page
+    assert "No arm from scratch is compute-matched" in page
     assert "tuned equally" not in page
     frozen = ("labels=[20]", "seeds=[0,1]", "baseline=random-frozen")
     page = page_of(write_report(make(tmp_path / "frozen", *frozen)).path.parent)  # no training changes its layers
-    assert "the compute of pretraining" not in page
+    assert "compute-matched" not in page
 
 
 def points_in(text):
@@ -209,7 +219,7 @@ def test_frozen_layers_are_judged_by_frozen_ones(tmp_path, make):
 
 def test_where_the_baseline_is_pretrained_each_arm_is_judged(tmp_path, make):
     report = write_report(make(tmp_path / "run", "labels=[20]", "baseline=pretrained"))
-    assert "pretrained, which is pretrained itself, with 20 labels these hurt: scratch (" in report.headline
+    assert "pretrained, which is pretrained itself, with 20 labels these arms hurt: scratch (" in report.headline
     assert points_in(report.headline) == pytest.approx([-4, -24, -34], abs=1)
 
 
@@ -320,7 +330,7 @@ def test_arms_of_one_budget_share_a_panel_and_each_has_one_row(configure):
 
 def test_names_at_the_ends_of_lines_do_not_collide():
     moved = apart([0.5, 0.51, 0.9, 0.49])
-    assert np.diff(np.sort(moved)).min() >= LINE - 2e-3
+    assert np.diff(np.sort(moved)).min() >= TEXT_HEIGHT - 2e-3
     assert np.argsort(moved).tolist() == [3, 0, 1, 2]
     assert apart([0.1, 0.9]) == [0.1, 0.9]
 
@@ -386,12 +396,16 @@ def test_there_is_no_report_of_what_is_not_there(tmp_path):
         ("stack.stages.stage2.layer.kernel_size=5", "Network and pretraining", "filters of 5x5"),
         ("stack.preprocessing=whiten", "Network and pretraining", "whitened"),
         ("stack=crbm_small", "Network and pretraining", "a convolutional restricted Boltzmann machine"),
-        ("stack.stages.stage1.training.steps=77", "Network and pretraining", "Trained for 77 steps on batches of 128"),
+        (
+            "stack.stages.stage1.training.steps=77",
+            "Network and pretraining",
+            "It is trained for 77 steps on batches of 128",
+        ),
         ("recipe.flip=true", "Fine-tuning", "mirrored at random"),
         ("recipe.crop=0", "Fine-tuning", "Images are not augmented"),
         ("recipe.schedule=constant", "Fine-tuning", "then constant"),
         ("recipe.early_stopping=true", "Fine-tuning", "Training stops after 5 validations without a rise"),
-        ("recipe.l2_sp=10", "Fine-tuning", "(L2-SP, strength 10), in place of weight decay, which the head keeps."),
+        ("recipe.l2_sp=10", "Fine-tuning", "(L2-SP, strength 10) in place of weight decay, which the head keeps."),
         ("recipe.head=ridge", "Fine-tuning", "The head is fitted by ridge regression on the standardized outputs"),
         ("recipe.head=ridge", "Seeds and pairing", "The arms of one seed see the same labels, so each is compared"),
         ("+arms.scratch.recipe.head=ridge", "Seeds and pairing", "see the same labels, so each is compared"),
@@ -399,10 +413,14 @@ def test_there_is_no_report_of_what_is_not_there(tmp_path):
         (
             "recipe={head: logistic, freeze: true, steps: 0}",
             "Fine-tuning",
-            "Nothing is trained after that. Tuning replaces",
+            "There is no training after that. Tuning replaces",
         ),
         ("tuning=none", "Tuning", "No setting was tuned"),
-        ("tuning.trials=2", "Tuning", "2 combinations of (optimizer=sgd; learning_rate in 0.005, 0.02"),
+        (
+            "tuning.trials=2",
+            "Tuning",
+            "same 2 combinations of settings at each label budget, taken from (optimizer=sgd; learning_rate in 0.005",
+        ),
         ("tuning=transfer", "Tuning", "0.004) or (optimizer=adamw; learning_rate=0.001; l2_sp=10; mixup=1) or"),
         ("tuning.seeds=[8,9]", "Tuning", "each of the seeds 8, 9"),
         ("seeds=[4,5]", "Seeds and pairing", "Seeds: 4, 5."),
@@ -454,9 +472,7 @@ def test_comparisons_that_cannot_be_paired_say_why(tmp_path, make, change):
     write_side_by_side([one, two], tmp_path / "both")
     text = text_of(tmp_path / "both")
     reason = (
-        "their labelled or their test images are not the same"
-        if "labelled_digest" in change
-        else "they have other seeds"
+        "their labelled images or their test images differ" if "labelled_digest" in change else "their seeds differ"
     )
     assert f"not paired, since {reason}" in text
     results = pd.read_csv(tmp_path / "both" / "results.csv").set_index(["arm", "labels"])["test_accuracy"]
@@ -480,7 +496,7 @@ def test_mistakes_over_several_comparisons_are_named(tmp_path, make, out):
     with pytest.raises(UserError, match="is given more than once"):
         write_side_by_side([out, out / "runs" / ".."], tmp_path / "both")
     other = make(tmp_path / "other", *FEW, keep=lambda task: False)
-    with pytest.raises(UserError, match="holds something else than a report"):
+    with pytest.raises(UserError, match="holds something other than a report"):
         write_side_by_side([out, other], other)
     write_side_by_side([out, other], tmp_path / "both")
     assert "No run is complete yet." in page_of(tmp_path / "both")
@@ -495,8 +511,13 @@ def test_the_report_of_one_comparison_may_be_written_elsewhere(tmp_path, out):
 @pytest.mark.parametrize(
     ("kept", "shared", "said"),
     [
-        (False, 3, "3 of 50 are, 2 of test images (1 equal) and 1 of validation images (0 equal). They were left out."),
-        (True, 3, "They were kept."),
+        (
+            False,
+            3,
+            "3 of 50 are copies, 2 of test images (1 equal) and 1 of validation images (0 equal). "
+            "The copies were left out.",
+        ),
+        (True, 3, "The copies were kept."),
         (False, 0, "none was found"),
     ],
 )

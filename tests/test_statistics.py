@@ -171,8 +171,8 @@ def test_no_detectable_difference_says_what_is_unlikely_and_what_is_missed():
     mean, deviation = 0.005, np.std(difference, ddof=1)
     beyond = 100 * (mean + 2.776445 * deviation / math.sqrt(5))  # t of 4 degrees of freedom
     missed = 100 * 1.681997 * deviation  # power 0.8 with five, by the noncentral t
-    ending = f"; one beyond {beyond:.1f} points is unlikely, and one below {missed:.1f} is easily missed."
-    assert comparison.sentence().endswith(ending)
+    unlikely = f". A difference of more than {beyond:.1f} points is unlikely; "
+    assert comparison.sentence().endswith(f"{unlikely}one of less than {missed:.1f} points is easily missed.")
 
 
 def runs(generator, comparisons, seeds, budgets, gain):
