@@ -102,30 +102,30 @@ def draw(results: Results, paired: list[PairedComparison], efficiencies: list[La
     shown = comparison_figures.panels(results.comparison)
     main = next(iter(shown.values()))
     for title, arms in shown.items():
-        text = f"Test accuracy, {title}: {interval}."
-        yield from _drawing(
-            "results", f"accuracy {title}", text, comparison_figures.accuracy(results.runs, arms, looks)
-        )
-        text = f"Paired differences, {title}: each dot is a seed; {interval}."
-        found = comparison_figures.differences(results.runs, paired, arms, looks)
-        yield from _drawing("results", f"differences {title}", text, found)
-    yield from _drawing(
-        "results", "labels saved", LABELS_SAVED_CAPTION, comparison_figures.labels_saved(efficiencies, main, looks)
-    )
+        figure = comparison_figures.accuracy(results.runs, arms, looks)
+        yield from _drawing("results", f"accuracy {title}", f"Test accuracy, {title}: {interval}.", figure)
+        figure = comparison_figures.differences(results.runs, paired, arms, looks)
+        caption = f"Paired differences, {title}: {interval}, with a dot for each seed."
+        yield from _drawing("results", f"differences {title}", caption, figure)
+    figure = comparison_figures.labels_saved(efficiencies, main, looks)
+    yield from _drawing("results", "labels saved", LABELS_SAVED_CAPTION, figure)
     for labels, curves in results.curves.groupby("labels"):
-        text = (
-            f"Validation accuracy over time, {labels:,} labels: {interval}. Dashed lines mark the end of pretraining."
-        )
-        yield from _drawing("time", f"time {labels} labels", text, comparison_figures.over_time(curves, main, looks))
+        figure = comparison_figures.over_time(curves, main, looks)
+        caption = f"Validation accuracy over time, {labels:,} labels: {interval}. Pretraining ends at a dashed line."
+        yield from _drawing("time", f"time {labels} labels", caption, figure)
+    yield from _attribution(results, paired, interval)
+
+
+def _attribution(results: Results, paired: list[PairedComparison], interval: str) -> Iterator[Drawing]:
+    """Draw the figures that attribute a gain."""
     for labels, probes in results.probes.groupby("labels"):
-        text = f"Test accuracy of linear probes at each depth, {labels:,} labels: {interval}."
-        yield from _drawing("attribution", f"probes {labels} labels", text, attribution_figures.probe_depths(probes))
-    text = f"Gain by the number of pretrained layers kept, paired by seed: {interval}."
-    yield from _drawing("attribution", "layers kept", text, attribution_figures.layers_kept(results, paired))
-    text = f"Gain by the number of unlabelled images, paired by seed: {interval}."
-    yield from _drawing(
-        "attribution", "unlabelled images", text, attribution_figures.unlabelled_images(results, paired)
-    )
+        caption = f"Test accuracy of linear probes at each depth, {labels:,} labels: {interval}."
+        yield from _drawing("attribution", f"probes {labels} labels", caption, attribution_figures.probe_depths(probes))
+    gain = f"paired by seed: {interval}."
+    caption, figure = "Gain by the number of pretrained layers kept", attribution_figures.layers_kept(results, paired)
+    yield from _drawing("attribution", "layers kept", f"{caption}, {gain}", figure)
+    caption, figure = "Gain by the number of unlabelled images", attribution_figures.unlabelled_images(results, paired)
+    yield from _drawing("attribution", "unlabelled images", f"{caption}, {gain}", figure)
 
 
 def _drawing(part: str, name: str, caption: str, figure: Figure | None) -> Iterator[Drawing]:

@@ -148,7 +148,7 @@ def _scope(results: Results) -> str:
         "Intervals account for the random draw of labels, initial weights and training. They do not account for the "
         f"choice of the test split{images}, which all runs share. Each finished run or probe opened the test split "
         "once, and nothing was chosen on it. Seconds count training alone. One pretraining serves every pretrained arm "
-        "and budget of its seed, and each is charged its full cost."
+        "and budget of its seed, and its full cost is charged to each of them."
     )
 
 
