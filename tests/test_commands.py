@@ -232,7 +232,7 @@ def test_an_interruption_says_that_the_command_goes_on(folder, run_here, monkeyp
         ("stage", ["out=runs/y", "stack.stages.stage1._target_=pretrain.Layer"], "must be a subclass of pretrain."),
         ("stage", ["out=runs/y", "stack.stages.stage1._target_=pretrain.Tower"], "pretrain.Tower is no kind of stage"),
         ("compare", ["out=runs/y", "jobs=2", "device.devices=2"], "cannot both be more than 1"),
-        ("compare", ["out=runs/y", "arms.pretrained=3"], "arms.pretrained=3: give what it changes"),
+        ("compare", ["out=runs/y", "arms.pretrained=3"], "arms.pretrained=3: give the settings that the arm changes"),
         ("report", ["run=[photos,photos]", "out=runs/y"], "photos is given more than once"),
     ],
 )
