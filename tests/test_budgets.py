@@ -13,12 +13,12 @@ BUDGETS = [100, 400, 1600]
 
 
 def line(labels):
-    """An accuracy that rises by 5 points for twice the labels."""
+    """Return an accuracy that rises by 5 points for twice the labels."""
     return 0.5 + 0.05 * np.log2(np.asarray(labels) / 100)
 
 
 def results(arms, seeds=6, noise=0.0):
-    """Return runs of arms given as {name: {labels: accuracy}}; what a seed adds is shared by its runs."""
+    """Return runs of arms given as {name: {labels: accuracy}}, where each seed shifts all of its runs alike."""
     luck = np.random.default_rng(0).normal(0, noise, seeds)
     return pd.DataFrame(
         [
@@ -33,7 +33,7 @@ def results(arms, seeds=6, noise=0.0):
 SCRATCH = dict(zip(BUDGETS, line(BUDGETS), strict=True))
 
 
-def test_an_arm_that_halves_the_labels_needed_is_worth_twice_its_labels():
+def test_an_arm_that_needs_half_the_labels_is_as_accurate_as_the_baseline_with_twice_as_many():
     arm = {n: line(2 * n) for n in (100, 200, 400, 800)}
     needed = label_efficiency(results({"scratch": SCRATCH, "pretrained": arm}), "scratch")
     assert [n.labels for n in needed] == [100, 200, 400, 800]
@@ -41,18 +41,17 @@ def test_an_arm_that_halves_the_labels_needed_is_worth_twice_its_labels():
         assert (n.estimate, n.low, n.high) == pytest.approx([2 * n.labels] * 3)
         assert not n.fewer
         assert not n.more
-    assert needed[1].sentence() == "200 labels with pretrained are worth 400 with scratch (95% interval 400)."
+    assert needed[1].sentence() == "With 200 labels, pretrained is as accurate as scratch with 400 (95% interval 400)."
 
 
 def test_seeds_are_resampled_for_both_arms_at_once():
-    """What a seed adds to both arms cancels, however much it is, since the curve is linear."""
+    """A shift of both arms cancels, whatever its size, since the curve is linear."""
     arm = {400: line(500)}
     (needed,) = label_efficiency(results({"scratch": SCRATCH, "pretrained": arm}, noise=0.2), "scratch")
     assert (needed.estimate, needed.low, needed.high) == pytest.approx((500, 500, 500))
 
 
-def test_the_same_arm_needs_its_own_labels():
-    """In each resample as well."""
+def test_an_equal_arm_needs_as_many_labels_in_each_resample():
     budgets = [100, 400, 1600, 6400]
     scratch = results({"scratch": dict(zip(budgets, line(budgets), strict=True))}, seeds=10)
     scratch["test_accuracy"] += np.random.default_rng(1).normal(0, 0.01, len(scratch)).round(4)
@@ -64,26 +63,26 @@ def test_the_same_arm_needs_its_own_labels():
 def test_means_that_differ_by_rounding_alone_are_equal():
     accuracies = np.array([[0.1 + 0.2, 0.1, 0.3]])
     assert accuracies[0, 0] > accuracies[0, 2]
-    assert interval_of_labels(accuracies, np.array([100, 400]), np.random.default_rng(0))[0] == pytest.approx(
-        400
-    )  # not infinite
+    needed, _, _ = interval_of_labels(accuracies, np.array([100, 400]), np.random.default_rng(0))
+    # Unrounded, the arm would seem better than the baseline at any budget.
+    assert needed == pytest.approx(400)
 
 
-def test_what_lies_beyond_the_baselines_budgets_has_no_number():
+def test_an_accuracy_beyond_the_budgets_of_the_baseline_has_no_number():
     arm = {100: 0.4, 1600: 0.9}
     low, high = label_efficiency(results({"scratch": SCRATCH, "pretrained": arm}), "scratch")
     assert (low.estimate, low.fewer, low.more) == (0, True, False)
     assert (high.estimate, high.fewer, high.more) == (math.inf, False, True)
     assert low.sentence() == (
-        "100 labels with pretrained are worth fewer than 100 with scratch (95% interval fewer than 100)."
+        "With 100 labels, pretrained is as accurate as scratch with fewer than 100 (95% interval fewer than 100)."
     )
-    assert "1,600 labels with pretrained are worth more than 1,600 with scratch" in high.sentence()
+    assert "With 1,600 labels, pretrained is as accurate as scratch with more than 1,600 (" in high.sentence()
     rows = json.loads(json.dumps(as_json(results({"scratch": SCRATCH}), [], [low, high]), allow_nan=False))
     assert [row["estimate"] for row in rows["labels_needed"]] == [0, None]
     assert [row["more"] for row in rows["labels_needed"]] == [False, True]
 
 
-def test_an_interval_may_end_beyond_the_budgets():
+def test_an_interval_may_reach_beyond_the_budgets():
     runs = results({"scratch": SCRATCH, "pretrained": {400: line(1500)}})
     moved = runs["arm"] == "pretrained"
     runs.loc[moved, "test_accuracy"] += np.random.default_rng(1).normal(0, 0.01, moved.sum())
@@ -92,33 +91,34 @@ def test_an_interval_may_end_beyond_the_budgets():
     assert needed.sentence().endswith(" to more than 1,600).")
 
 
-def test_a_baseline_that_falls_is_made_monotone_as_scikit_learn_makes_it():
+def test_a_falling_baseline_is_made_monotone_as_by_scikit_learn():
     falling = np.array([0.5, 0.62, 0.58, 0.7])
     budgets = np.array([100, 200, 400, 800])
     monotone = IsotonicRegression().fit_transform(np.arange(4), falling)
     assert monotone[1] == monotone[2] == pytest.approx(0.6)
     reached = np.array([0.55, 0.6, 0.65])
-    expected = [100 * math.sqrt(2), 200, 400 * math.sqrt(2)]  # at 0.6, the first budget that has it
+    # At 0.6, the answer is the first of the two budgets with this accuracy.
+    expected = [100 * math.sqrt(2), 200, 400 * math.sqrt(2)]
     for accuracy, labels in zip(reached, expected, strict=True):
         one = np.concatenate([[accuracy], falling])[None]
         assert interval_of_labels(one, budgets, np.random.default_rng(0))[0] == pytest.approx(labels)
 
 
 def test_the_interval_of_a_mean_is_as_wide_as_students():
-    """The baseline does not vary and the line is straight, so that the interval is that of the arm's mean."""
+    """The baseline does not vary and the curve is straight, so the interval is that of the mean of the arm."""
     n = 40
     values = line(400) + np.random.default_rng(2).normal(0, 0.01, n)
     accuracies = np.column_stack([values, np.tile(line(BUDGETS), (n, 1))])
     _, low, high = interval_of_labels(accuracies, np.array(BUDGETS), np.random.default_rng(3))
     half = 2.022691 * values.std(ddof=1) / math.sqrt(n)  # t of 39 degrees of freedom
-    # 9,999 resamples give a 2.5% point to within 3% of the half width (one standard error).
+    # With 9,999 resamples, the standard error of a 2.5% point is 3% of the half width.
     assert line([low, high]) == pytest.approx([values.mean() - half, values.mean() + half], abs=0.15 * half)
 
 
-def test_with_five_seeds_the_interval_reaches_to_the_second_of_all_possible_resamples():
-    """The widened tail of five is Phi(-2.776 sqrt(5/4)) = 0.00095.
+def test_with_five_seeds_the_interval_reaches_to_the_second_most_extreme_resamples():
+    """The widened tail for five seeds is Phi(-2.776 sqrt(5/4)) = 0.00095.
 
-    Of all 3,125 resamples one has the lowest mean, five the next: 0.00032 < 0.00095 < 0.00192.
+    One of the 3,125 possible resamples has the lowest mean, and five have the next: 0.00032 < 0.00095 < 0.00192.
     """
     values = line(400) + np.array([-0.02, -0.013, 0.001, 0.009, 0.02])
     accuracies = np.column_stack([values, np.tile(line(BUDGETS), (5, 1))])
@@ -131,10 +131,10 @@ def test_fewer_than_five_seeds_give_a_number_but_no_interval():
     (needed,) = label_efficiency(results({"scratch": SCRATCH, "pretrained": {100: line(300)}}, seeds=4), "scratch")
     assert needed.estimate == pytest.approx(300)
     assert math.isnan(needed.low)
-    assert needed.sentence().endswith("are worth 300 with scratch (too few seeds for an interval).")
+    assert needed.sentence().endswith("is as accurate as scratch with 300 (too few seeds for an interval).")
 
 
-def test_one_budget_says_nothing_of_labels():
+def test_a_baseline_with_one_budget_has_no_label_efficiency():
     assert label_efficiency(results({"scratch": {100: 0.5}, "pretrained": {100: 0.6}}), "scratch") == []
     assert label_efficiency(results({"pretrained": SCRATCH}), "scratch") == []
 

@@ -114,9 +114,7 @@ def test_a_comparison_tells_its_verdict_and_goes_on_after_a_failure(folder, run_
     assert both.returncode == 2
     assert "1 run failed, and the report names them; the first: wild, 16 labels, seed 0" in both.stderr
     headline, where = both.stdout.splitlines()
-    assert headline.startswith(
-        "Compared with scratch, pretraining was run with too few seeds for a claim with 16 labels ("
-    )
+    assert headline.startswith("Compared with scratch, pretraining had too few seeds for a claim with 16 labels (")
     assert where == "report: runs/compared/report.html"
     assert "wild, 16 labels, seed 0" in (folder / "runs/compared/report.html").read_text()
     once = run_here(folder, "compare", *options)
@@ -234,7 +232,7 @@ def test_an_interruption_says_that_the_command_goes_on(folder, run_here, monkeyp
         ("stage", ["out=runs/y", "stack.stages.stage1._target_=pretrain.Layer"], "must be a subclass of pretrain."),
         ("stage", ["out=runs/y", "stack.stages.stage1._target_=pretrain.Tower"], "pretrain.Tower is no kind of stage"),
         ("compare", ["out=runs/y", "jobs=2", "device.devices=2"], "cannot both be more than 1"),
-        ("compare", ["out=runs/y", "arms.pretrained=3"], "arms.pretrained=3: give what it changes"),
+        ("compare", ["out=runs/y", "arms.pretrained=3"], "arms.pretrained=3: give the settings that the arm changes"),
         ("report", ["run=[photos,photos]", "out=runs/y"], "photos is given more than once"),
     ],
 )

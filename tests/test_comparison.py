@@ -14,10 +14,10 @@ from pretrain.comparison.workers import Worker
 from pretrain.pipelines import network_finetuning, stage_training
 from pretrain.reporting.comparison_results import COLUMNS
 
-# Each makes a whole comparison, or looks into one.
+# Every test here runs a whole comparison or reads one.
 pytestmark = pytest.mark.integration
 
-GRID = [
+SMALL_COMPARISON = [
     "labels=[20,40]",
     "seeds=[0,1]",
     "recipe.steps=6",
@@ -28,7 +28,7 @@ GRID = [
 
 @pytest.fixture(scope="module", autouse=True)
 def without_pictures():
-    """Let runs save no pictures: these take half of the time, and are looked at in the tests of single runs."""
+    """Keep runs from saving pictures, which take half of the time and are tested with single runs."""
     with pytest.MonkeyPatch.context() as patch:
         for module in (network_finetuning, stage_training):
             patch.setattr(module, "save_figure", lambda figure, path: None)
@@ -38,7 +38,7 @@ def without_pictures():
 @pytest.fixture(scope="module")
 def out(tmp_path_factory, configure):
     folder = tmp_path_factory.mktemp("comparison") / "run"
-    run_comparison(configure("compare", f"out={folder}", *GRID))
+    run_comparison(configure("compare", f"out={folder}", *SMALL_COMPARISON))
     write_report(folder)
     return folder
 
@@ -47,15 +47,15 @@ def summaries(out):
     return {file: file.stat().st_mtime_ns for file in out.glob("runs/*/*/*/summary.json")}
 
 
-def test_every_cell_has_a_run_of_its_own_and_a_row_in_the_table(out, configure):
-    grid = list(runs_that_count(configure("compare", "out=x", *GRID)))
+def test_each_arm_budget_and_seed_has_a_run_and_a_row_in_the_table(out, configure):
+    grid = list(runs_that_count(configure("compare", "out=x", *SMALL_COMPARISON)))
     assert len(grid) == 4 * 2 * 2 == len(summaries(out))
     results = pd.read_csv(out / "results.csv")
     assert tuple(results.columns) == COLUMNS
     assert {(c.arm, c.labels, c.seed) for c in grid} == set(results[["arm", "labels", "seed"]].itertuples(index=False))
 
 
-def test_rows_say_what_the_runs_say(out):
+def test_the_rows_of_the_table_agree_with_the_summaries_of_the_runs(out):
     results = pd.read_csv(out / "results.csv").set_index(["arm", "labels", "seed"])
     for file in summaries(out):
         summary = json.loads(file.read_text())
@@ -69,14 +69,14 @@ def test_a_second_call_runs_only_what_is_missing(out, configure):
     victim = out / "runs" / "pretrained" / "labels-40" / "seed-1"
     values = json.loads((victim / "summary.json").read_text())
     (victim / "summary.json").unlink()
-    run_comparison(configure("compare", f"out={out}", *GRID))
+    run_comparison(configure("compare", f"out={out}", *SMALL_COMPARISON))
     after = summaries(out)
     assert [file for file in after if after[file] != before[file]] == [victim / "summary.json"]
     again = json.loads((victim / "summary.json").read_text())
     assert again["test_accuracy"] == values["test_accuracy"]
 
 
-def test_the_arms_of_a_seed_differ_in_nothing_else(out):
+def test_the_runs_differ_only_in_arm_labels_and_seed(out):
     runs = [RunFolder(file.parent).config() for file in summaries(out)]
     for run in runs:
         for key in ("arm", "init", "stages", "stages_digest", "out", "labels", "seed"):
@@ -85,9 +85,9 @@ def test_the_arms_of_a_seed_differ_in_nothing_else(out):
     assert all(run == runs[0] for run in runs)
 
 
-def test_runs_that_fail_are_named_and_the_others_go_on(tmp_path, configure):
+def test_failed_runs_are_named_and_do_not_stop_the_others(tmp_path, configure):
     diverging = "stack.stages.stage2.training.learning_rate=1e30"
-    config = configure("compare", f"out={tmp_path / 'run'}", *GRID, "labels=[20]", "seeds=[0]", diverging)
+    config = configure("compare", f"out={tmp_path / 'run'}", *SMALL_COMPARISON, "labels=[20]", "seeds=[0]", diverging)
     failures = run_comparison(config)
     assert [line.split(",")[0] for line in failures] == ["pretraining", "pretrained", "pretrained-frozen"]
     assert all(re.search(r"stage 2, step \d+ .*: not a finite number any more", line) for line in failures)
@@ -96,7 +96,7 @@ def test_runs_that_fail_are_named_and_the_others_go_on(tmp_path, configure):
     assert run_comparison(config) == failures
 
 
-def test_a_comparison_on_other_images_is_refused_and_keeps_its_runs(tmp_path, configure):
+def test_a_comparison_whose_images_changed_is_refused_and_keeps_its_runs(tmp_path, configure):
     root = tmp_path / "photos"
     for split, name, k in itertools.product(("train", "test"), ("dark", "light"), range(6)):
         (root / split / name).mkdir(parents=True, exist_ok=True)
@@ -104,7 +104,7 @@ def test_a_comparison_on_other_images_is_refused_and_keeps_its_runs(tmp_path, co
         Image.new("L", (8, 8), value).save(root / split / name / f"{k}.png")
     data = ["data=folder", f"data.root={root}", "data.image_size=8", "data.channels=1", "data.cache=null"]
     data.append("stack=cae_small")
-    options = [f"out={tmp_path / 'run'}", *data, *GRID, "labels=[4]", "seeds=[0]", "recipe.crop=1"]
+    options = [f"out={tmp_path / 'run'}", *data, *SMALL_COMPARISON, "labels=[4]", "seeds=[0]", "recipe.crop=1"]
     assert run_comparison(configure("compare", *options)) == []
     before = summaries(tmp_path / "run")
     Image.new("L", (8, 8), 255).save(root / "train" / "light" / "new.png")
@@ -117,9 +117,9 @@ def test_a_comparison_on_other_images_is_refused_and_keeps_its_runs(tmp_path, co
 def test_an_arm_may_be_added_but_not_changed(out, configure):
     before = summaries(out)
     with pytest.raises(UserError, match=r"arms\.pretrained\.recipe\.dropout is not set there and 0\.1 here"):
-        run_comparison(configure("compare", f"out={out}", *GRID, "+arms.pretrained.recipe.dropout=0.1"))
+        run_comparison(configure("compare", f"out={out}", *SMALL_COMPARISON, "+arms.pretrained.recipe.dropout=0.1"))
     options = ["+arms.gentle={init: pretrained, recipe: {learning_rate: 0.001}}", "labels=[20]", "seeds=[0]"]
-    run_comparison(configure("compare", f"out={out}", *GRID, *options))
+    run_comparison(configure("compare", f"out={out}", *SMALL_COMPARISON, *options))
     added = out / "runs" / "gentle" / "labels-20" / "seed-0" / "summary.json"
     assert {file: time for file, time in summaries(out).items() if file != added} == before
     assert RunFolder(added.parent).config()["recipe"]["learning_rate"] == 0.001
@@ -131,7 +131,7 @@ def test_an_arm_may_be_added_but_not_changed(out, configure):
         ("baseline=nobody", "baseline=nobody is not known; choose one of scratch, pretrained"),
         ("seeds=3", "give a list"),
         ("labels=[]", "list"),
-        ("labels=[1000,all]", "1000 are all"),
+        ("labels=[1000,all]", "1000 is the same budget as all"),
         ("labels=[20,5000]", "give a number from 10"),
         ("seeds=[0,1.5]", "1.5 is not a whole number"),
         ("recipe.optimizer=sdg", "choose one of sgd, adamw"),
@@ -162,13 +162,13 @@ def test_an_arm_may_be_added_but_not_changed(out, configure):
         ("jobs=0", "jobs=0: it must be at least 1"),
     ],
 )
-def test_a_mistake_is_named(tmp_path, configure, override, message):
+def test_a_wrong_setting_is_named(tmp_path, configure, override, message):
     with pytest.raises(UserError, match=message):
         run_comparison(configure("compare", f"out={tmp_path / 'run'}", *override.split()))
     assert not (tmp_path / "run").exists()
 
 
-def test_the_seeds_of_trials_may_be_those_of_runs_where_there_are_no_trials(tmp_path, configure):
+def test_without_trials_their_seeds_may_be_those_of_the_runs(tmp_path, configure):
     config = configure("compare", f"out={tmp_path / 'run'}", "seeds=[1000]")
     assert config.tuning.seeds == config.seeds
     assert {task.seed for task in Worker(config, started=0.0).needs} == {1000}
@@ -192,7 +192,7 @@ TUNED = [
 
 
 class Sealed:
-    """A test split that notes when it was opened: how many runs were complete, and which was at work."""
+    """A test split that counts how often it is opened."""
 
     def __init__(self, monkeypatch):
         self.opened = 0
@@ -209,7 +209,7 @@ class Sealed:
 
 @pytest.fixture(scope="module")
 def tuned(tmp_path_factory, configure):
-    """A tuned comparison, and how often it opened the test split."""
+    """Return the folder of a tuned comparison, and how often it opened the test split."""
     folder = tmp_path_factory.mktemp("tuned") / "run"
     with pytest.MonkeyPatch.context() as monkeypatch:
         sealed = Sealed(monkeypatch)
@@ -218,7 +218,7 @@ def tuned(tmp_path_factory, configure):
     return folder, sealed.opened
 
 
-def test_a_trial_that_was_refused_chooses_nothing(tmp_path, configure):
+def test_a_refused_trial_does_not_count_in_the_choice(tmp_path, configure):
     config = configure("compare", f"out={tmp_path}", *TUNED)
     cell = FinetuningTask("scratch", 20, 0)
     for accuracy, trial in zip((0.9, 0.5, 0.4), cell.trials(config), strict=True):
@@ -229,8 +229,8 @@ def test_a_trial_that_was_refused_chooses_nothing(tmp_path, configure):
     assert cell.winner(config) == 1
 
 
-def test_an_arm_whose_recipes_come_to_the_same_has_no_trials_and_runs_with_the_first(tmp_path, configure):
-    """A fitted head on frozen layers knows nothing of learning rates, but learns from mirror images or does not."""
+def test_an_arm_whose_recipes_are_equivalent_has_no_trials_and_runs_with_the_first(tmp_path, configure):
+    """A fitted head on frozen layers does not depend on learning rates, but it does depend on mirror images."""
     frozen = "{recipe: {freeze: true, head: ridge, steps: 0}}"
     config = configure("compare", f"out={tmp_path}", *TUNED, f"+arms.fitted={frozen}")
     fitted, scratch = FinetuningTask("fitted", 20, 0), FinetuningTask("scratch", 20, 0)
@@ -247,7 +247,7 @@ def run_of(out, arm, seed=0):
     return RunFolder(out / "runs" / arm / "labels-20" / f"seed-{seed}")
 
 
-def test_the_test_split_is_opened_once_for_each_run_that_counts_and_for_no_trial(tuned):
+def test_each_run_that_counts_opens_the_test_split_once_and_no_trial_does(tuned):
     out, opened = tuned
     runs = [json.loads(file.read_text()) for file in out.glob("runs/*/*/*/summary.json")]
     trials = [json.loads(file.read_text()) for file in out.glob("trials/*/*/*/*/summary.json")]
@@ -257,8 +257,8 @@ def test_the_test_split_is_opened_once_for_each_run_that_counts_and_for_no_trial
     assert all(trial["test_accuracy"] is None and "confusion" not in trial for trial in trials)
 
 
-def test_no_trial_needs_a_test_split_at_all(tmp_path, configure, monkeypatch):
-    """Trials come before anything opens the test split, so a comparison whose test split is broken has them all."""
+def test_trials_succeed_where_the_test_split_is_broken(tmp_path, configure, monkeypatch):
+    """All trials run before anything opens the test split, so a broken one stops none of them."""
     load = workers.load_data
 
     def broken():
@@ -272,7 +272,7 @@ def test_no_trial_needs_a_test_split_at_all(tmp_path, configure, monkeypatch):
     assert len(list(out.glob("trials/*/*/*/*/summary.json"))) == 15
 
 
-def test_every_arm_tries_the_same_and_runs_with_its_best_on_validation_images(tuned, configure):
+def test_every_arm_tries_the_same_settings_and_runs_with_the_best_on_validation_images(tuned, configure):
     out, _ = tuned
     config = configure("compare", f"out={out}", *TUNED)
     tried = {}
@@ -292,7 +292,7 @@ def test_every_arm_tries_the_same_and_runs_with_its_best_on_validation_images(tu
             assert {key: chosen[key] for key in first} == first
 
 
-def test_a_matched_arm_spends_what_pretraining_and_fine_tuning_spend_together(tuned):
+def test_a_compute_matched_arm_spends_as_much_as_pretraining_and_fine_tuning_together(tuned):
     out, _ = tuned
     matched, pretrained = (run_of(out, arm).summary() for arm in ("scratch-matched", "pretrained"))
     spent = RunFolder(PretrainingTask(0).folder(out)).summary()["stage_flops"]
@@ -300,11 +300,12 @@ def test_a_matched_arm_spends_what_pretraining_and_fine_tuning_spend_together(tu
     total = pretrained["pretrain_flops"] + pretrained["finetune_flops"]
     extra = matched["steps"] - pretrained["steps"]
     assert extra > 0
-    step = (matched["finetune_flops"] - pretrained["finetune_flops"]) / extra  # the head alone learns in none of these
+    # The head alone learns in none of the extra steps.
+    step = (matched["finetune_flops"] - pretrained["finetune_flops"]) / extra
     assert abs(matched["finetune_flops"] - total) <= step / 2
 
 
-def test_arms_of_the_first_layers_and_of_fewer_images_are_what_they_say(tuned):
+def test_arms_with_fewer_layers_or_images_are_charged_for_these_alone(tuned):
     out, _ = tuned
     first, whole = (RunFolder(out / "runs" / arm / "labels-20" / "seed-0") for arm in ("pretrained-1", "pretrained"))
     stages = RunFolder(PretrainingTask(0).folder(out)).summary()
@@ -322,7 +323,7 @@ CENTROIDS = {
 }
 
 
-def test_an_arm_of_other_stages_is_what_a_comparison_of_those_stages_has(tmp_path, configure):
+def test_an_arm_with_other_stages_equals_the_pretrained_arm_of_a_comparison_with_those_stages(tmp_path, configure):
     one = ["labels=[20]", "seeds=[0]", "recipe.steps=6", "~arms.pretrained-frozen", "~arms.random-frozen"]
     arms = [f"+arms.{name}={{init: pretrained, stack: {{{NOISY}}}}}" for name in ("noisy", "alike")]
     together, alone = tmp_path / "together", tmp_path / "alone"
@@ -341,11 +342,11 @@ def test_an_arm_of_other_stages_is_what_a_comparison_of_those_stages_has(tmp_pat
     assert stages == {**config.stack.stages, "stage1": CENTROIDS}
     write_report(together)
     report = (together / "report.md").read_text()
-    assert "noisy, instead: Stage 1 with corruption=gaussian. Stage 2 with training.steps=3." in report
-    assert "centroids, instead: Stage 1: spherical k-means on whitened patches, 6 maps" in report
+    assert "Pretraining of noisy differs: Stage 1 has corruption=gaussian. Stage 2 has training.steps=3." in report
+    assert "Pretraining of centroids differs: Stage 1: spherical k-means on whitened patches, 6 maps" in report
 
 
-def test_two_processes_give_the_bits_of_one(tmp_path, tuned, configure):
+def test_two_processes_give_the_same_bits_as_one(tmp_path, tuned, configure):
     run_comparison(configure("compare", f"out={tmp_path / 'run'}", *TUNED, "jobs=2", "device.precision=auto"))
     write_report(tmp_path / "run")
     columns = ["arm", "labels", "seed", "val_accuracy", "test_accuracy", "pretrain_flops", "finetune_flops", "steps"]
@@ -353,15 +354,15 @@ def test_two_processes_give_the_bits_of_one(tmp_path, tuned, configure):
     pd.testing.assert_frame_equal(one, two)
 
 
-def test_a_task_that_another_process_is_at_is_left_to_it(tmp_path, configure, monkeypatch):
-    config = configure("compare", f"out={tmp_path / 'run'}", *GRID, "labels=[20]", "seeds=[0]")
+def test_a_task_that_another_process_runs_is_left_to_it(tmp_path, configure, monkeypatch):
+    config = configure("compare", f"out={tmp_path / 'run'}", *SMALL_COMPARISON, "labels=[20]", "seeds=[0]")
     worker = Worker(config, started=0.0)
     first = next(iter(tasks(config)))
     (tmp_path / "run" / ".locks").mkdir()
     held = worker.lock(first).acquire()
 
     def wait(_):
-        """Let the other process give up when there is nothing left to do but wait for it."""
+        """Release the lock once this worker can only wait for the other process."""
         assert first not in worker.settled
         assert not first.folder(tmp_path / "run").exists()
         held.lock.release()

@@ -1,4 +1,4 @@
-"""Reports of comparisons whose numbers are known, since the runs are written down here and not trained."""
+"""Reports of comparisons with known numbers: the tests write the runs themselves instead of training them."""
 
 import json
 import re
@@ -20,11 +20,11 @@ from pretrain.reporting.caveats import caveats
 from pretrain.reporting.comparison_figures import over_labels, panels
 from pretrain.reporting.comparison_results import COLUMNS, read_results
 from pretrain.reporting.methods_text import methods
-from pretrain.reporting.plotting import LINE, Row, apart, panel, rows, styles
+from pretrain.reporting.plotting import TEXT_HEIGHT, Row, apart, panel, rows, styles
 from pretrain.reporting.side_by_side import unique_names, welch
 from pretrain.runs.settings import as_config
 
-# Each writes down a whole comparison, and most its report.
+# Most tests here write a whole comparison and its report.
 pytestmark = pytest.mark.integration
 
 BUDGETS, SEEDS = (20, 50, 200), (0, 1, 2, 3, 4)
@@ -38,14 +38,14 @@ ALL = [
 
 
 def accuracy(cell):
-    """What a run reaches: more with more labels, its arm's gain, the luck of its seed, and a little of its own."""
+    """Return the accuracy of a run, which depends on its labels, arm and seed, with some noise of its own."""
     own = np.random.default_rng([cell.seed, cell.labels, sum(map(ord, cell.arm))]).normal(0, 0.004)
     gain = {**GAIN, **FROZEN}.get(cell.arm, 0.0)
     return round(0.5 + 0.1 * np.log10(cell.labels) + gain + 0.02 * (cell.seed % 3) + own, 4)
 
 
 def write_run(folder, cell, comparison):
-    """Write what a run or a trial leaves behind."""
+    """Write the files of a run or a trial."""
     pretrained, trial = cell.arm.startswith(("pretrained", "pool")), cell.trial is not None
     measured = accuracy(cell) - 0.01 * (cell.trial or 0)
     values = {
@@ -84,7 +84,7 @@ def write_task(task, comparison, out):
 
 @pytest.fixture(scope="module")
 def make(configure):
-    """Return a function that writes down a comparison, as complete as `keep` lets it be."""
+    """Return a function that writes the folder of a comparison, with the tasks that `keep` selects."""
 
     def write(out, *options, keep=lambda task: True):
         comparison = configure("compare", f"out={out}", *(options or ALL))
@@ -109,7 +109,7 @@ def out(tmp_path_factory, make):
 
 
 @pytest.fixture(scope="module")
-def usual_methods(tmp_path_factory, make):
+def default_methods(tmp_path_factory, make):
     return methods(read_results(make(tmp_path_factory.mktemp("usual") / "run", keep=lambda task: False)))
 
 
@@ -121,7 +121,7 @@ def text_of(out):
     return (out / "report.md").read_text()
 
 
-def test_the_page_says_what_the_statistics_say(out):
+def test_the_page_agrees_with_the_statistics(out):
     results = pd.read_csv(out / "results.csv")
     assert tuple(results.columns) == COLUMNS
     assert len(results) == 7 * len(BUDGETS) * len(SEEDS)
@@ -138,26 +138,33 @@ def test_the_page_says_what_the_statistics_say(out):
         assert c.sentence() in page_of(out)
 
 
-def test_the_verdict_comes_first_with_what_to_bear_in_mind(out):
+def test_the_verdict_comes_first_and_the_caveats_follow(out):
     page = page_of(out)
-    equal = "Compared with scratch-matched, which had as much compute, it made no detectable difference with 20 labels"
-    parts = ["pretraining helped with 20 labels", equal, "labels with pretrained are worth", "tuned equally", "<svg"]
+    equal = "Compared with the compute-matched arm scratch-matched, it made no detectable difference with 20 labels"
+    parts = [
+        "pretraining helped with 20 labels",
+        equal,
+        "labels, pretrained is as accurate as scratch with",
+        "tuned equally",
+        "<svg",
+    ]
     assert [page.index(part) for part in parts] == sorted(page.index(part) for part in parts)
-    assert (
-        "With 20, 50, 200 labels pretraining helps against scratch, but no gain shows against scratch-matched" in page
+    lost = (
+        "With 20, 50 and 200 labels, pretraining helps against scratch but shows no gain over the compute-matched arm"
     )
-    assert "each tried the same 4 settings at each label budget" in page
-    assert "The test split has 50 images: one of them is 2 points." in page
+    assert f"{lost} scratch-matched." in page
+    assert "Each tried the same 4 combinations of settings at each label budget" in page
+    assert "The test split has only 50 images, so one image is worth 2 points." in page
 
 
-def test_with_all_labels_the_seeds_share_them_and_that_is_said(out):
+def test_a_caveat_says_that_seeds_share_their_labels_where_a_budget_is_all(out):
     results = read_results(out)
     assert not any("every seed learns from the same" in line for line in caveats(results, [], []))
     results = replace(results, comparison=replace(results.comparison, labels=[20, "all"]))
     assert any("every seed learns from the same" in line for line in caveats(results, [], []))
 
 
-def test_settings_that_arms_keep_to_themselves_are_named(tmp_path, make):
+def test_settings_that_arms_have_of_their_own_are_named(tmp_path, make):
     ridge = "recipe: {freeze: true, head: ridge, steps: 0}"
     options = (
         *("labels=[20]", "tuning.trials=2", "+tuning.space.learning_rate=[0.01,0.1]"),
@@ -166,59 +173,65 @@ def test_settings_that_arms_keep_to_themselves_are_named(tmp_path, make):
     )
     out = make(tmp_path / "run", *options)
     write_report(out)
-    own = "pretrained has its own mixup; pretrained-frozen, random-frozen have their own head, steps"
-    fixed = "which leaves nothing to try for pretrained-frozen, random-frozen"
-    assert f"those of the runs; but {own}, {fixed}." in text_of(out)
+    own = "pretrained has its own mixup; pretrained-frozen and random-frozen have their own head and steps"
+    fixed = "Nothing was left to tune for pretrained-frozen and random-frozen"
+    assert f"that no run has. Exceptions: {own}. {fixed}." in text_of(out)
     assert {*pd.read_csv(out / "trials.csv")["arm"]} == {"scratch", "pretrained"}
 
 
-def test_where_tuning_froze_the_layers_the_page_says_so(tmp_path, make):
+def test_a_caveat_names_the_arms_whose_layers_tuning_froze(tmp_path, make):
     options = ("labels=[20,50]", "tuning=sgd", "+tuning.space.freeze=[true,false]")
-    page = page_of(write_report(make(tmp_path / "run", *options)).path.parent)  # the first is the best by construction
-    assert "Tuning left the layers as they were for scratch (20, 50 labels), pretrained (20, 50 labels)." in page
+    # The first trial is the best by construction.
+    page = page_of(write_report(make(tmp_path / "run", *options)).path.parent)
+    assert "Tuning chose frozen layers for scratch (20 and 50 labels) and pretrained (20 and 50 labels)." in page
 
 
-def test_a_trial_without_a_setting_that_others_try_has_a_gap_in_its_place(tmp_path, make):
+def test_a_trial_shows_a_dash_for_a_setting_that_only_others_try(tmp_path, make):
     page = text_of(write_report(make(tmp_path / "run", "labels=[20]", "tuning=transfer")).path.parent)
     assert "| 20 | 3 | 1000 | 0.004 | adamw | - | - | - | - | - |" in page
     assert "| 20 | 6 | 1000 | - | - | - | - | ridge | True | 0 |" in page
 
 
-def test_without_tuning_and_seeds_the_page_says_so(tmp_path, make):
+def test_caveats_mention_missing_tuning_seeds_and_matched_compute(tmp_path, make):
     page = page_of(write_report(make(tmp_path / "run", "labels=[20]", "seeds=[0,1]")).path.parent)
-    assert "all arms ran with the same settings, which somebody chose" in page
+    assert (
+        "Nothing was tuned. All arms ran with the same settings, chosen by hand. These settings may suit one arm"
+        in page
+    )
     assert "The verdict rests on as few as 2 paired seeds; a claim needs 5 or more." in page
     assert "too few seeds for a claim" in page
-    assert "No arm from scratch was given the compute of pretraining" in page
+    assert "No arm from scratch is compute-matched" in page
     assert "tuned equally" not in page
     frozen = ("labels=[20]", "seeds=[0,1]", "baseline=random-frozen")
-    page = page_of(write_report(make(tmp_path / "frozen", *frozen)).path.parent)  # no training changes its layers
-    assert "the compute of pretraining" not in page
+    # Longer training cannot help a frozen baseline.
+    page = page_of(write_report(make(tmp_path / "frozen", *frozen)).path.parent)
+    assert "compute-matched" not in page
 
 
 def points_in(text):
     return [float(points) for points in re.findall(r"\(([-+.0-9]+)(?: points)?\)", text)]
 
 
-def test_frozen_layers_are_judged_by_frozen_ones(tmp_path, make):
+def test_a_frozen_baseline_is_compared_with_a_frozen_arm(tmp_path, make):
     report = write_report(make(tmp_path / "frozen", "labels=[20]", "baseline=random-frozen"))
-    assert abs(points_in(report.headline)[0] - 10) < 1  # and not the 34 of layers that learn
+    # The arm that fine-tunes its layers would gain 34 points.
+    assert abs(points_in(report.headline)[0] - 10) < 1
     report = write_report(make(tmp_path / "alone", "labels=[20]", "baseline=random-frozen", "~arms.pretrained-frozen"))
     assert report.headline == "No pretrained arm has been compared with random-frozen yet."
 
 
-def test_where_the_baseline_is_pretrained_each_arm_is_judged(tmp_path, make):
+def test_with_a_pretrained_baseline_the_headline_judges_every_arm(tmp_path, make):
     report = write_report(make(tmp_path / "run", "labels=[20]", "baseline=pretrained"))
-    assert "pretrained, which is pretrained itself, with 20 labels these hurt: scratch (" in report.headline
+    assert "pretrained, which is pretrained itself, with 20 labels these arms hurt: scratch (" in report.headline
     assert points_in(report.headline) == pytest.approx([-4, -24, -34], abs=1)
 
 
-def test_layers_that_the_whole_comparison_freezes_are_frozen(configure):
+def test_a_shared_recipe_that_freezes_makes_every_arm_frozen(configure):
     frozen = ("recipe.freeze=true", "recipe.head=ridge", "recipe.steps=0")
     assert list(panels(configure("compare", "out=x", *frozen))) == ["frozen layers"]
 
 
-def test_that_many_arms_are_compared_is_said(tmp_path, make):
+def test_a_caveat_says_that_many_arms_are_compared(tmp_path, make):
     few = page_of(write_report(make(tmp_path / "few", "labels=[20]")).path.parent)
     assert "nothing is corrected for their number" not in few
     more = [f"+arms.more-{k}={{init: pretrained}}" for k in range(3)]
@@ -247,7 +260,7 @@ def test_the_report_is_a_function_of_the_folder(out):
     assert files() == before
 
 
-def test_every_figure_is_a_file_of_its_own_and_those_of_a_former_report_go(out):
+def test_every_figure_has_its_own_file_and_figures_of_a_former_report_are_deleted(out):
     panel = ("main-arms", "fewer-layers-kept", "fewer-unlabelled-images", "frozen-layers")
     names = {f"{kind}-{title}" for kind in ("accuracy", "differences") for title in panel}
     names |= {f"{kind}-{labels}-labels" for kind in ("time", "probes") for labels in BUDGETS}
@@ -266,7 +279,7 @@ def test_every_figure_is_a_file_of_its_own_and_those_of_a_former_report_go(out):
     (out / "figures" / "mine.png").unlink()
 
 
-def test_overwriting_throws_the_report_away_and_nothing_else(tmp_path, make):
+def test_overwriting_deletes_the_report_and_nothing_else(tmp_path, make):
     out = make(tmp_path / "run")
     write_report(out)
     (out / "figures" / "mine.png").touch()
@@ -277,10 +290,11 @@ def test_overwriting_throws_the_report_away_and_nothing_else(tmp_path, make):
     assert [file.name for file in out.glob("figures/*")] == ["mine.png"]
 
 
-def test_trials_and_probes_are_tables_too(out):
+def test_trials_and_probes_have_tables_of_their_own(out):
     trials, probes = pd.read_csv(out / "trials.csv"), pd.read_csv(out / "probes.csv")
     assert len(trials) == 7 * 3 * 4
-    assert (trials[trials["chosen"] == "yes"]["trial"] == 1).all()  # the first is the best by construction
+    # The first trial is the best by construction.
+    assert (trials[trials["chosen"] == "yes"]["trial"] == 1).all()
     assert (trials["chosen"] == "yes").sum() == 7 * 3
     assert trials[["learning_rate", "head_steps"]].drop_duplicates().shape == (4, 2)
     assert page_of(out).count(">chosen</td>") == 7 * 3
@@ -288,21 +302,22 @@ def test_trials_and_probes_are_tables_too(out):
     assert probes[(probes["init"] == "pretrained") & (probes["depth"] == 2)]["test_accuracy"].min() == 0.7
 
 
-def test_frozen_arms_and_crowds_have_panels_of_their_own(configure):
+def test_frozen_arms_have_their_own_panel_and_many_arms_have_several(configure):
     more = [f"+arms.more-{k}={{init: pretrained}}" for k in range(4)]
     more += ["+arms.noisy={init: pretrained, stack: {stages: {stage1: {corruption: gaussian}}}}"]
     shown = panels(configure("compare", "out=x", *ALL, *more))
     assert all(arms[0] == "scratch" and len(arms) <= 5 for arms in shown.values())
     assert shown["other pretraining"] == ["scratch", "pretrained", "noisy"]
     without = panels(configure("compare", "out=x", *more[-1:], *[f"~arms.{arm}" for arm in ("pretrained", *FROZEN)]))
-    assert without == {"other pretraining": ["scratch", "noisy"]}  # where it is the main arm itself
+    # Here noisy is the main arm itself.
+    assert without == {"other pretraining": ["scratch", "noisy"]}
     assert shown["frozen layers"] == ["scratch", *FROZEN]
     assert shown["fewer layers kept"] == ["scratch", "pretrained-1"]
     assert shown["fewer unlabelled images"] == ["scratch", "pool-100"]
     assert shown["main arms, 2"] == ["scratch", "more-2", "more-3"]
 
 
-def test_budgets_are_marked_as_far_as_there_is_room():
+def test_an_axis_marks_as_many_budgets_as_have_room():
     _, axes = panel()
     over_labels(axes, [100, 120, 144, 173, 208, 1000])
     assert list(axes.get_xticks()) == [100, 144, 208, 1000]
@@ -318,14 +333,14 @@ def test_arms_of_one_budget_share_a_panel_and_each_has_one_row(configure):
     assert [text.get_text() for text in axes.texts] == []
 
 
-def test_names_at_the_ends_of_lines_do_not_collide():
+def test_names_at_the_ends_of_lines_do_not_overlap():
     moved = apart([0.5, 0.51, 0.9, 0.49])
-    assert np.diff(np.sort(moved)).min() >= LINE - 2e-3
+    assert np.diff(np.sort(moved)).min() >= TEXT_HEIGHT - 2e-3
     assert np.argsort(moved).tolist() == [3, 0, 1, 2]
     assert apart([0.1, 0.9]) == [0.1, 0.9]
 
 
-def test_a_running_comparison_has_a_report_of_what_is_there(tmp_path, make):
+def test_a_comparison_that_still_runs_has_a_report_of_its_complete_runs(tmp_path, make):
     keep = lambda task: not (isinstance(task, FinetuningTask) and task.trial is None and task.seed > 1)  # noqa: E731
     out = make(tmp_path / "run", keep=keep)
     write_report(out)
@@ -333,7 +348,7 @@ def test_a_running_comparison_has_a_report_of_what_is_there(tmp_path, make):
     assert "too few seeds" in page_of(out)
 
 
-def test_a_comparison_with_trials_only_has_a_report_and_nothing_is_chosen_too_early(tmp_path, make):
+def test_a_comparison_with_some_trials_only_has_a_report_without_a_choice(tmp_path, make):
     out = make(tmp_path / "run", keep=lambda task: isinstance(task, FinetuningTask) and task.trial in (1, 2))
     write_report(out)
     assert "No run is complete yet. 0 of 105 runs, 42 of 84 trials" in page_of(out)
@@ -343,7 +358,7 @@ def test_a_comparison_with_trials_only_has_a_report_and_nothing_is_chosen_too_ea
     assert not (out / "trials.csv").exists()
 
 
-def test_what_failed_is_named_with_its_reason(tmp_path, make):
+def test_failed_tasks_are_named_with_their_reasons(tmp_path, make):
     out = make(tmp_path / "run", keep=lambda task: task.seed not in (3, 1000))
     failing = tasks(read_results(out).comparison)
     for task in failing:
@@ -366,7 +381,7 @@ def test_what_failed_is_named_with_its_reason(tmp_path, make):
     assert set(pd.read_csv(out / "trials.csv")["chosen"]) == {"no"}
 
 
-def test_there_is_no_report_of_what_is_not_there(tmp_path):
+def test_a_folder_without_a_comparison_has_no_report(tmp_path):
     with pytest.raises(UserError, match="holds no run"):
         write_report(tmp_path)
     (tmp_path / "config.yaml").write_text("seed: 0")
@@ -386,12 +401,16 @@ def test_there_is_no_report_of_what_is_not_there(tmp_path):
         ("stack.stages.stage2.layer.kernel_size=5", "Network and pretraining", "filters of 5x5"),
         ("stack.preprocessing=whiten", "Network and pretraining", "whitened"),
         ("stack=crbm_small", "Network and pretraining", "a convolutional restricted Boltzmann machine"),
-        ("stack.stages.stage1.training.steps=77", "Network and pretraining", "Trained for 77 steps on batches of 128"),
+        (
+            "stack.stages.stage1.training.steps=77",
+            "Network and pretraining",
+            "It is trained for 77 steps on batches of 128",
+        ),
         ("recipe.flip=true", "Fine-tuning", "mirrored at random"),
         ("recipe.crop=0", "Fine-tuning", "Images are not augmented"),
         ("recipe.schedule=constant", "Fine-tuning", "then constant"),
         ("recipe.early_stopping=true", "Fine-tuning", "Training stops after 5 validations without a rise"),
-        ("recipe.l2_sp=10", "Fine-tuning", "(L2-SP, strength 10), in place of weight decay, which the head keeps."),
+        ("recipe.l2_sp=10", "Fine-tuning", "(L2-SP, strength 10) in place of weight decay, which the head keeps."),
         ("recipe.head=ridge", "Fine-tuning", "The head is fitted by ridge regression on the standardized outputs"),
         ("recipe.head=ridge", "Seeds and pairing", "The arms of one seed see the same labels, so each is compared"),
         ("+arms.scratch.recipe.head=ridge", "Seeds and pairing", "see the same labels, so each is compared"),
@@ -399,10 +418,14 @@ def test_there_is_no_report_of_what_is_not_there(tmp_path):
         (
             "recipe={head: logistic, freeze: true, steps: 0}",
             "Fine-tuning",
-            "Nothing is trained after that. Tuning replaces",
+            "There is no training after that. Tuning replaces",
         ),
         ("tuning=none", "Tuning", "No setting was tuned"),
-        ("tuning.trials=2", "Tuning", "2 combinations of (optimizer=sgd; learning_rate in 0.005, 0.02"),
+        (
+            "tuning.trials=2",
+            "Tuning",
+            "same 2 combinations of settings at each label budget, taken from (optimizer=sgd; learning_rate in 0.005",
+        ),
         ("tuning=transfer", "Tuning", "0.004) or (optimizer=adamw; learning_rate=0.001; l2_sp=10; mixup=1) or"),
         ("tuning.seeds=[8,9]", "Tuning", "each of the seeds 8, 9"),
         ("seeds=[4,5]", "Seeds and pairing", "Seeds: 4, 5."),
@@ -410,23 +433,26 @@ def test_there_is_no_report_of_what_is_not_there(tmp_path):
         ("+arms.scratch.recipe.dropout=0.1", "Arms", "scratch (init=scratch, dropout=0.1)"),
     ],
 )
-def test_the_methods_follow_the_configuration(tmp_path, make, usual_methods, override, heading, said):
+def test_the_methods_text_follows_the_configuration(tmp_path, make, default_methods, override, heading, said):
     changed = make(tmp_path / "changed", *ALL, override, keep=lambda task: False)
-    before, after = (" ".join(told[heading]) for told in (usual_methods, methods(read_results(changed))))
+    before, after = (" ".join(told[heading]) for told in (default_methods, methods(read_results(changed))))
     assert said in after
     assert said not in before
 
 
-def test_the_methods_count_what_the_runs_saw(out):
+def test_the_methods_text_counts_classes_and_images(out):
     assert "in 2 classes." in page_of(out)
     assert "The test split has 50 images. The unlabelled pool has 1,000: the training images" in page_of(out)
 
 
-FEW = ("labels=[20,50]", "seeds=[0,1,2,3,4]")
+TWO_BUDGETS = ("labels=[20,50]", "seeds=[0,1,2,3,4]")
 
 
 def test_two_comparisons_on_the_same_images_are_paired(tmp_path, make):
-    one, two = make(tmp_path / "one", *FEW), make(tmp_path / "two", *FEW, "+arms.extra={init: pretrained}")
+    one, two = (
+        make(tmp_path / "one", *TWO_BUDGETS),
+        make(tmp_path / "two", *TWO_BUDGETS, "+arms.extra={init: pretrained}"),
+    )
     for file in two.glob("runs/pretrained/*/*/summary.json"):
         summary = json.loads(file.read_text())
         file.write_text(json.dumps({**summary, "test_accuracy": round(summary["test_accuracy"] + 0.03, 4)}))
@@ -447,16 +473,14 @@ def test_two_comparisons_on_the_same_images_are_paired(tmp_path, make):
 
 
 @pytest.mark.parametrize("change", [{"labelled_digest": "1"}, {"seeds": [0, 1, 2, 3, 5]}])
-def test_comparisons_that_cannot_be_paired_say_why(tmp_path, make, change):
-    one, two = make(tmp_path / "one", *FEW), make(tmp_path / "two", *FEW)
+def test_the_report_says_why_two_comparisons_cannot_be_paired(tmp_path, make, change):
+    one, two = make(tmp_path / "one", *TWO_BUDGETS), make(tmp_path / "two", *TWO_BUDGETS)
     config = RunFolder(two).config() | change
     (two / "config.yaml").write_text(yaml.safe_dump(config))
     write_side_by_side([one, two], tmp_path / "both")
     text = text_of(tmp_path / "both")
     reason = (
-        "their labelled or their test images are not the same"
-        if "labelled_digest" in change
-        else "they have other seeds"
+        "their labelled images or their test images differ" if "labelled_digest" in change else "their seeds differ"
     )
     assert f"not paired, since {reason}" in text
     results = pd.read_csv(tmp_path / "both" / "results.csv").set_index(["arm", "labels"])["test_accuracy"]
@@ -465,28 +489,28 @@ def test_comparisons_that_cannot_be_paired_say_why(tmp_path, make, change):
     assert f"| two: scratch | one: scratch | 20 | {len(results['two: scratch', 20])}, 5 | {numbers} |" in text
 
 
-def test_the_interval_of_two_unpaired_means_is_welchs():
-    """Welch (1947): with equal sizes and spreads the degrees of freedom are 2n - 2, here 8."""
+def test_the_interval_of_two_unpaired_means_follows_welch():
+    """With equal sizes and spreads, Welch's degrees of freedom are 2n - 2 (Welch 1947), here 8."""
     mean, low, high = welch(pd.Series([1.0, 2, 3, 4, 5]), pd.Series([2.0, 3, 4, 5, 6]))
     assert (mean, low, high) == pytest.approx((-1, -1 - 2.306004, -1 + 2.306004))
 
 
-def test_folders_are_told_apart_by_as_much_of_their_paths_as_it_takes(tmp_path):
+def test_names_of_folders_have_as_many_parents_as_it_takes_to_tell_them_apart(tmp_path):
     assert unique_names([tmp_path / "a" / "run", tmp_path / "b" / "run"]) == ["a/run", "b/run"]
     assert unique_names([tmp_path / "a", tmp_path / "b"]) == ["a", "b"]
 
 
-def test_mistakes_over_several_comparisons_are_named(tmp_path, make, out):
+def test_wrong_folders_for_a_report_on_several_comparisons_are_named(tmp_path, make, out):
     with pytest.raises(UserError, match="is given more than once"):
         write_side_by_side([out, out / "runs" / ".."], tmp_path / "both")
-    other = make(tmp_path / "other", *FEW, keep=lambda task: False)
-    with pytest.raises(UserError, match="holds something else than a report"):
+    other = make(tmp_path / "other", *TWO_BUDGETS, keep=lambda task: False)
+    with pytest.raises(UserError, match="holds something other than a report"):
         write_side_by_side([out, other], other)
     write_side_by_side([out, other], tmp_path / "both")
     assert "No run is complete yet." in page_of(tmp_path / "both")
 
 
-def test_the_report_of_one_comparison_may_be_written_elsewhere(tmp_path, out):
+def test_the_report_of_a_comparison_may_be_written_to_another_folder(tmp_path, out):
     report = write_report(out, tmp_path / "elsewhere")
     assert report.path == tmp_path / "elsewhere" / "report.html"
     assert report.path.read_bytes() == (out / "report.html").read_bytes()
@@ -495,12 +519,17 @@ def test_the_report_of_one_comparison_may_be_written_elsewhere(tmp_path, out):
 @pytest.mark.parametrize(
     ("kept", "shared", "said"),
     [
-        (False, 3, "3 of 50 are, 2 of test images (1 equal) and 1 of validation images (0 equal). They were left out."),
-        (True, 3, "They were kept."),
+        (
+            False,
+            3,
+            "3 of 50 are copies, 2 of test images (1 equal) and 1 of validation images (0 equal). "
+            "The copies were left out.",
+        ),
+        (True, 3, "The copies were kept."),
         (False, 0, "none was found"),
     ],
 )
-def test_the_methods_say_what_the_pool_shared_with_what_it_is_judged_by(tmp_path, make, kept, shared, said):
+def test_the_methods_text_says_what_the_pool_shares_with_test_and_validation_images(tmp_path, make, kept, shared, said):
     out = make(tmp_path / "run", keep=lambda task: False)
     none, one, two = Count(0, 0), Count(0, 1), Count(1, 1)
     found = Leakage(kept, 50, shared, *((one, two) if shared else (none, none)), none, one, ())
@@ -511,7 +540,7 @@ def test_the_methods_say_what_the_pool_shared_with_what_it_is_judged_by(tmp_path
 
 @pytest.mark.parametrize(("freeze", "frozen"), [("true", True), ("yes", True), ("no", False), ("false", False)])
 def test_an_arm_knows_whether_it_is_frozen(configure, freeze, frozen):
-    """As a run does, which takes "no" for false."""
+    """YAML reads "no" as false, in an arm as in a run."""
     own = configure("compare", "out=x", f"+arms.own={{recipe: {{freeze: {freeze}}}}}")
     shared = configure("compare", "out=x", f"recipe.freeze={freeze}")
     assert own.arms["own"].frozen == shared.arms["scratch"].frozen == frozen

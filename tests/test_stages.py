@@ -33,7 +33,7 @@ from pretrain.command_line.command import CONF, plain
 from pretrain.command_line.named_settings import load_stack_settings
 from pretrain.evaluation.gradient_check import check_stage
 from pretrain.pictures.health_panels import draw_health
-from pretrain.reporting.methods_text import stage_in_words
+from pretrain.reporting.training_text import stage_in_words
 from pretrain.runs.seeding import generator, seeded
 from pretrain.stages.stack_settings import StackSettings
 from pretrain.training.stack_building import build_stack

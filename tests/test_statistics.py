@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from pretrain.comparison.hypothesis_tests import detectable_effect, paired_p, smallest_detectable
+from pretrain.comparison.hypothesis_tests import detectable_effect, holm_corrected, paired_p, smallest_detectable
 from pretrain.comparison.paired_differences import bootstrap_interval, effect_size, estimate
 from pretrain.comparison.verdicts import arm_estimates, as_json, compare_arms, verdict
 
@@ -26,19 +26,19 @@ def table(arms, labels=100):
     )
 
 
-def test_the_paired_test_gives_the_published_result_of_students_sleep_data():
+def test_the_paired_test_gives_the_published_result_for_students_sleep_data():
     difference = np.subtract(DRUG_2, DRUG_1)
     assert paired_p(difference) == pytest.approx(0.002833, abs=1e-6)
     interval = estimate(difference)
     assert (interval.mean, interval.low, interval.high) == pytest.approx((1.58, 0.7001142, 2.4598858), abs=1e-6)
 
 
-def test_the_interval_is_that_of_scipys_paired_test():
+def test_the_interval_equals_that_of_scipys_paired_test():
     interval, theirs = estimate(np.subtract(DRUG_2, DRUG_1)), stats.ttest_rel(DRUG_2, DRUG_1).confidence_interval(0.95)
     assert (interval.low, interval.high) == pytest.approx((theirs.low, theirs.high), rel=1e-12)
 
 
-def test_the_bootstrap_interval_is_efrons_formula_by_hand():
+def test_the_bootstrap_interval_follows_efrons_formula():
     x = np.subtract(DRUG_2, DRUG_1)
     means = np.sort(np.random.default_rng(5).choice(x, (200_000, 10)).mean(axis=1))
     z = stats.norm.ppf([np.mean(means < x.mean()), 0.025, 0.975])
@@ -50,36 +50,37 @@ def test_the_bootstrap_interval_is_efrons_formula_by_hand():
     assert bootstrap_interval(x, np.random.default_rng(0)) == pytest.approx(expected, abs=0.05)
 
 
-def test_the_bootstrap_interval_of_equal_values_is_that_value_and_of_a_single_one_unknown():
+def test_the_bootstrap_interval_of_equal_values_is_that_value_and_of_one_value_is_nan():
     assert bootstrap_interval([0.25] * 5, np.random.default_rng(0)) == (0.25, 0.25)
     assert np.isnan(bootstrap_interval([0.25], np.random.default_rng(0))).all()
 
 
-# Hedges 1981, table 1: the correction for m degrees of freedom, here n - 1.
+# The factors are those of Hedges (1981), table 1, for m degrees of freedom, here n - 1.
 @pytest.mark.parametrize(("m", "factor"), [(2, 0.5642), (3, 0.7236), (4, 0.7979), (9, 0.9139), (10, 0.9228)])
-def test_the_effect_size_has_hedges_published_correction(m, factor):
+def test_the_effect_size_has_the_correction_that_hedges_published(m, factor):
     x = np.random.default_rng(m).normal(1, 1, m + 1)
     assert effect_size(x) == pytest.approx(factor * x.mean() / x.std(ddof=1), rel=1e-4)
 
 
 def test_the_effect_size_has_no_bias():
-    # 20,000 samples of true effect 1.5: the mean's standard error is 0.007, so 0.035 has a probability below 1e-6.
+    # The mean over 20,000 samples has a standard error of 0.007, so an error of 0.035 has a probability below 1e-6.
     samples = np.random.default_rng(3).normal(1.5, 1.0, (20_000, 6))
     sizes = [effect_size(x) for x in samples]
     assert np.std(sizes) / np.sqrt(len(sizes)) < 0.0075
     assert abs(np.mean(sizes) - 1.5) < 0.035
 
 
-def test_the_effect_size_without_spread_is_infinite_or_nothing():
+def test_the_effect_size_without_spread_is_infinite_or_zero():
     assert effect_size([0.5] * 6) == math.inf
     assert effect_size([-0.5] * 6) == -math.inf
     assert effect_size([0.0] * 6) == 0
-    assert math.isnan(effect_size([0.1, 0.3]))  # no unbiased size of two
+    # Two values have no unbiased effect size.
+    assert math.isnan(effect_size([0.1, 0.3]))
 
 
 @pytest.mark.parametrize("n", [2, 3, 5, 10, 30])
 def test_the_smallest_detectable_difference_has_a_power_of_80_percent(n):
-    """By the noncentral t distribution of the statistic: P(|T| > critical value) = 0.8."""
+    """The statistic has a noncentral t distribution, with P(|T| > critical value) = 0.8."""
     x = np.random.default_rng(n).normal(0.1, 0.02, n)
     noncentrality = smallest_detectable(x) / stats.sem(x)
     critical = stats.t.ppf(0.975, n - 1)
@@ -88,38 +89,43 @@ def test_the_smallest_detectable_difference_has_a_power_of_80_percent(n):
 
 
 @pytest.mark.parametrize("differences", [[0.1], [0.1] * 6])
-def test_no_smallest_detectable_difference_without_spread(differences):
+def test_without_spread_there_is_no_smallest_detectable_difference(differences):
     assert math.isnan(smallest_detectable(differences))
 
 
 def test_pairing_follows_the_seed_and_not_the_order_of_the_rows():
     results = table({"scratch": DRUG_1, "pretrained": DRUG_2}).sample(frac=1, random_state=1)
-    (comparison,) = compare_arms(results, "scratch")
-    assert comparison.difference.mean == pytest.approx(1.58)
-    assert comparison.p == pytest.approx(stats.ttest_rel(DRUG_2, DRUG_1).pvalue)
-    assert comparison.verdict == "helps"
+    (paired,) = compare_arms(results, "scratch")
+    assert paired.difference.mean == pytest.approx(1.58)
+    assert paired.p == pytest.approx(stats.ttest_rel(DRUG_2, DRUG_1).pvalue)
+    assert paired.verdict == "helps"
 
 
 def test_seeds_that_only_one_arm_has_are_left_out():
-    (comparison,) = compare_arms(table({"scratch": DRUG_1[:6], "pretrained": DRUG_2}), "scratch")
-    assert comparison.difference.n == 6
-    assert comparison.difference.mean == pytest.approx(np.subtract(DRUG_2[:6], DRUG_1[:6]).mean())
+    (paired,) = compare_arms(table({"scratch": DRUG_1[:6], "pretrained": DRUG_2}), "scratch")
+    assert paired.difference.n == 6
+    assert paired.difference.mean == pytest.approx(np.subtract(DRUG_2[:6], DRUG_1[:6]).mean())
 
 
-def test_holms_correction_is_over_the_budgets_of_an_arm():
+def test_holms_correction_is_computed_as_by_hand_and_keeps_the_order():
+    # The smallest p value is multiplied by 3 and the next by 2, and none falls below a smaller one.
+    assert holm_corrected([0.04, 0.01, 0.03]) == pytest.approx([0.06, 0.03, 0.06])
+
+
+def test_holms_correction_covers_the_budgets_of_an_arm():
     generator = np.random.default_rng(0)
     frames = []
     for labels, effect in ((10, 0.3), (20, 0.02), (40, 0.1)):
         scratch = generator.normal(0.5, 0.05, 6)
         pretrained = scratch + generator.normal(effect, 0.05, 6)
         frames.append(table({"scratch": scratch, "pretrained": pretrained}, labels))
-    comparisons = compare_arms(pd.concat(frames), "scratch")
-    raw = sorted(c.p for c in comparisons)
+    paired = compare_arms(pd.concat(frames), "scratch")
+    raw = sorted(c.p for c in paired)
     holm = np.minimum(1, np.maximum.accumulate([raw[0] * 3, raw[1] * 2, raw[2]]))
-    assert sorted(c.p_corrected for c in comparisons) == pytest.approx(holm)
+    assert sorted(c.p_corrected for c in paired) == pytest.approx(holm)
 
 
-def test_the_order_of_rows_changes_no_number_at_all():
+def test_the_order_of_rows_changes_no_number():
     results = pd.concat([table({"scratch": DRUG_1, "pretrained": DRUG_2}, labels) for labels in (10, 20)])
     shuffled = results.sample(frac=1, random_state=1)
     assert compare_arms(shuffled, "scratch") == compare_arms(results, "scratch")
@@ -128,9 +134,9 @@ def test_the_order_of_rows_changes_no_number_at_all():
 def test_a_run_without_an_accuracy_counts_as_missing():
     results = table({"scratch": DRUG_1, "pretrained": DRUG_2, "failed": [math.nan] * 10})
     results.loc[results["seed"] == 3, "test_accuracy"] = math.nan
-    (comparison,) = compare_arms(results, "scratch")
-    assert comparison == compare_arms(results.dropna(), "scratch")[0]
-    assert arm_estimates(results)["pretrained", 100].n == comparison.difference.n == 9
+    (paired,) = compare_arms(results, "scratch")
+    assert paired == compare_arms(results.dropna(), "scratch")[0]
+    assert arm_estimates(results)["pretrained", 100].n == paired.difference.n == 9
 
 
 def test_two_runs_of_the_same_arm_budget_and_seed_are_refused():
@@ -139,14 +145,14 @@ def test_two_runs_of_the_same_arm_budget_and_seed_are_refused():
         compare_arms(pd.concat([results, results[:1]]), "scratch")
 
 
-def test_differences_that_are_equal_but_for_rounding_are_equal():
+def test_differences_that_differ_by_rounding_alone_are_equal():
     scratch = np.array([0.3, 0.4, 0.5, 0.6, 0.7, 0.8])
     results = table({"scratch": scratch, "pretrained": scratch + 0.1})
-    (comparison,) = compare_arms(results, "scratch")
-    assert comparison.p == pytest.approx(2 / 64)  # the sign test, not a t of 1e15
-    assert comparison.effect == math.inf
-    assert as_json(results, [comparison], [])["comparisons"][0]["effect_size"] is None
-    assert comparison.bootstrap == (comparison.difference.low, comparison.difference.high) == (0.1, 0.1)
+    (paired,) = compare_arms(results, "scratch")
+    assert paired.p == pytest.approx(2 / 64)  # sign test
+    assert paired.effect == math.inf
+    assert as_json(results, [paired], [])["comparisons"][0]["effect_size"] is None
+    assert paired.bootstrap == (paired.difference.low, paired.difference.high) == (0.1, 0.1)
 
 
 @pytest.mark.parametrize(
@@ -157,37 +163,38 @@ def test_differences_that_are_equal_but_for_rounding_are_equal():
         ([-1.0, -1.1, -0.9, -1.0, -1.05], "hurts"),
         ([1.0, -1.1, 0.9, -1.0, 0.1], "no detectable difference"),
         ([0.0, 0.0, 0.0, 0.0, 0.0], "no detectable difference"),
-        ([0.5] * 5, "no detectable difference"),  # the sign test: p = 2/32
-        ([0.5] * 6, "helps"),  # p = 2/64
+        ([0.5] * 5, "no detectable difference"),  # sign test, p = 2/32
+        ([0.5] * 6, "helps"),  # sign test, p = 2/64
     ],
 )
-def test_verdicts(difference, expected):
+def test_the_verdict_follows_seeds_p_and_sign(difference, expected):
     assert verdict(estimate(difference), paired_p(difference)) == expected
 
 
 def test_no_detectable_difference_says_what_is_unlikely_and_what_is_missed():
     scratch, difference = np.full(5, 0.5), np.array([0.01, -0.01, 0.02, 0.0, 0.005])
-    (comparison,) = compare_arms(table({"scratch": scratch, "pretrained": scratch + difference}), "scratch")
+    (paired,) = compare_arms(table({"scratch": scratch, "pretrained": scratch + difference}), "scratch")
     mean, deviation = 0.005, np.std(difference, ddof=1)
     beyond = 100 * (mean + 2.776445 * deviation / math.sqrt(5))  # t of 4 degrees of freedom
     missed = 100 * 1.681997 * deviation  # power 0.8 with five, by the noncentral t
-    ending = f"; one beyond {beyond:.1f} points is unlikely, and one below {missed:.1f} is easily missed."
-    assert comparison.sentence().endswith(ending)
+    unlikely = f". A difference of more than {beyond:.1f} points is unlikely; "
+    assert paired.sentence().endswith(f"{unlikely}one of less than {missed:.1f} points is easily missed.")
 
 
 def runs(generator, comparisons, seeds, budgets, gain):
-    """Return accuracies of two arms, (comparisons, budgets, seeds): noise of the subset is shared, the rest is not."""
+    """Return accuracies of two arms, (comparisons, budgets, seeds), which share the noise of the labelled subset."""
     shape = (comparisons, budgets, seeds)
     subset = generator.normal(0.5, 0.02, shape)
     true = [subset + extra + generator.normal(0, 0.003, shape) for extra in (0, gain)]
     return [generator.binomial(10_000, p) / 10_000 for p in true]
 
 
-SPREAD = math.sqrt(2 * (0.003**2 + 0.25 / 10_000))  # of a paired difference of these runs
+# The standard deviation of a paired difference of these runs.
+SPREAD = math.sqrt(2 * (0.003**2 + 0.25 / 10_000))
 
 
 def within(successes, trials, probability):
-    """Whether a count is one of the middle of a binomial distribution, all but 1e-6 of it."""
+    """Return whether a count lies in the central interval of a binomial distribution with probability 1 - 1e-6."""
     low, high = stats.binom.interval(1 - 1e-6, trials, probability)
     return low <= successes <= high
 
@@ -206,14 +213,16 @@ def test_on_simulated_runs_intervals_cover_and_the_detectable_difference_is_foun
 
 @pytest.mark.statistical
 def test_on_simulated_runs_without_a_difference_an_arm_seldom_gets_a_verdict_at_any_budget():
-    gc.freeze()  # multipletests collects garbage each time, slowly when much is loaded
+    # Each call of multipletests collects garbage, which is slow when much is loaded.
+    gc.freeze()
     scratch, same = runs(np.random.default_rng(6), 200, 5, 6, 0.0)
     wrong = 0
     for a, b in zip(scratch, same, strict=True):
         frames = [table({"scratch": a[k], "pretrained": b[k]}, labels=10 * 2**k) for k in range(6)]
         wrong += any(c.verdict in ("helps", "hurts") for c in compare_arms(pd.concat(frames), "scratch"))
     gc.unfreeze()
-    # Above 5% with a probability of 1e-6; six budgets uncorrected would give 26%, and stay below it with one of 1e-5.
+    # A rate of 5% exceeds this count with a probability of 1e-6. Without correction, six budgets would have a rate of
+    # 26%, which stays below this count with a probability of 1e-5.
     assert wrong <= stats.binom.isf(1e-6, 200, 0.05)
 
 
@@ -227,7 +236,7 @@ def test_one_seed_gives_no_interval_and_valid_json():
         assert values["comparisons"][0][unknown] is None
 
 
-def test_the_json_holds_every_figure():
+def test_the_json_holds_every_statistic():
     results = table({"scratch": DRUG_1, "pretrained": DRUG_2})
     (c,) = compare_arms(results, "scratch")
     (row,) = as_json(results, [c], [])["comparisons"]

@@ -1,1 +1,1 @@
-"""Comparisons: what they consist of, who does the work, and what paired results tell."""
+"""Comparisons of arms: the plan, the tasks and workers that carry it out, and the statistics of its results."""

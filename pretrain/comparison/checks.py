@@ -1,4 +1,4 @@
-"""What a comparison is refused for once its images are there, before any work is done."""
+"""Check that a comparison fits its images, before any work is done."""
 
 from dataclasses import asdict
 from typing import Any
@@ -14,17 +14,17 @@ from pretrain.training.stack_building import build_stack
 
 
 def check_data(comparison: Comparison, data: Dataset) -> None:
-    """Refuse what does not fit the images that there are.
+    """Refuse a comparison that does not fit its images.
 
     Raises
     ------
     UserError
-        When there are too few labels or images, or the recipe, or an arm's stack, does not fit the network.
+        When there are too few labels or images, or when a recipe or the stack of an arm does not fit the network.
     """
     for labels in comparison.labels:
         label_subset(data.train.labels, None if labels == "all" else labels, seed=0)
     if "all" in comparison.labels and len(data.train) in comparison.labels:
-        raise UserError(f"labels={comparison.labels}: {len(data.train)} are all; name them once.")
+        raise UserError(f"labels={comparison.labels}: {len(data.train)} is the same budget as all; give one of them.")
     if not len(data.validation) and (comparison.tuning.trials != 0 or comparison.probe):
         raise UserError("tuning and probes need validation images: give data.validation more than 0.")
     for where, recipe in comparison.recipes_by_setting():
@@ -35,13 +35,13 @@ def check_data(comparison: Comparison, data: Dataset) -> None:
     for name, arm in comparison.arms.items():
         if (arm.num_unlabelled or 0) > len(data.unlabelled):
             raise UserError(
-                f"arms.{name}.num_unlabelled={arm.num_unlabelled}: there are {len(data.unlabelled):,} images."
+                f"arms.{name}.num_unlabelled={arm.num_unlabelled}: there are only {len(data.unlabelled):,} images."
             )
     _check_stacks(comparison, data)
 
 
 def _check_stacks(comparison: Comparison, data: Dataset) -> None:
-    """Refuse arms whose pretraining would change the network, which all arms share."""
+    """Refuse an arm whose stack would change the network, since all arms share it."""
     network = _network(comparison.stack, data)
     for name in [name for name, arm in comparison.arms.items() if arm.stack]:
         try:
@@ -54,7 +54,7 @@ def _check_stacks(comparison: Comparison, data: Dataset) -> None:
 
 
 def _network(stack: StackSettings, data: Dataset) -> dict[str, Any]:
-    """Return what decides the network that a stack becomes."""
+    """Return the settings that decide which network a stack becomes."""
     built = build_stack(stack, data.unlabelled[:SAMPLE], seed=0).stack
     layers = {name: asdict(stage.layer.settings) for name, stage in zip(stack.stages, built, strict=True)}
     return {"preprocessing": stack.preprocessing, "normalization": stack.normalization, **layers}

@@ -1,4 +1,4 @@
-"""What is an arm worth in labels? How many the baseline needs to reach the same accuracy."""
+"""Label efficiency: how many labels the baseline needs to reach the accuracy of an arm."""
 
 from dataclasses import dataclass
 
@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from scipy import optimize, stats
 
-from pretrain.comparison.paired_differences import ENOUGH, LEVEL, NAN, seed_table
+from pretrain.comparison.paired_differences import NAN, SEEDS_FOR_A_CLAIM, SIGNIFICANCE_LEVEL, seed_table
 from pretrain.runs.seeding import derive_seed
 
 RESAMPLES = 9999
@@ -14,19 +14,19 @@ RESAMPLES = 9999
 
 @dataclass(frozen=True)
 class LabelEfficiency:
-    """How many labels the baseline needs to reach what an arm reaches with `labels`.
+    """How many labels the baseline needs to reach the accuracy of an arm at one label budget.
 
     Attributes
     ----------
     arm, baseline : str
-        Who is compared.
+        Names of the two arms.
     labels, n : int
-        The arm's budget, and the number of seeds.
+        Label budget of the arm, and number of seeds.
     estimate, low, high : float
-        Labels, with the bounds of the 95% interval; 0 stands for fewer than `smallest`, infinity for more than
-        `largest`. Both bounds are NaN with fewer than five seeds.
+        Number of labels with the bounds of its 95% interval. 0 stands for fewer than `smallest`, and infinity for more
+        than `largest`. Both bounds are NaN with fewer than five seeds.
     smallest, largest : int
-        The baseline's budgets; nothing is said of it beyond them.
+        Smallest and largest label budget of the baseline. The estimate never extrapolates beyond them.
     """
 
     arm: str
@@ -41,22 +41,23 @@ class LabelEfficiency:
 
     @property
     def fewer(self) -> bool:
-        """Whether the arm is worse than the baseline with its smallest budget: no number can be given."""
+        """Whether the arm is worse than the baseline at its smallest budget, so that no number can be given."""
         return self.estimate < self.smallest
 
     @property
     def more(self) -> bool:
-        """Whether the arm is better than the baseline with its largest budget: no number can be given."""
+        """Whether the arm is better than the baseline at its largest budget, so that no number can be given."""
         return self.estimate > self.largest
 
     def sentence(self) -> str:
-        """Return what the labels are worth in words, to three digits."""
+        """Return the label efficiency as a sentence, to three digits."""
         bounds = [self._words(self.low), self._words(self.high)]
         interval = "too few seeds for an interval"
-        if self.n >= ENOUGH:
-            interval = "95% interval " + " to ".join(dict.fromkeys(bounds))  # said once if both are the same
-        worth = f"{self.labels:,} labels with {self.arm} are worth {self._words(self.estimate)} with {self.baseline}"
-        return f"{worth} ({interval})."
+        if self.n >= SEEDS_FOR_A_CLAIM:
+            # Equal bounds are named once.
+            interval = "95% interval " + " to ".join(dict.fromkeys(bounds))
+        needed = self._words(self.estimate)
+        return f"With {self.labels:,} labels, {self.arm} is as accurate as {self.baseline} with {needed} ({interval})."
 
     def _words(self, labels: float) -> str:
         if labels < self.smallest:
@@ -67,21 +68,21 @@ class LabelEfficiency:
 
 
 def label_efficiency(results: pd.DataFrame, baseline: str) -> list[LabelEfficiency]:
-    """Return for each other arm and budget how many labels the baseline needs to reach the same mean accuracy.
+    """Return how many labels the baseline needs to reach the mean accuracy of each other arm at each budget.
 
     The baseline's mean accuracy over its budgets is made monotone and interpolated linearly in the logarithm of the
-    number of labels. The interval comes from resampling seeds as wholes, the same for both arms and all budgets, so
-    that it keeps the pairing; its percentiles are widened for the small number of seeds. When accuracy rises in
-    proportion to log(labels) and the noise is normal, it covers the truth about 92 times in 100 with five seeds
-    and 95 with ten (`benchmarks/coverage.py`).
+    number of labels. The interval comes from a bootstrap over whole seeds, drawn alike for both arms and all budgets,
+    which keeps the pairing. Its percentiles are widened for the small number of seeds. When accuracy rises in
+    proportion to log(labels) and the noise is normal, the interval covers the truth about 92 times in 100 with five
+    seeds and 95 with ten (`benchmarks/coverage.py`).
 
     Parameters
     ----------
     results : DataFrame
-        A row a run, in any order, with the columns arm, labels, seed and test_accuracy. A seed counts when it has the
-        arm's run and the baseline's runs at all of its budgets.
+        One row for each run, in any order, with the columns arm, labels, seed and test_accuracy. A seed counts when
+        the arm has a run at the budget and the baseline has a run at every one of its own.
     baseline : str
-        An arm.
+        Name of the arm that the others are compared with.
 
     Returns
     -------
@@ -90,68 +91,73 @@ def label_efficiency(results: pd.DataFrame, baseline: str) -> list[LabelEfficien
 
     References
     ----------
-    Hesterberg (2015), What teachers should know about the bootstrap, The American Statistician 69: the widening.
+    Hesterberg (2015), What teachers should know about the bootstrap, The American Statistician 69,
+    on widened percentiles.
     """
     table = seed_table(results)
     if baseline not in table:
         return []
-    curve = table[baseline].unstack("labels").dropna(axis="columns", how="all")  # a row a seed, a column a budget
+    curve = table[baseline].unstack("labels").dropna(axis="columns", how="all")  # (seeds, budgets)
     if curve.shape[1] < 2:
         return []
-    needed = []
+    efficiencies = []
     for arm in [arm for arm in results["arm"].unique() if arm != baseline and arm in table]:
         for labels, reached in table[arm].groupby(level="labels"):
             seeds = pd.concat([reached.droplevel("labels"), curve], axis="columns").dropna().sort_index()
             if len(seeds):
                 generator = np.random.default_rng(derive_seed(0, "labels needed", arm, baseline, int(labels)))
-                worth = interval_of_labels(seeds.to_numpy(), curve.columns.to_numpy(), generator)
+                labels_needed = interval_of_labels(seeds.to_numpy(), curve.columns.to_numpy(), generator)
                 ends = int(curve.columns[0]), int(curve.columns[-1])
-                needed.append(LabelEfficiency(str(arm), baseline, int(labels), len(seeds), *worth, *ends))
-    return needed
+                efficiencies.append(LabelEfficiency(str(arm), baseline, int(labels), len(seeds), *labels_needed, *ends))
+    return efficiencies
 
 
 def interval_of_labels(
     accuracies: np.ndarray, budgets: np.ndarray, generator: np.random.Generator
 ) -> tuple[float, float, float]:
-    """Return how many labels the baseline needs, and its 95% interval by bootstrap over seeds.
+    """Return how many labels the baseline needs, with the 95% bootstrap interval over seeds.
 
     Parameters
     ----------
     accuracies : array, (n, 1 + B)
-        A row a seed: the arm's accuracy first, then the baseline's at its budgets.
+        One row for each seed: the accuracy of the arm, then those of the baseline at its budgets.
     budgets : array of int, (B,)
-        Numbers of labels, rising, two or more.
+        Numbers of labels in increasing order, at least two.
     generator : numpy.random.Generator
-        Draws the seeds.
+        Source of the resampled seeds.
 
     Returns
     -------
     estimate, low, high : float
-        Labels: 0 for fewer than the smallest budget, infinity for more than the largest. The bounds are NaN for
-        fewer than five seeds.
+        Numbers of labels. 0 stands for fewer than the smallest budget, and infinity for more than the largest. The
+        bounds are NaN for fewer than five seeds.
     """
     n = len(accuracies)
-    if n < ENOUGH:
-        return float(_needed(accuracies.mean(axis=0, keepdims=True), budgets)[0]), NAN, NAN
-    drawn = generator.multinomial(n, np.full(n, 1 / n), size=RESAMPLES)  # how often each seed is drawn
-    shares = np.vstack([np.ones(n), drawn]) / n  # (1 + resamples, n), the sample itself first
-    worth = _needed(shares @ accuracies, budgets)
-    # Resamples of n seeds vary by too little, as a variance over n in place of n - 1 does, and normal quantiles stand
-    # for those of Student's t; both are made good by reading percentiles further out.
-    tail = stats.norm.cdf(np.sqrt(n / (n - 1)) * stats.t.ppf(LEVEL / 2, n - 1))
+    if n < SEEDS_FOR_A_CLAIM:
+        return float(_labels_needed(accuracies.mean(axis=0, keepdims=True), budgets)[0]), NAN, NAN
+    drawn = generator.multinomial(n, np.full(n, 1 / n), size=RESAMPLES)  # (resamples, n)
+    # The first row is the sample itself.
+    shares = np.vstack([np.ones(n), drawn]) / n  # (1 + resamples, n)
+    needed = _labels_needed(shares @ accuracies, budgets)
+    # Resampled means vary too little, as a variance does that divides by n and not by n - 1. Percentiles also behave
+    # like quantiles of the normal distribution, where Student's t is due. Percentiles further out correct for both.
+    tail = stats.norm.cdf(np.sqrt(n / (n - 1)) * stats.t.ppf(SIGNIFICANCE_LEVEL / 2, n - 1))
     outside = int(tail * (RESAMPLES + 1))
-    ordered = np.sort(worth[1:])  # and not interpolated: some may be infinite
-    return float(worth[0]), float(ordered[outside]), float(ordered[-1 - outside])
+    # Some values may be infinite, so percentiles are not interpolated.
+    ordered = np.sort(needed[1:])
+    return float(needed[0]), float(ordered[outside]), float(ordered[-1 - outside])
 
 
-def _needed(means: np.ndarray, budgets: np.ndarray) -> np.ndarray:
+def _labels_needed(means: np.ndarray, budgets: np.ndarray) -> np.ndarray:
     """Return the labels at which the baseline first reaches the arm's mean: (R, 1 + B), (B,) -> (R,)."""
-    means = means.round(12)  # so that equal means are equal, however they were summed
+    # Rounding makes equal means equal, in whatever order they were summed.
+    means = means.round(12)
     reached, curves = means[:, 0], means[:, 1:].copy()
-    for row in np.flatnonzero((np.diff(curves) < 0).any(axis=1)):  # most rise already, and stay as they are
+    # Most curves rise already and stay as they are.
+    for row in np.flatnonzero((np.diff(curves) < 0).any(axis=1)):
         curves[row] = optimize.isotonic_regression(curves[row]).x
-    k = (curves < reached[:, None]).sum(axis=1)  # the first budget at which the baseline is as good
-    right = k.clip(1, len(budgets) - 1)
+    first_as_good = (curves < reached[:, None]).sum(axis=1)
+    right = first_as_good.clip(1, len(budgets) - 1)
     rows, x = np.arange(len(means)), np.log(budgets)
     low, high = curves[rows, right - 1], curves[rows, right]
     share = np.divide(reached - low, high - low, out=np.zeros(len(means)), where=high > low)

@@ -1,4 +1,4 @@
-"""What a handful of paired differences tell: mean, intervals and effect size."""
+"""Estimates from paired differences: mean, confidence intervals and effect size."""
 
 from dataclasses import dataclass
 
@@ -7,14 +7,16 @@ import pandas as pd
 from numpy.typing import ArrayLike
 from scipy import special, stats
 
-ENOUGH = 5  # seeds for a claim
-LEVEL = 0.05  # of the test; the intervals have the rest
+# Fewer seeds than this support no claim.
+SEEDS_FOR_A_CLAIM = 5
+# Tests are made at this level, and intervals have one minus it as their confidence.
+SIGNIFICANCE_LEVEL = 0.05
 NAN = float("nan")
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean over `n` seeds with its 95% t interval; NaN bounds for a single seed."""
+    """A mean over `n` seeds with its 95% t interval, whose bounds are NaN for a single seed."""
 
     n: int
     mean: float
@@ -23,52 +25,53 @@ class Estimate:
 
 
 def seed_table(results: pd.DataFrame) -> pd.DataFrame:
-    """Return test accuracies with a row a label budget and seed, sorted, and a column an arm; NaN where no run is.
+    """Return test accuracies as a table: a sorted row for each budget and seed, a column for each arm, NaN for no run.
 
     Parameters
     ----------
     results : DataFrame
-        A row a run, in any order, with the columns arm, labels, seed and test_accuracy. Rows whose accuracy is NaN
-        count as missing.
+        One row for each run, in any order, with the columns arm, labels, seed and test_accuracy. A row whose accuracy
+        is NaN counts as missing.
 
     Raises
     ------
     ValueError
-        When an arm has two runs with the same labels and seed: which of them would be paired?
+        When an arm has two runs with the same labels and seed, since the pairing would be ambiguous.
     """
     runs = results.dropna(subset="test_accuracy")
     return runs.pivot(index=["labels", "seed"], columns="arm", values="test_accuracy")
 
 
 def estimate(values: ArrayLike) -> Estimate:
-    """Return the mean of values, (n,), one for each seed, and its 95% interval by Student's t."""
+    """Return the mean of values, (n,), one for each seed, with its 95% interval by Student's t."""
     x = np.asarray(values, dtype=float)
     if len(x) < 2:
         return Estimate(len(x), float(x.mean()), NAN, NAN)
     if np.ptp(x) == 0:
         return Estimate(len(x), float(x[0]), float(x[0]), float(x[0]))
-    low, high = stats.t.interval(1 - LEVEL, len(x) - 1, loc=x.mean(), scale=stats.sem(x))
+    low, high = stats.t.interval(1 - SIGNIFICANCE_LEVEL, len(x) - 1, loc=x.mean(), scale=stats.sem(x))
     return Estimate(len(x), float(x.mean()), float(low), float(high))
 
 
 def bootstrap_interval(values: ArrayLike, generator: np.random.Generator) -> tuple[float, float]:
-    """Return a 95% interval of the mean that assumes no normal distribution: bias-corrected and accelerated (BCa).
+    """Return the 95% bootstrap interval of the mean, bias-corrected and accelerated (BCa).
 
-    Where all values are the same BCa is not defined, and the percentile interval, which is that one value, stands in.
-    With few seeds it is too narrow: of normal differences it covers the truth about 85 times in 100 with five
-    seeds and 89 with ten (`benchmarks/coverage.py`). So it is shown as a check, and verdicts go by the t test.
+    The interval assumes no normal distribution. For equal values BCa is not defined, and the interval is that value.
+    The interval is too narrow for few seeds: on normal differences it covers the truth about 85 times in 100 with
+    five seeds and 89 with ten (`benchmarks/coverage.py`). It is therefore shown as a check only, and verdicts follow
+    the t test.
 
     Parameters
     ----------
     values : array of float, (n,)
-        One for each seed.
+        One value for each seed.
     generator : numpy.random.Generator
-        Draws the 9,999 resamples.
+        Source of the 9,999 resamples.
 
     Returns
     -------
     low, high : float
-        NaN for a single seed.
+        Bounds of the interval; NaN for a single seed.
 
     References
     ----------
@@ -79,15 +82,15 @@ def bootstrap_interval(values: ArrayLike, generator: np.random.Generator) -> tup
         return NAN, NAN
     if np.ptp(x) == 0:
         return float(x[0]), float(x[0])
-    result = stats.bootstrap((x,), np.mean, confidence_level=1 - LEVEL, rng=generator)
+    result = stats.bootstrap((x,), np.mean, confidence_level=1 - SIGNIFICANCE_LEVEL, rng=generator)
     return float(result.confidence_interval.low), float(result.confidence_interval.high)
 
 
 def effect_size(differences: ArrayLike) -> float:
-    """Return the mean of paired differences in units of their standard deviation: Cohen's d_z, less its bias.
+    """Return Cohen's d_z without bias: the mean of paired differences, (n,), over their standard deviation.
 
-    The bias is that of a small sample, by Hedges' exact factor, which is 0 for two seeds: fewer than three give NaN.
-    Where all differences are the same, the size is infinite, or 0 if they are 0.
+    Hedges' exact factor removes the bias of small samples. The factor is 0 for two seeds, so fewer than three give NaN.
+    Equal differences give an infinite effect size, or 0 when they are all 0.
 
     References
     ----------

@@ -1,4 +1,4 @@
-"""A comparison: its arms, label budgets, seeds and tuning, checked once where they come in."""
+"""The plan of a comparison: arms, label budgets, seeds and tuning, checked once where the settings come in."""
 
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
@@ -23,24 +23,24 @@ FIGURES = tuple(
 
 @dataclass(frozen=True)
 class Arm:
-    """One way to train the network. Arms share everything but what they name here.
+    """One way to train the network. Arms share every setting but those that they name here.
 
     Attributes
     ----------
     init : {"scratch", "pretrained"}
         Where the layers start.
     recipe : dict
-        Settings of the recipe that this arm has of its own. Tuning leaves them alone.
+        Settings of the recipe that this arm sets itself. Tuning leaves them alone.
     upto : int, optional
-        For a pretrained arm: keep the first so many layers, and begin the others from scratch.
+        Number of pretrained layers that a pretrained arm keeps. The layers above them start from scratch.
     num_unlabelled : int, optional
-        For a pretrained arm: pretrain on so many of the unlabelled images.
+        Number of unlabelled images that a pretrained arm learns from; None for all.
     stack : dict
-        For a pretrained arm: settings of the stack that its pretraining changes. The network must stay the same.
+        Settings of the stack that a pretrained arm changes for its pretraining. The network must stay the same.
     compute_matched : bool
-        For an arm from scratch: train for longer, with the compute that pretraining takes.
+        Whether an arm from scratch trains for longer, with the compute that pretraining takes.
     frozen : bool
-        Whether it trains its head only. Its comparison says so, since the recipe that all arms share may.
+        Whether the arm trains its head only. Its comparison sets this, since the shared recipe may freeze all arms.
     """
 
     init: str = "scratch"
@@ -53,7 +53,7 @@ class Arm:
 
     @staticmethod
     def from_config(config: Any, where: str) -> "Arm":
-        """Return the arm that a configuration describes; nothing, or null for a setting, leaves its default.
+        """Return the arm that a configuration describes. A setting that is missing or null keeps its default.
 
         Raises
         ------
@@ -62,36 +62,42 @@ class Arm:
         """
         given = config or {}
         if not isinstance(given, dict):
-            raise UserError(f"{where}={given}: give what it changes, such as {{init: pretrained}}.")
+            raise UserError(f"{where}={given}: give the settings that the arm changes, such as {{init: pretrained}}.")
         known = [each.name for each in fields(Arm) if each.init]
         if unknown := {*map(str, given)} - {*known}:
             raise UserError(f"{where}.{min(unknown)} cannot differ between arms; only {', '.join(known)} can.")
         return typed(Arm, {key: value for key, value in given.items() if value is not None}, where)
 
     def to_config(self) -> Config:
-        """Return the settings that this arm has of its own."""
+        """Return the settings of this arm that differ from their defaults, and its init."""
         default = Arm(init="")
         own = {each.name: getattr(self, each.name) for each in fields(self) if each.init}
         return {key: value for key, value in own.items() if value != getattr(default, key)}
 
     @property
     def pretrained(self) -> bool:
-        """Whether its layers are pretrained."""
+        """Whether the layers are pretrained."""
         return self.init == "pretrained"
 
     @property
     def variant(self) -> bool:
-        """Whether it has another pretraining than the comparison's: fewer layers, fewer images, other stages."""
+        """Whether the pretraining differs from the comparison's own: fewer layers, fewer images or other stages."""
         return self.upto is not None or self.num_unlabelled is not None or bool(self.stack)
 
     def check(self, where: str, stages: int) -> None:
-        """Raise a `UserError` when its settings contradict each other, for a stack of so many stages."""
+        """Refuse settings that contradict each other, for a stack with this number of stages.
+
+        Raises
+        ------
+        UserError
+            When one does.
+        """
         choose(f"{where}.init", self.init, ("scratch", "pretrained"))
-        of_pretrained = [key for key in ("upto", "num_unlabelled", "stack") if getattr(self, key) not in (None, {})]
-        if of_pretrained and not self.pretrained:
-            raise UserError(f"{where}.{of_pretrained[0]} is for pretrained arms: give init: pretrained with it.")
+        for_pretrained = [key for key in ("upto", "num_unlabelled", "stack") if getattr(self, key) not in (None, {})]
+        if for_pretrained and not self.pretrained:
+            raise UserError(f"{where}.{for_pretrained[0]} is for pretrained arms: give init: pretrained with it.")
         if self.pretrained and self.compute_matched:
-            raise UserError(f"{where}.compute_matched is for arms from scratch: this one has had its pretraining.")
+            raise UserError(f"{where}.compute_matched is for arms from scratch, and this arm is pretrained.")
         if self.upto is not None:
             require_between(f"{where}.upto", self.upto, 1, stages)
         if self.num_unlabelled is not None:
@@ -99,7 +105,7 @@ class Arm:
 
 
 def standard_arms() -> dict[str, Arm]:
-    """Return the four arms of a usual comparison."""
+    """Return the four arms of a standard comparison."""
     frozen = {"freeze": True}
     return {
         "scratch": Arm("scratch"),
@@ -111,43 +117,43 @@ def standard_arms() -> dict[str, Arm]:
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """What is compared, on which data, with which labels and seeds.
+    """A comparison of arms over label budgets and seeds, on one data set and with one network.
 
     Attributes
     ----------
     out : str
         Folder of the comparison.
     stack : StackSettings
-        What is pretrained.
+        Stack of stages that is pretrained.
     data : DataSource
-        Images.
+        Source of the images.
     recipe : Recipe
-        How the assembled network is fine-tuned.
+        Settings of fine-tuning that the arms share.
     arms : dict of str to Arm
-        Who is compared.
+        Arms by name.
     baseline : str
-        The arm that the others are compared with.
+        Name of the arm that the others are compared with.
     labels : sequence of int or "all"
         Label budgets.
     seeds : sequence of int
-        Each draws its own labels, initial weights and pretraining; a claim needs five or more.
+        Seeds of the runs. Each draws its own labels, initial weights and pretraining. A claim needs five or more.
     tuning : Tuning
-        The search that each arm gets.
+        Search for settings that every arm gets.
     probe : bool
-        Also fit linear probes to the features of each depth, pretrained and random.
+        Whether to fit linear probes at each depth as well, to pretrained and to random layers.
     jobs : int
-        Processes that share the work.
+        Number of processes that share the work.
     worker : int, optional
-        Changes nothing: a number for each job of a launcher.
+        Number that a launcher gives to each of its jobs. It changes nothing.
     device : Device
-        Where to compute.
+        Device that computes.
     overwrite : bool
-        Throw away a comparison with other settings that is in the way.
+        Whether to delete a comparison with other settings that is in the folder.
 
     Raises
     ------
     UserError
-        When a setting would make every run fail, or mean something else than it says.
+        When a setting contradicts another, or would make every run fail.
     """
 
     products: ClassVar[tuple[str, ...]] = (
@@ -171,7 +177,7 @@ class Comparison:
     overwrite: bool = setting(False, resuming=Resuming.FREE)
 
     def __post_init__(self) -> None:
-        """Refuse what contradicts itself."""
+        """Refuse settings that contradict each other."""
         choose("baseline", self.baseline, self.arms)
         for name in ("labels", "seeds"):
             object.__setattr__(self, name, _whole_numbers(name, getattr(self, name)))
@@ -179,9 +185,7 @@ class Comparison:
         if self.jobs > 1 and self.device.devices > 1:
             raise UserError("jobs and device.devices cannot both be more than 1: give one of them.")
         if self.tuning.trials != 0 and (shared := {*self.tuning.seeds} & {*self.seeds}):
-            raise UserError(
-                f"tuning.seeds and seeds share {min(shared)}: runs must not be judged by the draws of trials."
-            )
+            raise UserError(f"tuning.seeds and seeds share {min(shared)}: runs must not share the draws of trials.")
         for name, arm in self.arms.items():
             arm.check(f"arms.{name}", len(self.stack.stages))
             self.stack.changed(arm.stack, f"arms.{name}.stack")
@@ -193,30 +197,30 @@ class Comparison:
         object.__setattr__(self, "arms", {name: self._resolved(name) for name in self.arms})
 
     def _resolved(self, name: str) -> Arm:
-        """Return an arm that knows whether it is frozen."""
+        """Return a copy of an arm that knows whether it is frozen."""
         arm = replace(self.arms[name])
         object.__setattr__(arm, "frozen", self._recipes[name][0].freeze)
         return arm
 
     def _check_validation(self) -> None:
-        """Refuse what would be chosen on validation images where there are none."""
+        """Refuse a choice by validation images where there are none."""
         for _, recipe in self.recipes_by_setting():
             for key, asked in (("early_stopping", recipe.early_stopping), ("head", recipe.head != "random")):
                 if asked and not self.data.validation:
                     raise UserError(f"recipe.{key} needs validation images: give data.validation more than 0.")
 
     def recipes(self, arm: str) -> list[Recipe]:
-        """Return what an arm may be fine-tuned with: a recipe for each of the settings tried, or one alone.
+        """Return the recipes that an arm may be fine-tuned with: one for each candidate of tuning, or a single one.
 
         Raises
         ------
         UserError
-            When these do not make a recipe; the setting is named.
+            When one of them is no valid recipe. The message names the setting.
         """
         return self._recipes[arm][1:] or self._recipes[arm]
 
     def recipes_by_setting(self) -> list[tuple[str, Recipe]]:
-        """Return all that any arm may be fine-tuned with, each beside the setting that it comes from."""
+        """Return every recipe that an arm may be fine-tuned with, each with the setting that it comes from."""
         where = ["recipe", *["tuning.space" for _ in self.tuning.candidates()]]
         return [
             (f"arms.{name}.recipe" if self.arms[name].recipe else at, recipe)
@@ -226,7 +230,7 @@ class Comparison:
 
     @cached_property
     def _recipes(self) -> dict[str, list[Recipe]]:
-        """For each arm, the recipe where nothing is tuned, and then one for each of the settings tried."""
+        """The recipes of each arm: first the one without tuning, then one for each candidate of tuning."""
         shared, tried = as_config(self.recipe), [{}, *self.tuning.candidates()]
         return {
             name: [
@@ -241,20 +245,21 @@ class Comparison:
         }
 
     def is_tuned(self, arm: str) -> bool:
-        """Say whether there is anything to choose for an arm: whether its recipes differ in what decides a result."""
+        """Return whether the recipes that an arm may try differ in a setting that decides the result."""
         deciding = [decisive(recipe) for recipe in self.recipes(arm)]
         return any(each != deciding[0] for each in deciding)
 
     def stack_of(self, arm: str) -> StackSettings:
-        """Return the stack of an arm: everybody's, with what the arm changes."""
+        """Return the stack of an arm: the shared one, with the changes of the arm."""
         return self.stack.changed(self.arms[arm].stack, f"arms.{arm}.stack")
 
     @property
     def main_arm(self) -> str | None:
-        """The arm of the verdict: the first of the own pretraining whose layers learn if the baseline's do.
+        """The arm that the verdict is about: the pretrained arm that is most like the baseline.
 
-        There is none where the baseline is pretrained itself. Layers that learn are not judged by frozen ones, since
-        that would show more than pretraining.
+        The first choice has the comparison's own pretraining and is frozen exactly when the baseline is. Arms that
+        fine-tune their layers are never compared with a frozen baseline, since the difference would show more than
+        pretraining. There is no main arm where the baseline is pretrained itself.
         """
         if self.arms[self.baseline].pretrained:
             return None
@@ -265,12 +270,12 @@ class Comparison:
 
     @property
     def compute_matched_arm(self) -> str | None:
-        """The arm from scratch that is given the compute of pretraining, if there is one beside the baseline."""
+        """The compute-matched arm from scratch, if there is one other than the baseline."""
         matched = (name for name, arm in self.arms.items() if arm.compute_matched and name != self.baseline)
         return next(matched, None)
 
     def with_threads(self, threads: int) -> "Comparison":
-        """Return the comparison with so many threads for each process."""
+        """Return the comparison with this number of threads for each process."""
         return replace(self, device=replace(self.device, threads=threads))
 
 
@@ -280,7 +285,7 @@ def _whole_numbers(name: str, values: Any) -> list[Any]:
     Raises
     ------
     UserError
-        When they are not a list of whole numbers without repeats, or budgets "all".
+        When they are not a list of whole numbers without repeats. A label budget may be "all" as well.
     """
     listed = list(values) if isinstance(values, list | tuple | range) else []
     if not listed or len({*map(str, listed)}) < len(listed):

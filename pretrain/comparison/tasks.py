@@ -1,4 +1,4 @@
-"""What a comparison consists of: pretraining, trials, runs and probes, each in a folder of its own."""
+"""The tasks of a comparison: pretraining, trials, runs and probes, each in a folder of its own."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,16 +14,16 @@ from pretrain.runs.run_folder import RunFolder
 
 @dataclass(frozen=True)
 class PretrainingTask:
-    """Training of the stages that the pretrained arms of a seed share, those alike that change the stack alike.
+    """The pretraining that arms with the same stack and the same unlabelled images share at one seed.
 
     Attributes
     ----------
     seed : int
         Seed of the run.
     num_unlabelled : int, optional
-        Unlabelled images it learns from; None for all.
+        Number of unlabelled images to learn from; None for all.
     arm : str, optional
-        Whose stack it trains: the first arm's that changes the stack in this way; None for everybody's.
+        First arm that changes the stack in this way; None for the shared stack.
     """
 
     seed: int
@@ -32,21 +32,21 @@ class PretrainingTask:
 
     @property
     def kind(self) -> str:
-        """Tasks of a kind take about as long as each other."""
+        """The kind of task. Tasks of one kind take about equally long."""
         return f"pretraining of {self.arm}" if self.arm else "pretraining"
 
     def __str__(self) -> str:
-        """Name the task, for a line of text."""
+        """Return the name of the task for a line of text."""
         images = f" on {self.num_unlabelled:,} images" if self.num_unlabelled is not None else ""
         return f"{self.kind}{images}, seed {self.seed}"
 
     def folder(self, out: Path) -> Path:
-        """Return its folder within that of the comparison."""
+        """Return the folder of the task within the folder of the comparison."""
         images = f"unlabelled-{self.num_unlabelled}" if self.num_unlabelled is not None else ""
         return out / "stages" / (f"of-{self.arm}" if self.arm else "") / images / f"seed-{self.seed}"
 
     def needs(self, comparison: Comparison) -> list["Task"]:
-        """Return the tasks that must have come to an end before."""
+        """Return the tasks that must have ended before this one starts."""
         return []
 
     def settings(self, comparison: Comparison) -> StageRun:
@@ -60,18 +60,18 @@ class PretrainingTask:
 
 @dataclass(frozen=True)
 class FinetuningTask:
-    """One run of an arm, or a trial.
+    """One fine-tuning of an arm: a run that counts, or a trial.
 
     Attributes
     ----------
     arm : str
-        Its name in the comparison.
+        Name of the arm in the comparison.
     labels : int or str
         Label budget, or "all".
     seed : int
-        Draws the labels, the initial weights and, for a pretrained arm, the pretraining.
+        Seed that draws the labels, the initial weights and, for a pretrained arm, the pretraining.
     trial : int, optional
-        Which of the candidate settings it tries; None for a run that counts.
+        Index of the candidate settings to try; None for a run that counts.
     """
 
     arm: str
@@ -81,27 +81,27 @@ class FinetuningTask:
 
     @property
     def kind(self) -> str:
-        """Tasks of a kind take about as long as each other."""
+        """The kind of task. Tasks of one kind take about equally long."""
         return self.arm
 
     def __str__(self) -> str:
-        """Name the run, for a line of text."""
+        """Return the name of the run for a line of text."""
         trial = "" if self.trial is None else f", trial {self.trial + 1}"
         return f"{self.arm}, {self.labels} labels, seed {self.seed}{trial}"
 
     def folder(self, out: Path) -> Path:
-        """Return its folder within that of the comparison."""
+        """Return the folder of the task within the folder of the comparison."""
         kind = out / "runs" if self.trial is None else out / "trials" / f"trial-{self.trial + 1}"
         return kind / self.arm / f"labels-{self.labels}" / f"seed-{self.seed}"
 
     def needs(self, comparison: Comparison) -> list["Task"]:
-        """Return the tasks that must have come to an end before."""
+        """Return the tasks that must have ended before this one starts."""
         pretraining = self.pretraining(comparison)
         trials = self.trials(comparison) if self.trial is None else []
         return [*([pretraining] if pretraining else []), *trials]
 
     def pretraining(self, comparison: Comparison) -> PretrainingTask | None:
-        """Return the pretraining that the run starts from or, where it is compute-matched, must do without."""
+        """Return the pretraining that the run starts from, or whose compute a compute-matched run is given."""
         arm = comparison.arms[self.arm]
         if arm.pretrained:
             alike = (name for name, each in comparison.arms.items() if each.stack == arm.stack)
@@ -109,13 +109,13 @@ class FinetuningTask:
         return PretrainingTask(self.seed) if arm.compute_matched else None
 
     def trials(self, comparison: Comparison) -> list["FinetuningTask"]:
-        """Return the trials by which the settings of a run are chosen: none where all of them come to the same."""
+        """Return the trials that choose the settings of the run; none where every candidate gives the same result."""
         trials = range(len(comparison.recipes(self.arm)) if comparison.is_tuned(self.arm) else 0)
         seeds = comparison.tuning.seeds
         return [FinetuningTask(self.arm, self.labels, seed, trial) for trial in trials for seed in seeds]
 
     def settings(self, comparison: Comparison) -> FinetuningRun:
-        """Return the settings of the run: what all arms share, what was tuned, and what this arm changes.
+        """Return the settings of the run: the shared ones, changed by tuning and by the arm.
 
         Raises
         ------
@@ -141,7 +141,7 @@ class FinetuningTask:
         )
 
     def winner(self, comparison: Comparison) -> int:
-        """Return which of its recipes this arm runs with at this budget, by the trials' validation accuracy."""
+        """Return the index of the recipe that was best in the trials, by validation accuracy."""
         accuracies: dict[int, list[float | None]] = {}
         for task in self.trials(comparison):
             assert task.trial is not None
@@ -152,7 +152,7 @@ class FinetuningTask:
 
 @dataclass(frozen=True)
 class ProbingTask:
-    """Linear probes of each depth of a seed's layers.
+    """Linear probes at each depth of the layers of one seed.
 
     Attributes
     ----------
@@ -170,15 +170,15 @@ class ProbingTask:
     kind = "probe"
 
     def __str__(self) -> str:
-        """Name the task, for a line of text."""
+        """Return the name of the task for a line of text."""
         return f"probe of {self.init} layers, {self.labels} labels, seed {self.seed}"
 
     def folder(self, out: Path) -> Path:
-        """Return its folder within that of the comparison."""
+        """Return the folder of the task within the folder of the comparison."""
         return out / "probes" / self.init / f"labels-{self.labels}" / f"seed-{self.seed}"
 
     def needs(self, comparison: Comparison) -> list["Task"]:
-        """Return the tasks that must have come to an end before."""
+        """Return the tasks that must have ended before this one starts."""
         return [PretrainingTask(self.seed)] if self.init == "pretrained" else []
 
     def settings(self, comparison: Comparison) -> ProbeRun:
@@ -193,7 +193,7 @@ Task = PretrainingTask | FinetuningTask | ProbingTask
 
 
 def runs_that_count(comparison: Comparison) -> Iterator[FinetuningTask]:
-    """Go through the runs that count, seed by seed, so that an interrupted comparison has whole seeds."""
+    """Yield the runs that count, seed by seed, so that an interrupted comparison has complete seeds."""
     for seed in comparison.seeds:
         for labels in comparison.labels:
             for arm in comparison.arms:
@@ -201,7 +201,7 @@ def runs_that_count(comparison: Comparison) -> Iterator[FinetuningTask]:
 
 
 def tasks(comparison: Comparison) -> dict[Task, list[Task]]:
-    """Return all that there is to do, each task after those that it needs, and which these are."""
+    """Return every task of a comparison with the tasks that it needs, which come before it."""
     needs: dict[Task, list[Task]] = {}
 
     def add(task: Task) -> None:
@@ -220,12 +220,12 @@ def tasks(comparison: Comparison) -> dict[Task, list[Task]]:
 
 
 def _shared(comparison: Comparison) -> dict[str, Any]:
-    """Return the settings that every task takes over from the comparison."""
+    """Return the settings that every task takes from the comparison."""
     return {name: getattr(comparison, name) for name in ("data", "stack", "device", "overwrite")}
 
 
 def _flops_of(stages: Path) -> int:
     summary = RunFolder(stages).summary()
     if summary is None:
-        raise UserError(f"{stages} is not complete, so that there is no compute to match.")
+        raise UserError(f"{stages} is not complete, so its compute cannot be matched.")
     return sum(summary["stage_flops"])

@@ -1,4 +1,4 @@
-"""Equal tuning: the same settings are tried for each arm and budget, and the best on validation images is run."""
+"""Equal tuning: every arm tries the same settings at each label budget and runs with the best on validation images."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,17 +12,18 @@ from pretrain.training.recipes import Recipe
 
 @dataclass
 class Tuning:
-    """How settings are searched.
+    """The search for settings that every arm gets.
 
     Attributes
     ----------
     trials : int, optional
-        Settings tried for each arm and budget; 0 for none, None for all that the space has.
+        Number of combinations that each arm tries at each budget; 0 tries none, and None the whole space.
     seeds : list of int
-        Of the trials. The runs that count have others, so that no arm is judged by the draws it was chosen on.
-    space : dict of str to list, or dict of str to such
-        Values of fine-tuning settings, of which every combination can be tried; of several spaces, each under a name of
-        its own, those of each in turn.
+        Seeds of the trials. The runs that count have other seeds, so that no arm is judged by the draws that chose its
+        settings.
+    space : dict of str to list, or dict of str to dict
+        Values to combine of each fine-tuning setting, or several such spaces, each under a name of its own, which are
+        searched one after the other.
     """
 
     trials: int | None = 0
@@ -30,7 +31,7 @@ class Tuning:
     space: Any = setting(factory=dict)
 
     def __post_init__(self) -> None:
-        """Refuse values that cannot be meant."""
+        """Refuse values that make no sense."""
         if self.trials is not None:
             require_between("tuning.trials", self.trials, 0)
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
@@ -48,16 +49,16 @@ class Tuning:
 
     @property
     def spaces(self) -> list[dict[str, list[Any]]]:
-        """The spaces that are searched one after the other, of which there is mostly one."""
+        """The spaces that are searched one after the other, usually a single one."""
         space = self.space or {}
         parts = [part for part in space.values() if isinstance(part, dict)]
         return parts or [space]
 
     def candidates(self) -> list[Config]:
-        """Return the settings to try, the same for every arm: all of the space, or a random part of it."""
+        """Return the settings to try, the same for every arm: the whole space, or a random part of it."""
         if self.trials == 0:
             return []
-        # What follows is slow to import, and not needed to refuse a wrong setting.
+        # These imports are slow, and refusing a wrong setting needs neither.
         from sklearn.model_selection import ParameterGrid, ParameterSampler
 
         from pretrain.runs.seeding import derive_seed
@@ -69,17 +70,17 @@ class Tuning:
 
 
 def decisive(recipe: Recipe) -> Config:
-    """Return those settings of fine-tuning that decide its result: where no step is taken, how the head is fitted."""
+    """Return the settings that decide the result of fine-tuning: without steps, only how the head is fitted."""
     return vars(recipe) if recipe.steps else {"head": recipe.head, "flip": recipe.flip}
 
 
 def best_candidate(accuracies: Mapping[int, Sequence[float | None]]) -> int:
-    """Return the candidate with the best mean validation accuracy over the seeds; of equals, the first.
+    """Return the candidate with the best mean validation accuracy over the seeds, the first of equals.
 
     Parameters
     ----------
     accuracies : mapping of int to sequence of float or None
-        For each candidate, the accuracy of each of its trials; None for one that failed, which rules it out.
+        Accuracies of the trials of each candidate. None stands for a failed trial, which rules its candidate out.
 
     Raises
     ------

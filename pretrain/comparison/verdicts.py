@@ -1,17 +1,16 @@
-"""Did it help, and by how much? Each arm against a baseline over paired seeds, and a verdict in words."""
+"""Verdicts: each arm against the baseline over paired seeds, in numbers and in words."""
 
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from statsmodels.stats.multitest import multipletests
 
-from pretrain.comparison.hypothesis_tests import paired_p, smallest_detectable
+from pretrain.comparison.hypothesis_tests import holm_corrected, paired_p, smallest_detectable
 from pretrain.comparison.label_efficiency import LabelEfficiency
 from pretrain.comparison.paired_differences import (
-    ENOUGH,
-    LEVEL,
+    SEEDS_FOR_A_CLAIM,
+    SIGNIFICANCE_LEVEL,
     Estimate,
     bootstrap_interval,
     effect_size,
@@ -28,19 +27,19 @@ class PairedComparison:
     Attributes
     ----------
     arm, baseline : str
-        Who is compared.
+        Names of the two arms.
     labels : int
-        The budget.
+        Label budget.
     difference : Estimate
-        Accuracy of the arm minus that of the baseline, paired by seed, as a share of 1.
+        Accuracy of the arm minus that of the baseline, paired by seed, as a fraction of 1.
     bootstrap : (float, float)
-        The difference's 95% interval by bootstrap, beside the t interval.
+        Bounds of the 95% bootstrap interval of the difference, beside its t interval.
     p, p_corrected : float
-        Of the paired t test, two-sided, and after Holm's correction over the budgets.
+        Two-sided p value of the paired t test, as it is and after Holm's correction over the budgets.
     effect : float
-        The difference in standard deviations of the differences, corrected for the number of seeds.
+        Mean difference in standard deviations of the differences, corrected for the number of seeds.
     detectable : float
-        The smallest true difference that so many seeds with such a spread find four times in five, as a share of 1.
+        Smallest true difference that this many seeds with this spread detect four times in five, as a fraction of 1.
     verdict : str
         "helps", "hurts", "no detectable difference" or "too few seeds".
     """
@@ -68,18 +67,18 @@ class PairedComparison:
             return f"{where}: too few seeds for a claim; {figures}."
         if self.verdict == "no detectable difference":
             bound = 100 * max(abs(d.low), abs(d.high))
-            bounds = f"one beyond {bound:.1f} points is unlikely"
+            bounds = f"A difference of more than {bound:.1f} points is unlikely"
             if np.isfinite(self.detectable):
-                bounds += f", and one below {100 * self.detectable:.1f} is easily missed"
-            return f"{where}: no detectable difference, {figures}; {bounds}."
+                bounds += f"; one of less than {100 * self.detectable:.1f} points is easily missed"
+            return f"{where}: no detectable difference, {figures}. {bounds}."
         return f"{where}: {self.verdict}, {figures}."
 
 
 def verdict(difference: Estimate, p_corrected: float) -> str:
-    """Return what may be said of a paired difference."""
-    if difference.n < ENOUGH:
+    """Return the verdict that a paired difference and its corrected p value support."""
+    if difference.n < SEEDS_FOR_A_CLAIM:
         return "too few seeds"
-    if p_corrected >= LEVEL:
+    if p_corrected >= SIGNIFICANCE_LEVEL:
         return "no detectable difference"
     return "helps" if difference.mean > 0 else "hurts"
 
@@ -87,14 +86,14 @@ def verdict(difference: Estimate, p_corrected: float) -> str:
 def compare_arms(results: pd.DataFrame, baseline: str) -> list[PairedComparison]:
     """Compare each arm with the baseline at each label budget, over the seeds that both have.
 
-    The same results, in any order of rows, give the same numbers.
+    The order of the rows changes no number.
 
     Parameters
     ----------
     results : DataFrame
-        A row a run, with the columns arm, labels, seed and test_accuracy.
+        One row for each run, with the columns arm, labels, seed and test_accuracy.
     baseline : str
-        An arm.
+        Name of the arm that the others are compared with.
 
     Raises
     ------
@@ -102,55 +101,71 @@ def compare_arms(results: pd.DataFrame, baseline: str) -> list[PairedComparison]
         When an arm has two runs with the same labels and seed.
     """
     table = seed_table(results)
-    comparisons: list[PairedComparison] = []
+    paired: list[PairedComparison] = []
     for arm in [arm for arm in results["arm"].unique() if arm != baseline and {arm, baseline} <= set(table)]:
-        # Rounded, since the difference of two fractions as floats is only nearly the same for each seed.
+        # Rounding makes equal differences equal: those of floats are so only nearly.
         differences = (table[arm] - table[baseline]).dropna().round(12)
         budgets = {int(labels): group.to_numpy() for labels, group in differences.groupby(level="labels")}
-        comparisons += _compare(str(arm), baseline, budgets)
-    return comparisons
+        paired += _compare_at_budgets(str(arm), baseline, budgets)
+    return paired
 
 
-def _compare(arm: str, baseline: str, budgets: dict[int, np.ndarray]) -> list[PairedComparison]:
-    """Compare by the paired differences of each budget, (n,); Holm's correction is over the budgets."""
+def _compare_at_budgets(arm: str, baseline: str, budgets: dict[int, np.ndarray]) -> list[PairedComparison]:
+    """Compare an arm with the baseline by the paired differences at each budget, (n,), corrected over the budgets."""
     if not budgets:
         return []
-    raw = [paired_p(x) for x in budgets.values()]
-    corrected = multipletests(raw, method="holm")[1]
-    comparisons = []
-    for (labels, x), p, holm in zip(budgets.items(), raw, map(float, corrected), strict=True):
-        d, generator = estimate(x), np.random.default_rng(derive_seed(0, "bootstrap", arm, baseline, labels))
-        size, detectable = effect_size(x), smallest_detectable(x)
-        interval, said = bootstrap_interval(x, generator), verdict(d, holm)
-        comparisons.append(PairedComparison(arm, baseline, labels, d, interval, p, holm, size, detectable, said))
-    return comparisons
+    p_values = [paired_p(x) for x in budgets.values()]
+    return [
+        _paired_comparison(arm, baseline, labels, x, p, p_corrected)
+        for (labels, x), p, p_corrected in zip(budgets.items(), p_values, holm_corrected(p_values), strict=True)
+    ]
+
+
+def _paired_comparison(
+    arm: str, baseline: str, labels: int, x: np.ndarray, p: float, p_corrected: float
+) -> PairedComparison:
+    """Return all that is known of paired differences, (n,), with their p values."""
+    difference = estimate(x)
+    generator = np.random.default_rng(derive_seed(0, "bootstrap", arm, baseline, labels))
+    return PairedComparison(
+        arm=arm,
+        baseline=baseline,
+        labels=labels,
+        difference=difference,
+        bootstrap=bootstrap_interval(x, generator),
+        p=p,
+        p_corrected=p_corrected,
+        effect=effect_size(x),
+        detectable=smallest_detectable(x),
+        verdict=verdict(difference, p_corrected),
+    )
 
 
 def arm_estimates(results: pd.DataFrame, column: str = "test_accuracy") -> dict[tuple[str, int], Estimate]:
-    """Return the estimate of a column for each arm and label budget, over the runs that have a value there."""
+    """Return the estimate of a column for each arm and label budget, over the runs that have a value in it."""
     groups = results.dropna(subset=column).groupby(["arm", "labels"], sort=False)[column]
     return {(str(arm), int(labels)): estimate(values) for (arm, labels), values in groups}  # type: ignore[misc, call-overload]
 
 
 def as_json(
-    results: pd.DataFrame, comparisons: list[PairedComparison], needed: list[LabelEfficiency]
+    results: pd.DataFrame, paired: list[PairedComparison], efficiencies: list[LabelEfficiency]
 ) -> dict[str, Any]:
-    """Return all statistics as plain values, for results.json; NaN and infinities become null.
+    """Return all statistics as plain values for results.json, where NaN and infinities are null.
 
-    Of the labels needed, 0 stands for fewer than the smallest budget and null for more than the largest; both bounds
-    are null where there are too few seeds for an interval.
+    In ``labels_needed``, 0 stands for fewer labels than the smallest budget and null for more than the largest. Both
+    bounds are null where there are too few seeds for an interval.
     """
     arms = [{"arm": a, "labels": n, **asdict(e)} for (a, n), e in arm_estimates(results).items()]
     return {
         "arms": [_plain(row) for row in arms],
-        "comparisons": [_plain(_comparison_row(c)) for c in comparisons],
+        "comparisons": [_plain(_paired_row(c)) for c in paired],
         "labels_needed": [
-            _plain({**asdict(n), "fewer": n.fewer, "more": n.more, "sentence": n.sentence()}) for n in needed
+            _plain({**asdict(n), "fewer": n.fewer, "more": n.more, "sentence": n.sentence()}) for n in efficiencies
         ],
     }
 
 
-def _comparison_row(c: PairedComparison) -> dict[str, Any]:
+def _paired_row(c: PairedComparison) -> dict[str, Any]:
     return {
         "arm": c.arm,
         "baseline": c.baseline,

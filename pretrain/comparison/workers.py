@@ -1,4 +1,4 @@
-"""Run all that a comparison consists of: in one process, in several, or on several machines that share its folder."""
+"""Run the tasks of a comparison in one process, in several, or on several computers that share its folder."""
 
 import os
 import sys
@@ -29,21 +29,23 @@ from pretrain.runs.atomic_files import write_text
 from pretrain.runs.device import keep_freed_memory
 from pretrain.runs.run_folder import RunFolder, open_run
 
-LOOK_AGAIN = 1.0  # seconds, while all that is left waits for other processes
+# A worker waits this long while the remaining tasks are held by other processes.
+POLL_SECONDS = 1.0
 
 
 def run_comparison(comparison: Comparison) -> list[str]:
-    """Run what is missing of a comparison, in the folder ``comparison.out``.
+    """Run the missing tasks of a comparison, in the folder ``comparison.out``.
 
     Returns
     -------
     list of str
-        A line for each task that failed. The reason is in its folder as well, in failure.txt; the others went on.
+        One line for each task that failed, with the reason, which failure.txt in its folder holds as well. A failure
+        does not stop the other tasks.
 
     Raises
     ------
     UserError
-        When a setting does not fit the images, or the folder holds something else.
+        When a setting does not fit the images, or the folder holds something other than this comparison.
     """
     started, jobs = time.time(), comparison.jobs
     if jobs == 1:
@@ -55,11 +57,12 @@ def run_comparison(comparison: Comparison) -> list[str]:
 
 
 def exclusively(out: str | Path) -> FileLock:
-    """Return a lock for what two must not do at a time: open a comparison's folder, or write its report."""
+    """Return the lock to hold while opening the folder of a comparison or writing its report."""
     path = Path(out).resolve()
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = path.with_name(f".{path.name}.lock")
-    lock.touch()  # where no file can be made, the lock would wait for ever
+    # In a folder that cannot be written, the lock would wait for ever; touching the file fails at once.
+    lock.touch()
     return FileLock(lock)
 
 
@@ -70,23 +73,23 @@ def _work(comparison: Comparison, started: float) -> list[str]:
 
 @dataclass
 class Worker:
-    """Goes through the tasks of a comparison and runs those that nobody else does.
+    """A process that goes through the tasks of a comparison and runs those that no other worker does.
 
-    Others may do the same at the same time: a lock on each task, which the system frees when its holder ends, keeps
-    them apart, and what another has finished is only looked at.
+    Several workers may share one comparison. A lock on each task keeps them apart, and the system frees it when its
+    holder ends. Of a task that another worker has finished, a worker only reads the result.
 
     Attributes
     ----------
     comparison : Comparison
-        Whose tasks they are.
+        Comparison to run.
     started : float
-        Since when a failure counts, in seconds since the epoch; what failed before that is tried again.
+        Start of the comparison, in seconds since the epoch. A task that failed earlier is tried again.
     settled : dict of Task to str or None
-        Tasks that have come to an end, and why those failed that did.
+        Tasks that have ended, each with the reason of its failure, or None.
     seconds : dict of str to list of float
-        What this worker's tasks of each kind took.
+        Durations of the tasks of this worker, by kind.
     needs : dict of Task to list of Task
-        All tasks, in order, each with those that must have come to an end before.
+        All tasks in order, each with the tasks that must have ended before it starts.
     """
 
     comparison: Comparison
@@ -95,10 +98,11 @@ class Worker:
     seconds: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
 
     def __post_init__(self) -> None:
-        """Load the data, and open the folder, which is bound to it."""
+        """Load the data, and open the folder, which is bound to these data."""
         self.out = Path(self.comparison.out)
         self.fabric = self.comparison.device.launch()
-        with exclusively(self.out) if self.fabric.world_size == 1 else nullcontext():  # loading may download
+        # Loading may download the data, which only one process at a time should do.
+        with exclusively(self.out) if self.fabric.world_size == 1 else nullcontext():
             self.data = load_data(self.comparison.data, self.fabric)
             check_data(self.comparison, self.data)
             changed = _added_or_removed(self.comparison, self.out)
@@ -107,19 +111,20 @@ class Worker:
         self.needs = tasks(self.comparison)
 
     def run(self) -> list[str]:
-        """Work until every task has come to an end, and return a line for each that failed."""
+        """Work until every task has ended, and return one line for each that failed."""
         while len(self.settled) < len(self.needs):
             before = len(self.settled)
             for task, needs in self.needs.items():
                 if task not in self.settled and all(needed in self.settled for needed in needs):
                     self._attempt(task)
             if len(self.settled) == before:
-                time.sleep(LOOK_AGAIN)
+                time.sleep(POLL_SECONDS)
         return [f"{task}: {reason}" for task, reason in self.settled.items() if reason]
 
     def _attempt(self, task: Task) -> None:
-        """Bring a task to its end, unless another process is at it."""
-        alone = self.fabric.world_size == 1  # the processes of several devices go through the tasks together
+        """Settle a task, unless another process holds its lock."""
+        # Data-parallel processes go through the tasks together, and take no locks.
+        alone = self.fabric.world_size == 1
         try:
             with self.lock(task).acquire(blocking=False) if alone else nullcontext():
                 self.settled[task] = self._settle(task)
@@ -127,11 +132,11 @@ class Worker:
             return
 
     def lock(self, task: Task) -> FileLock:
-        """Return the lock that whoever runs a task holds."""
+        """Return the lock to hold while running a task."""
         return FileLock(self.out / ".locks" / f"{task}.lock".replace(" ", "-").replace(",", ""))
 
     def _settle(self, task: Task) -> str | None:
-        """Run a task, or look at what is there of it; return why it failed, if it did."""
+        """Run a task, or read how it ended; return the reason of a failure, or None."""
         folder = task.folder(self.out)
         note, was_complete = folder / "failure.txt", RunFolder(folder).summary() is not None
         if not was_complete and note.exists() and note.stat().st_mtime >= self.started:
@@ -155,7 +160,7 @@ class Worker:
         return None
 
     def _say(self, task: Task, summary: dict[str, Any]) -> None:
-        """Say on standard error what was done, and how long the rest may take."""
+        """Report progress on standard error: the task done, its accuracy, and the estimated time left."""
         result = f": validation {_percent(summary['val_accuracy'])}" if isinstance(task, FinetuningTask) else ""
         measured = [second for seconds in self.seconds.values() for second in seconds]
         left = [
@@ -177,13 +182,14 @@ def _run(task: Task, comparison: Comparison, data: Dataset, fabric: Fabric) -> d
         case FinetuningTask():
             settings = task.settings(comparison)
             summary = run_finetune(settings, data, fabric)
-            if task.trial is not None and fabric.global_rank == 0:  # a trial is for its accuracy alone
+            # A trial is run for its accuracy alone.
+            if task.trial is not None and fabric.global_rank == 0:
                 Path(settings.out, "network.pt").unlink(missing_ok=True)
             return summary
 
 
 def _added_or_removed(comparison: Comparison, out: Path) -> list[str]:
-    """Name, as settings, the arms that only one of this call and the comparison in `out` has."""
+    """Return, as settings, the arms that this call adds to the comparison in `out` or leaves out."""
     there = RunFolder(out).config().get("arms", {}) if (out / "config.yaml").exists() else {}
     return [f"arms.{arm}" for arm in {*there} ^ {*comparison.arms}]
 

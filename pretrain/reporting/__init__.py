@@ -1,1 +1,1 @@
-"""Reports of comparisons: pages, tables and figures that are a pure function of their folders."""
+"""Reports of comparisons: pages, tables and figures, each a pure function of the folders of the comparisons."""

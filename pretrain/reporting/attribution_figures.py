@@ -1,4 +1,4 @@
-"""Where a gain comes from: figures over depth of a linear probe, layers kept and unlabelled images."""
+"""Figures that attribute a gain: linear probes over depth, pretrained layers kept, and unlabelled images."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -14,43 +14,45 @@ from pretrain.pictures.drawing import COLORS
 from pretrain.reporting.comparison_results import Results
 from pretrain.reporting.plotting import Style, band, name_lines, panel, spread
 
-PROBED = {
+PROBE_STYLES = {
     "pretrained": {"color": COLORS[0], "marker": "s"},
     "random": {"color": COLORS[-1], "marker": "o"},
 }
-# Of label budgets.
-SHADES: list[Style] = [{"color": color, "marker": mark} for color, mark in zip(COLORS[:6], "osD^vP", strict=True)]
+# The color and marker of each label budget, in their order.
+BUDGET_STYLES: list[Style] = [
+    {"color": color, "marker": mark} for color, mark in zip(COLORS[:6], "osD^vP", strict=True)
+]
 
 
 def probe_depths(probes: pd.DataFrame) -> Figure:
-    """Draw the test accuracy of linear probes at one label budget over depth, of pretrained and of random layers."""
+    """Draw the test accuracy of linear probes of pretrained and of random layers over depth, at one label budget."""
     figure, axes = panel()
     ticks, ends = sorted(probes["depth"].unique()), {}
     for init, name in (("pretrained", "pretrained"), ("scratch", "random")):
         of_init = probes[probes["init"] == init]
         if len(of_init):
             at = [estimate(of_init.loc[of_init["depth"] == depth, "test_accuracy"]) for depth in ticks]
-            band(axes, ticks, at, PROBED[name])
+            band(axes, ticks, at, PROBE_STYLES[name])
             ends[name] = ticks[-1], 100 * at[-1].mean
     axes.set_xticks(ticks, ["pixels" if depth == 0 else f"layer {depth}" for depth in ticks])
-    axes.set(ylabel="test accuracy of a probe (%)")
-    name_lines(axes, ends, PROBED)
+    axes.set(ylabel="test accuracy of a linear probe (%)")
+    name_lines(axes, ends, PROBE_STYLES)
     return figure
 
 
-def layers_kept(results: Results, comparisons: Sequence[PairedComparison]) -> Figure | None:
-    """Draw the gain over the baseline by the number of pretrained layers kept, a line a label budget."""
+def layers_kept(results: Results, paired: Sequence[PairedComparison]) -> Figure | None:
+    """Draw the gain over the baseline by the number of pretrained layers kept, with a line for each label budget."""
     comparison = results.comparison
     at = {arm: comparison.arms[arm].upto for arm in _variants(comparison, "upto")}
     if not at:
         return None
     at[str(comparison.main_arm)] = len(comparison.stack.stages)
     plain = comparison.arms[comparison.baseline] == Arm()
-    return _gains(comparisons, at, "pretrained layers kept", origin=[0] if plain else [])
+    return _gains(paired, at, "pretrained layers kept", origin=[0] if plain else [])
 
 
-def unlabelled_images(results: Results, comparisons: Sequence[PairedComparison]) -> Figure | None:
-    """Draw the gain over the baseline by the number of unlabelled images, a line a label budget."""
+def unlabelled_images(results: Results, paired: Sequence[PairedComparison]) -> Figure | None:
+    """Draw the gain over the baseline by the number of unlabelled images, with a line for each label budget."""
     comparison = results.comparison
     at = {arm: comparison.arms[arm].num_unlabelled for arm in _variants(comparison, "num_unlabelled")}
     whole = results.stages.loc[results.stages["num_unlabelled"].isna(), "unlabelled"]
@@ -58,11 +60,11 @@ def unlabelled_images(results: Results, comparisons: Sequence[PairedComparison])
         return None
     if len(whole):
         at[str(comparison.main_arm)] = int(whole.iloc[0])
-    return _gains(comparisons, at, "unlabelled images", origin=[], log=True)
+    return _gains(paired, at, "unlabelled images", origin=[], log=True)
 
 
 def _variants(comparison: Comparison, setting: str) -> list[str]:
-    """Return the arms that differ from the main one in this setting alone."""
+    """Return the arms that differ from the main arm in this setting alone."""
     main = comparison.main_arm
     if main is None:
         return []
@@ -75,10 +77,29 @@ def _variants(comparison: Comparison, setting: str) -> list[str]:
 
 
 def _gains(
-    comparisons: Sequence[PairedComparison], at: Mapping[str, Any], what: str, origin: list[int], log: bool = False
+    paired: Sequence[PairedComparison], at: Mapping[str, Any], what: str, origin: list[int], log: bool = False
 ) -> Figure | None:
-    """Draw paired differences, in points, of arms at the places given, a line a label budget, from an origin on."""
-    shown = sorted((c for c in comparisons if c.arm in at), key=lambda c: at[c.arm])
+    """Draw the paired differences of arms, in points, with a line for each label budget.
+
+    Parameters
+    ----------
+    paired : sequence of PairedComparison
+        Arms against the baseline.
+    at : mapping of str to int
+        Horizontal position of each arm to draw.
+    what : str
+        Name of the horizontal axis.
+    origin : list of int
+        Positions where the gain is 0 by definition.
+    log : bool
+        Whether the horizontal axis is logarithmic.
+
+    Returns
+    -------
+    Figure or None
+        None where none of these arms has a paired difference.
+    """
+    shown = sorted((c for c in paired if c.arm in at), key=lambda c: at[c.arm])
     if not shown:
         return None
     figure, axes = panel()
@@ -92,10 +113,11 @@ def _gains(
     ends = {}
     for k, labels in enumerate(budgets):
         here = [c for c in shown if c.labels == labels]
-        shift = 0.05 * (k - (len(budgets) - 1) / 2)  # so that no interval hides another
+        # A shift keeps the intervals of one arm from hiding each other.
+        shift = 0.05 * (k - (len(budgets) - 1) / 2)
         x = [at[c.arm] * (1 + shift) if log else at[c.arm] + shift for c in here]
         name, means = f"{labels:,} labels", [100 * c.difference.mean for c in here]
-        looks[name] = SHADES[k % len(SHADES)]
+        looks[name] = BUDGET_STYLES[k % len(BUDGET_STYLES)]
         axes.plot([*origin, *x], [*origin, *means], linewidth=1.6, markersize=5, **looks[name])
         axes.vlines(x, *spread([c.difference for c in here]).T, color=looks[name]["color"], linewidth=1.4)
         ends[name] = x[-1], means[-1]

@@ -1,4 +1,4 @@
-"""Figures of a comparison: accuracy over labels, paired differences, labels saved, accuracy over training time."""
+"""Figures of a comparison: accuracy over labels, paired differences, label efficiency, accuracy over training time."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,19 +15,33 @@ from pretrain.comparison.plan import Arm, Comparison
 from pretrain.comparison.verdicts import PairedComparison, arm_estimates
 from pretrain.reporting.plotting import Row, Style, band, name_lines, panel, rows, spread
 
-PANELS = (  # in their order
+# The titles of panels, in their order.
+PANELS = (
     "main arms",
     "other pretraining",
     "fewer layers kept",
     "fewer unlabelled images",
     "frozen layers",
 )
-CROWD = 4  # lines beside the baseline's in one panel
+# A panel shows this many lines beside the baseline's; more of them could not be told apart.
+ARMS_PER_PANEL = 4
 
 
 @dataclass(frozen=True)
 class Drawing:
-    """A figure, the part of the page it belongs to, its file's name, and what it shows."""
+    """A figure with its place in the report.
+
+    Attributes
+    ----------
+    part : {"results", "time", "attribution"}
+        Part of the page.
+    name : str
+        Name of the file, without a suffix.
+    caption : str
+        Caption below the figure.
+    figure : Figure
+        The drawn figure.
+    """
 
     part: str
     name: str
@@ -36,12 +50,13 @@ class Drawing:
 
 
 def panels(comparison: Comparison) -> dict[str, list[str]]:
-    """Return which arms share a panel, by what they have in common, the baseline in each.
+    """Return the arms of each panel by its title. The baseline is in every panel.
 
-    Frozen arms have their own, since they are often far below the others. Arms of another pretraining stand beside the
-    comparison's own. No more than a handful are in one, but for those of one label budget, which have a row each.
+    Frozen arms have panels of their own, since they are often far below the others. Arms with another pretraining stand
+    beside the main arm. With several label budgets, a panel has few arms. With one budget, each arm is a row, and all
+    arms of a title share a panel.
     """
-    crowd = CROWD if len(comparison.labels) > 1 else len(comparison.arms)
+    most = ARMS_PER_PANEL if len(comparison.labels) > 1 else len(comparison.arms)
     groups: dict[str, list[str]] = {title: [] for title in PANELS}
     for name, arm in comparison.arms.items():
         if name != comparison.baseline:
@@ -50,14 +65,14 @@ def panels(comparison: Comparison) -> dict[str, list[str]]:
     beside = [arm for arm in [comparison.main_arm] if arm and arm not in groups[other]]
     shown = {}
     for title, arms in groups.items():
-        for start in range(0, len(arms), crowd):
-            name = title if start == 0 else f"{title}, {start // crowd + 1}"
-            shown[name] = [comparison.baseline, *(beside if title == other else []), *arms[start : start + crowd]]
+        for start in range(0, len(arms), most):
+            name = title if start == 0 else f"{title}, {start // most + 1}"
+            shown[name] = [comparison.baseline, *(beside if title == other else []), *arms[start : start + most]]
     return shown or {PANELS[0]: [comparison.baseline]}
 
 
 def _title(arm: Arm) -> str:
-    """Return which of `PANELS` an arm belongs to."""
+    """Return the title, of `PANELS`, that an arm belongs to."""
     main, other, layers, images, frozen = PANELS
     if arm.frozen:
         return frozen
@@ -69,12 +84,12 @@ def _title(arm: Arm) -> str:
 
 
 def file_name(*words: object) -> str:
-    """Return words as the name of a file, without blanks and commas."""
+    """Return the name of a file made of words, without blanks or commas."""
     return "-".join(map(str, words)).replace(",", "").replace(" ", "-")
 
 
 def over_labels(axes: Any, budgets: Sequence[int]) -> None:
-    """Give a panel a logarithmic axis of labels that marks the budgets, as far as their numbers have room."""
+    """Give a panel a logarithmic axis of labels, with as many of the budgets marked as have room."""
     axes.set_xscale("log")
     few: list[int] = []
     for n in budgets:
@@ -88,9 +103,23 @@ def over_labels(axes: Any, budgets: Sequence[int]) -> None:
 def accuracy(
     runs: pd.DataFrame, arms: Sequence[str], looks: Mapping[str, Style], limits: tuple[float, float] | None = None
 ) -> Figure | None:
-    """Draw the test accuracy of arms over label budgets with 95% bands; with one budget, in rows with each seed.
+    """Draw the test accuracy of arms over label budgets, with bands of 95% intervals, or in rows for a single budget.
 
-    `limits` of the accuracy, in percent, are those of the panel unless given.
+    Parameters
+    ----------
+    runs : DataFrame
+        One row for each run.
+    arms : sequence of str
+        Names of the arms to draw.
+    looks : mapping of str to dict
+        Color and marker of each arm.
+    limits : (float, float), optional
+        Limits of the accuracy axis in percent; None to fit the data.
+
+    Returns
+    -------
+    Figure or None
+        None where these arms have no runs.
     """
     estimates = {(arm, n): e for (arm, n), e in arm_estimates(runs).items() if arm in arms}
     if not estimates:
@@ -126,10 +155,10 @@ def _accuracy_rows(
 
 
 def differences(
-    runs: pd.DataFrame, comparisons: Sequence[PairedComparison], arms: Sequence[str], looks: Mapping[str, Style]
+    runs: pd.DataFrame, paired: Sequence[PairedComparison], arms: Sequence[str], looks: Mapping[str, Style]
 ) -> Figure | None:
-    """Draw the paired difference of each arm from the baseline: mean, 95% interval, and a dot for each seed."""
-    shown = sorted((c for c in comparisons if c.arm in arms), key=lambda c: (list(arms).index(c.arm), c.labels))
+    """Draw the paired difference of each arm from the baseline: mean, 95% interval and a dot for each seed."""
+    shown = sorted((c for c in paired if c.arm in arms), key=lambda c: (list(arms).index(c.arm), c.labels))
     if not shown:
         return None
     table = seed_table(runs)
@@ -147,9 +176,11 @@ def differences(
     return figure
 
 
-def labels_saved(needed: Sequence[LabelEfficiency], arms: Sequence[str], looks: Mapping[str, Style]) -> Figure | None:
-    """Draw how many labels the baseline needs to reach what each arm reaches with its own."""
-    shown = [n for n in needed if n.arm in arms]
+def labels_saved(
+    efficiencies: Sequence[LabelEfficiency], arms: Sequence[str], looks: Mapping[str, Style]
+) -> Figure | None:
+    """Draw how many labels the baseline needs to be as accurate as each arm with its own labels."""
+    shown = [n for n in efficiencies if n.arm in arms]
     if not shown:
         return None
     groups: dict[str, list[Row]] = {}
@@ -161,15 +192,15 @@ def labels_saved(needed: Sequence[LabelEfficiency], arms: Sequence[str], looks: 
     figure, axes = rows(groups, looks)
     budgets = sorted({shown[0].smallest, *(n.labels for n in shown), shown[0].largest})
     over_labels(axes, budgets)
-    axes.set_xlabel(f"labels that {shown[0].baseline} needs for it")
+    axes.set_xlabel(f"labels that {shown[0].baseline} needs\nfor the same accuracy")
     return figure
 
 
 def over_time(curves: pd.DataFrame, arms: Sequence[str], looks: Mapping[str, Style]) -> Figure | None:
-    """Draw mean validation accuracy of arms at one label budget over seconds of training, pretraining included.
+    """Draw the mean validation accuracy of arms at one label budget over seconds of training, pretraining included.
 
-    A curve goes as far as all of its seeds do, and is at the mean of their seconds. A dashed line is where pretraining
-    ends.
+    A curve ends where the first of its seeds does, and its times are means over the seeds. A dashed line marks the end
+    of pretraining.
     """
     figure, axes = panel()
     ends = {}

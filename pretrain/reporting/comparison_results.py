@@ -1,4 +1,4 @@
-"""What a comparison's folder holds, as tables: runs, trials, probes, curves, pretrainings, and what failed."""
+"""The results in the folder of a comparison: tables of runs, trials, probes, curves and pretraining, and failures."""
 
 import json
 from collections import defaultdict
@@ -35,40 +35,40 @@ COLUMNS = (
 
 @dataclass(frozen=True)
 class Results:
-    """A comparison as far as it has got.
+    """The results of a comparison as far as it has run.
 
     Attributes
     ----------
     path : Path
-        Its folder.
+        Folder of the comparison.
     comparison : Comparison
         What was compared.
     configuration : str
-        The same as config.yaml says it.
+        Text of config.yaml.
     environment : dict
-        What its env.json says.
+        Content of env.json.
     labelled_digest : str
-        Digest of its labelled and its test images.
+        Digest of the labelled images and the test images.
     runs : DataFrame
-        A row a complete run, with the columns `COLUMNS`.
+        One row for each complete run, with the columns `COLUMNS`.
     trials : DataFrame
-        A row a trial that came to an end: arm, labels, seed, trial, each tuned setting, val_accuracy, seconds,
-        chosen, failure.
+        One row for each trial that ended: arm, labels, seed, trial, each tuned setting, val_accuracy, seconds, chosen,
+        failure.
     probes : DataFrame
-        A row a depth of a complete probe: init, labels, seed, depth, features, C, val_accuracy, test_accuracy.
+        One row for each depth of a complete probe: init, labels, seed, depth, features, C, val_accuracy, test_accuracy.
     curves : DataFrame
-        A row a validation of a complete run: arm, labels, seed, step, pretrain_seconds, seconds (those included),
-        val_accuracy.
+        One row for each validation of a complete run: arm, labels, seed, step, pretrain_seconds, seconds (including
+        pretrain_seconds), val_accuracy.
     stages : DataFrame
-        A row a complete pretraining: num_unlabelled, seed, unlabelled, seconds, flops.
+        One row for each complete pretraining: num_unlabelled, seed, unlabelled, seconds, flops.
     progress : dict of str to (int, int)
-        For runs, trials, pretrainings and probes, how many are complete, and of how many.
+        Number of complete tasks and number of all tasks, for runs, trials, pretrainings and probes.
     failures : list of str
-        A line a reason, with all that failed for it.
+        One line for each reason, with all tasks that failed for it.
     leakage : dict, optional
-        What leakage.json says of the unlabelled pool; None where nobody looked.
+        Content of leakage.json; None where the unlabelled pool was not searched.
     test_images, classes : int, optional
-        As the runs counted them; None before the first is complete.
+        Number of test images and of classes; None before the first run is complete.
     """
 
     path: Path
@@ -89,7 +89,7 @@ class Results:
 
 
 def read_results(out: str | Path) -> Results:
-    """Read what the comparison in `out` holds so far.
+    """Read the results that the comparison in `out` has so far.
 
     Raises
     ------
@@ -123,7 +123,7 @@ def read_results(out: str | Path) -> Results:
 
 
 def read_comparison(out: Path) -> tuple[Comparison, dict[str, str]]:
-    """Return what the comparison in a folder is, wherever the folder is now, and the digests of its data.
+    """Return the comparison in a folder, wherever the folder is now, with the digests of its data.
 
     Raises
     ------
@@ -138,7 +138,7 @@ def read_comparison(out: Path) -> tuple[Comparison, dict[str, str]]:
 
 
 def _kind(task: Task) -> str:
-    """Return what a task is called in the progress of a comparison."""
+    """Return the name of a kind of task in the progress of a comparison."""
     if isinstance(task, FinetuningTask):
         return "runs" if task.trial is None else "trials"
     return "probes" if isinstance(task, ProbingTask) else "pretrainings"
@@ -153,7 +153,7 @@ def _progress(everything: list[Task], done: Mapping[Task, Any]) -> dict[str, tup
 
 
 def _failures(everything: list[Task], done: Mapping[Task, Any], out: Path) -> list[str]:
-    """Return a line for each reason: one that hits a pretraining hits all that need it."""
+    """Return one line for each reason, since a failed pretraining fails all runs that need it."""
     reasons: dict[str, list[str]] = defaultdict(list)
     for task in everything:
         if task not in done and (reason := RunFolder(task.folder(out)).failure()):
@@ -162,7 +162,7 @@ def _failures(everything: list[Task], done: Mapping[Task, Any], out: Path) -> li
 
 
 def _trials(everything: list[Task], done: Mapping[Task, Any], comparison: Comparison) -> pd.DataFrame:
-    """Return a row for each trial that came to an end, arm by arm; the choice is marked once all of its arm have."""
+    """Return a row for each trial that ended, arm by arm. A choice is marked once all trials of its arm have ended."""
     rows = []
     candidates, out = comparison.tuning.candidates(), Path(comparison.out)
     settings = list(dict.fromkeys(key for candidate in candidates for key in candidate))
@@ -197,7 +197,8 @@ def _trials(everything: list[Task], done: Mapping[Task, Any], comparison: Compar
 def _winner(task: FinetuningTask, comparison: Comparison) -> int | None:
     try:
         return task.winner(comparison)
-    except UserError:  # no candidate went well on every seed
+    except UserError:
+        # No candidate succeeded on every seed.
         return None
 
 

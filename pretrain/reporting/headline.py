@@ -1,4 +1,4 @@
-"""What a comparison says first: the verdict, and what it is worth."""
+"""The headline of a report: the verdict on pretraining in a sentence or two, and its label efficiency."""
 
 from collections import defaultdict
 
@@ -6,65 +6,77 @@ from pretrain.comparison.label_efficiency import LabelEfficiency
 from pretrain.comparison.plan import Comparison
 from pretrain.comparison.verdicts import PairedComparison, compare_arms
 from pretrain.reporting.comparison_results import Results
+from pretrain.reporting.settings_in_words import enumeration
 
-SAID = {
-    "helps": "helped with {}",
-    "hurts": "hurt with {}",
-    "no detectable difference": "made no detectable difference with {}",
-    "too few seeds": "was run with too few seeds for a claim with {}",
+# The predicates of a sentence about pretraining; label budgets follow.
+PRETRAINING_PREDICATES = {
+    "helps": "helped with",
+    "hurts": "hurt with",
+    "no detectable difference": "made no detectable difference with",
+    "too few seeds": "had too few seeds for a claim with",
 }
-OF_ARMS = {
-    "helps": "these help:",
-    "hurts": "these hurt:",
+# The beginnings of clauses about several arms; the names of arms follow.
+CLAUSES_ABOUT_ARMS = {
+    "helps": "these arms help:",
+    "hurts": "these arms hurt:",
     "no detectable difference": "no difference is detectable for",
-    "too few seeds": "there are too few seeds for a claim on",
+    "too few seeds": "there are too few seeds for a claim about",
 }
 
 
 def against_matched(results: Results) -> list[PairedComparison]:
-    """Compare the main arm with the one from scratch that is given the same compute."""
+    """Compare the main arm with the compute-matched arm from scratch, where there are both."""
     main, matched = results.comparison.main_arm, results.comparison.compute_matched_arm
     if main is None or matched is None:
         return []
     return compare_arms(results.runs[results.runs["arm"].isin([main, matched])], matched)
 
 
-def headline(comparisons: list[PairedComparison], matched: list[PairedComparison], comparison: Comparison) -> str:
-    """Return the verdict on the main arm, over all budgets; on every arm, where the baseline is pretrained itself.
+def headline(paired: list[PairedComparison], matched: list[PairedComparison], comparison: Comparison) -> str:
+    """Return the verdict on the main arm over all budgets, or on every arm where the baseline is pretrained itself.
 
-    And what is left of it against the arm from scratch that has as much compute; `matched` is as of `against_matched`.
+    Parameters
+    ----------
+    paired : list of PairedComparison
+        Every arm against the baseline.
+    matched : list of PairedComparison
+        The main arm against the compute-matched one, from `against_matched`.
+    comparison : Comparison
+        What was compared.
     """
-    if comparisons and comparison.arms[comparison.baseline].pretrained:
-        said = _by_verdict(comparisons)
-        return f"Compared with {comparison.baseline}, which is pretrained itself, {said} (in points)."
-    chosen = [c for c in comparisons if c.arm == comparison.main_arm]
-    if not chosen:
+    if paired and comparison.arms[comparison.baseline].pretrained:
+        verdicts = _every_arm(paired)
+        return f"Compared with {comparison.baseline}, which is pretrained itself, {verdicts} (differences in points)."
+    of_main = [c for c in paired if c.arm == comparison.main_arm]
+    if not of_main:
         return f"No pretrained arm has been compared with {comparison.baseline} yet."
-    said = f"Compared with {comparison.baseline}, pretraining {_over_budgets(chosen)}."
+    sentence = f"Compared with {comparison.baseline}, pretraining {_over_budgets(of_main)}."
     if matched:
-        said += (
-            f" Compared with {comparison.compute_matched_arm}, which had as much compute, it {_over_budgets(matched)}."
-        )
-    return said
+        arm = comparison.compute_matched_arm
+        sentence += f" Compared with the compute-matched arm {arm}, it {_over_budgets(matched)}."
+    return sentence
 
 
-def _over_budgets(comparisons: list[PairedComparison]) -> str:
-    """Say what an arm did, verdict by verdict, with which labels."""
+def _over_budgets(paired: list[PairedComparison]) -> str:
+    """Return the effect of pretraining as predicates, one for each verdict, with the budgets that have it."""
     budgets: dict[str, list[str]] = defaultdict(list)
-    for c in comparisons:
+    for c in paired:
         budgets[c.verdict].append(f"{c.labels:,} labels ({100 * c.difference.mean:+.1f} points)")
-    return "; it ".join(SAID[verdict].format(", ".join(where)) for verdict, where in budgets.items())
+    return "; it ".join(f"{PRETRAINING_PREDICATES[verdict]} {enumeration(of)}" for verdict, of in budgets.items())
 
 
-def _by_verdict(comparisons: list[PairedComparison]) -> str:
-    """Return which arms have which verdict at each budget, and their differences in points."""
+def _every_arm(paired: list[PairedComparison]) -> str:
+    """Return the arms by budget and verdict, with their differences in points."""
     arms: dict[int, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
-    for c in comparisons:
+    for c in paired:
         arms[c.labels][c.verdict].append(f"{c.arm} ({100 * c.difference.mean:+.1f})")
-    said = {n: "; ".join(f"{OF_ARMS[v]} {', '.join(which)}" for v, which in of_n.items()) for n, of_n in arms.items()}
-    return "; ".join(f"with {labels:,} labels {verdicts}" for labels, verdicts in sorted(said.items()))
+    clauses = {
+        labels: "; ".join(f"{CLAUSES_ABOUT_ARMS[verdict]} {enumeration(names)}" for verdict, names in verdicts.items())
+        for labels, verdicts in arms.items()
+    }
+    return "; ".join(f"with {labels:,} labels {clause}" for labels, clause in sorted(clauses.items()))
 
 
-def worth(needed: list[LabelEfficiency], comparison: Comparison) -> list[str]:
-    """Return what the main arm is worth in labels, a sentence a budget."""
-    return [n.sentence() for n in needed if n.arm == comparison.main_arm]
+def label_efficiency_sentences(efficiencies: list[LabelEfficiency], comparison: Comparison) -> list[str]:
+    """Return the label efficiency of the main arm, one sentence for each budget."""
+    return [each.sentence() for each in efficiencies if each.arm == comparison.main_arm]

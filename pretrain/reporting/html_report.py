@@ -1,4 +1,4 @@
-"""The report of a comparison: a pure function of what its folder holds."""
+"""The report of a comparison, a pure function of its folder."""
 
 import base64
 import json
@@ -19,36 +19,37 @@ from pretrain.reporting import attribution_figures, comparison_figures, plotting
 from pretrain.reporting.caveats import caveats
 from pretrain.reporting.comparison_figures import Drawing, file_name
 from pretrain.reporting.comparison_results import Results, read_results
-from pretrain.reporting.headline import against_matched, headline, worth
+from pretrain.reporting.headline import against_matched, headline, label_efficiency_sentences
 from pretrain.reporting.methods_text import methods
 from pretrain.runs.atomic_files import write_text
 
-SAVED = (
-    "Labels that the baseline needs for the same accuracy, with their 95% interval; the ring is what the arm had. An "
-    "arrowhead is beyond the budgets that were run, where intervals are cut off as well."
+LABELS_SAVED_CAPTION = (
+    "Labels that the baseline needs for the same accuracy, with 95% intervals. A ring marks the labels of the arm. An "
+    "arrowhead points beyond the budgets that were run, where intervals are cut off as well."
 )
 
 
 @dataclass(frozen=True)
 class Report:
-    """Where the report is, and what it says first."""
+    """Where the report is, with its headline."""
 
     path: Path
     headline: str
 
 
 def write_report(out: str | Path, into: str | Path | None = None) -> Report:
-    """Write the report of the comparison in `out`, as far as it has got.
+    """Write the report of the comparison in `out`, as far as it has run.
 
-    That is report.html (one file that needs no other), report.md, results.csv (a row a run), results.json (the
-    statistics), trials.csv and probes.csv where there are any, and each figure as PNG and SVG in figures/.
+    The report consists of report.html (a self-contained file), report.md, results.csv (one row for each run),
+    results.json (the statistics), trials.csv and probes.csv where there are any, and each figure as PNG and SVG in
+    figures/.
 
     Parameters
     ----------
     out : str or Path
-        The comparison's folder.
+        Folder of the comparison.
     into : str or Path, optional
-        Where the report is written; by default in the folder itself.
+        Folder of the report; None for the folder of the comparison.
 
     Raises
     ------
@@ -58,35 +59,35 @@ def write_report(out: str | Path, into: str | Path | None = None) -> Report:
     results = read_results(out)
     into = Path(out) if into is None or Path(into).resolve() == Path(out).resolve() else open_folder(into)
     baseline = results.comparison.baseline
-    comparisons, needed = compare_arms(results.runs, baseline), label_efficiency(results.runs, baseline)
-    _write_tables(results, comparisons, needed, into)
-    drawings = export(draw(results, comparisons, needed), into)
-    page = _page(results, comparisons, needed) | {"drawings": drawings, "pictures": _pictures(results)}
+    paired, efficiencies = compare_arms(results.runs, baseline), label_efficiency(results.runs, baseline)
+    _write_tables(results, paired, efficiencies, into)
+    drawings = export(draw(results, paired, efficiencies), into)
+    page = _page(results, paired, efficiencies) | {"drawings": drawings, "pictures": _pictures(results)}
     render("report", page, into)
     return Report(into / "report.html", page["headline"])
 
 
 def open_folder(path: str | Path) -> Path:
-    """Return a folder for a report of its own, made when missing.
+    """Return a folder that holds a report and nothing else, made when missing.
 
     Raises
     ------
     UserError
-        When it holds anything but such a report.
+        When it holds anything but a report.
     """
     folder = Path(path)
     there = {entry.name for entry in folder.iterdir()} if folder.is_dir() else set()
     if folder.is_file() or "config.yaml" in there or (there and "results.csv" not in there):
-        raise UserError(f"out={path} holds something else than a report: give another out=.")
+        raise UserError(f"out={path} holds something other than a report: give another out=.")
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
 
 def _write_tables(
-    results: Results, comparisons: list[PairedComparison], needed: list[LabelEfficiency], into: Path
+    results: Results, paired: list[PairedComparison], efficiencies: list[LabelEfficiency], into: Path
 ) -> None:
     write_text(into / "results.csv", results.runs.to_csv(index=False))
-    write_text(into / "results.json", json.dumps(as_json(results.runs, comparisons, needed), indent=2) + "\n")
+    write_text(into / "results.json", json.dumps(as_json(results.runs, paired, efficiencies), indent=2) + "\n")
     for name, table in (("trials", results.trials), ("probes", results.probes)):
         if len(table):
             write_text(into / f"{name}.csv", table.to_csv(index=False))
@@ -94,43 +95,47 @@ def _write_tables(
             (into / f"{name}.csv").unlink(missing_ok=True)
 
 
-def draw(results: Results, comparisons: list[PairedComparison], needed: list[LabelEfficiency]) -> Iterator[Drawing]:
-    """Draw all that there is data for."""
+def draw(results: Results, paired: list[PairedComparison], efficiencies: list[LabelEfficiency]) -> Iterator[Drawing]:
+    """Draw every figure that there is data for."""
     looks = plotting.styles(results.comparison.arms, results.comparison.baseline)
     interval = f"mean{' and 95% interval' if results.runs['seed'].nunique() >= plotting.INTERVAL_FROM else ''}"
     shown = comparison_figures.panels(results.comparison)
     main = next(iter(shown.values()))
     for title, arms in shown.items():
-        text = f"Test accuracy, {title}: {interval}."
-        yield from _drawing(
-            "results", f"accuracy {title}", text, comparison_figures.accuracy(results.runs, arms, looks)
-        )
-        text = f"Paired differences, {title}: each dot is a seed; {interval}."
-        found = comparison_figures.differences(results.runs, comparisons, arms, looks)
-        yield from _drawing("results", f"differences {title}", text, found)
-    yield from _drawing("results", "labels saved", SAVED, comparison_figures.labels_saved(needed, main, looks))
+        figure = comparison_figures.accuracy(results.runs, arms, looks)
+        yield from _drawing("results", f"accuracy {title}", f"Test accuracy, {title}: {interval}.", figure)
+        figure = comparison_figures.differences(results.runs, paired, arms, looks)
+        caption = f"Paired differences, {title}: {interval}, with a dot for each seed."
+        yield from _drawing("results", f"differences {title}", caption, figure)
+    figure = comparison_figures.labels_saved(efficiencies, main, looks)
+    yield from _drawing("results", "labels saved", LABELS_SAVED_CAPTION, figure)
     for labels, curves in results.curves.groupby("labels"):
-        text = f"Validation accuracy over time, {labels:,} labels: {interval}. Pretraining ends at the dashes."
-        yield from _drawing("time", f"time {labels} labels", text, comparison_figures.over_time(curves, main, looks))
+        figure = comparison_figures.over_time(curves, main, looks)
+        caption = f"Validation accuracy over time, {labels:,} labels: {interval}. Pretraining ends at a dashed line."
+        yield from _drawing("time", f"time {labels} labels", caption, figure)
+    yield from _attribution(results, paired, interval)
+
+
+def _attribution(results: Results, paired: list[PairedComparison], interval: str) -> Iterator[Drawing]:
+    """Draw the figures that attribute a gain."""
     for labels, probes in results.probes.groupby("labels"):
-        text = f"Linear probes at each depth, {labels:,} labels: {interval}."
-        yield from _drawing("attribution", f"probes {labels} labels", text, attribution_figures.probe_depths(probes))
-    text = f"Gain by the number of pretrained layers kept, paired by seed: {interval}."
-    yield from _drawing("attribution", "layers kept", text, attribution_figures.layers_kept(results, comparisons))
-    text = f"Gain by the number of unlabelled images, paired by seed: {interval}."
-    yield from _drawing(
-        "attribution", "unlabelled images", text, attribution_figures.unlabelled_images(results, comparisons)
-    )
+        caption = f"Test accuracy of linear probes at each depth, {labels:,} labels: {interval}."
+        yield from _drawing("attribution", f"probes {labels} labels", caption, attribution_figures.probe_depths(probes))
+    gain = f"paired by seed: {interval}."
+    caption, figure = "Gain by the number of pretrained layers kept", attribution_figures.layers_kept(results, paired)
+    yield from _drawing("attribution", "layers kept", f"{caption}, {gain}", figure)
+    caption, figure = "Gain by the number of unlabelled images", attribution_figures.unlabelled_images(results, paired)
+    yield from _drawing("attribution", "unlabelled images", f"{caption}, {gain}", figure)
 
 
 def _drawing(part: str, name: str, caption: str, figure: Figure | None) -> Iterator[Drawing]:
-    """Give a figure that could be drawn its name and caption."""
+    """Yield a figure with its name and caption, or nothing where there is no figure."""
     if figure is not None:
         yield Drawing(part, file_name(name), caption, figure)
 
 
 def export(drawings: Iterable[Drawing], into: Path) -> dict[str, list[dict[str, str]]]:
-    """Write figures as PNG and SVG, take those of a former report away, and return them for a page, by its parts."""
+    """Write figures as PNG and SVG, delete those of a former report, and return them for the parts of a page."""
     shown: dict[str, list[dict[str, str]]] = {"results": [], "time": [], "attribution": []}
     for drawing in drawings:
         svg = plotting.export(drawing.figure, into / "figures" / drawing.name)
@@ -156,22 +161,22 @@ def render(template: str, page: dict[str, Any], into: Path) -> None:
         write_text(into / f"report.{suffix}", text)
 
 
-def _page(results: Results, comparisons: list[PairedComparison], needed: list[LabelEfficiency]) -> dict[str, Any]:
-    """Return what both templates show, apart from figures."""
+def _page(results: Results, paired: list[PairedComparison], efficiencies: list[LabelEfficiency]) -> dict[str, Any]:
+    """Return what both templates show, except the figures."""
     comparison, main = results.comparison, results.comparison.main_arm
-    of_main, matched = [c for c in comparisons if c.arm == main], against_matched(results)
+    of_main, matched = [c for c in paired if c.arm == main], against_matched(results)
     return {
         "title": f"Did pretraining help? {comparison.stack.name} on {comparison.data.name}",
-        "headline": headline(comparisons, matched, comparison),
+        "headline": headline(paired, matched, comparison),
         "sentences": [c.sentence() for c in [*of_main, *matched]],
-        "others": [c.sentence() for c in comparisons if c.arm != main],
-        "worth": worth(needed, comparison),
-        "caveats": caveats(results, comparisons, matched),
+        "others": [c.sentence() for c in paired if c.arm != main],
+        "label_efficiency": label_efficiency_sentences(efficiencies, comparison),
+        "caveats": caveats(results, paired, matched),
         "progress": progress(results),
         "failures": results.failures,
         "accuracies": tables.accuracies(results.runs),
-        "paired": tables.paired(comparisons),
-        "labels": tables.labels(needed),
+        "paired": tables.paired_differences(paired),
+        "labels": tables.label_efficiency(efficiencies),
         "cost": tables.cost(results.runs),
         "searched": tables.seconds(results.trials["seconds"].astype(float).sum()),
         "trials": tables.trials(results),
@@ -185,16 +190,16 @@ def _page(results: Results, comparisons: list[PairedComparison], needed: list[La
 
 
 def progress(results: Results) -> str:
-    """Return how much of a comparison is there, in a sentence; nothing once all of it is."""
+    """Return how much of a comparison is complete, in sentences; nothing once all of it is."""
     if all(complete == total for complete, total in results.progress.values()):
         return ""
     parts = [f"{complete:,} of {total:,} {kind}" for kind, (complete, total) in results.progress.items()]
     none = "No run is complete yet. " if not len(results.runs) else ""
-    return f"{none}{', '.join(parts)} are complete. The same command runs the rest."
+    return f"{none}{', '.join(parts)} are complete. Run the same command again to complete the rest."
 
 
 def _pictures(results: Results) -> list[dict[str, str]]:
-    """Return the pictures of the first seed's pretraining, inlined."""
+    """Return the pictures of the pretraining of the first seed as data for the page."""
     folder = PretrainingTask(results.comparison.seeds[0]).folder(results.path)
     return [
         {

@@ -1,4 +1,4 @@
-"""How figures are drawn: panels of one size that a phone can show, lines named at their ends, rows of intervals."""
+"""Drawing of figures: panels that a phone can show, lines named at their ends, and rows of intervals."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,12 +16,14 @@ from matplotlib.ticker import MaxNLocator
 from pretrain.comparison.paired_differences import Estimate
 from pretrain.pictures.drawing import COLORS
 
-WIDTH, HEIGHT = 4.7, 3.3  # inches: on a narrow screen the text of a wider figure would be too small to read
-ROW = 0.25  # inches, of a figure of rows
-LINE = 0.075  # of a panel's height, for a line of text
-GRID = "#dddddd"
+# On a narrow screen, the text of a wider figure would be too small to read.
+WIDTH, HEIGHT = 4.7, 3.3  # inches
+ROW_HEIGHT = 0.25  # inches
+TEXT_HEIGHT = 0.075  # fraction of the height of a panel
+GRID_COLOR = "#dddddd"
 MARKERS = "sD^vPX"
-INTERVAL_FROM = 3  # seeds; a t interval of two is wider than any figure
+# Figures show intervals from this number of seeds on: the t interval of two seeds is wider than any figure.
+INTERVAL_FROM = 3
 STYLE: Any = {"svg.hashsalt": "pretrain", "svg.fonttype": "none", "font.family": "sans-serif"}
 
 Style = dict[str, Any]
@@ -29,10 +31,20 @@ Style = dict[str, Any]
 
 @dataclass(frozen=True)
 class Row:
-    """A line of a figure of rows: what it is called within its group, an estimate in percent, and the seeds it is of.
+    """One row of a figure of rows: an estimate with its interval.
 
-    `low` and `high` are NaN where there is no interval to draw; `beside` is a value to compare with; `marker` stands in
-    for the usual one.
+    Attributes
+    ----------
+    name : str
+        Name within the group; "" where the group has a single row.
+    mean, low, high : float
+        Estimate and bounds of its interval. Bounds that are NaN are not drawn.
+    dots : sequence of float
+        Values of the single seeds.
+    beside : float, optional
+        Value to compare with, drawn as a ring.
+    marker : str, optional
+        Marker of the estimate; None for that of the arm.
     """
 
     name: str
@@ -45,7 +57,7 @@ class Row:
 
 
 def styles(arms: Iterable[str], baseline: str) -> dict[str, Style]:
-    """Return a color and a marker for each arm, the same in every figure; the baseline is black."""
+    """Return the color and marker of each arm, the same in every figure. The baseline is black."""
     others = [arm for arm in arms if arm != baseline]
     looks = {
         arm: {"color": COLORS[k % (len(COLORS) - 1)], "marker": MARKERS[(k + k // 6) % len(MARKERS)]}
@@ -55,35 +67,35 @@ def styles(arms: Iterable[str], baseline: str) -> dict[str, Style]:
 
 
 def panel(height: float = HEIGHT) -> tuple[Figure, Any]:
-    """Return a figure of one panel, and its axes."""
+    """Return a figure of one panel with its axes; `height` is in inches."""
     figure = Figure(figsize=(WIDTH, height), layout="constrained")
     axes = figure.subplots()
     axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(axis="y", color=GRID, linewidth=0.7)
+    axes.grid(axis="y", color=GRID_COLOR, linewidth=0.7)
     axes.set_axisbelow(True)
     return figure, axes
 
 
 def shown(e: Estimate) -> tuple[float, float]:
-    """Return the bounds of an estimate, NaN where there are too few seeds for an interval that says anything."""
+    """Return the bounds of an estimate, or NaN where there are too few seeds for an informative interval."""
     return (e.low, e.high) if e.n >= INTERVAL_FROM else (np.nan, np.nan)
 
 
 def spread(estimates: Sequence[Estimate], scale: float = 100) -> np.ndarray:
-    """Return the bounds of estimates in percent, (n, 2), those that are to be shown."""
+    """Return the bounds of estimates in percent, (n, 2); NaN where there are too few seeds to show an interval."""
     return scale * np.array([shown(e) for e in estimates]).reshape(-1, 2)
 
 
 def band(axes: Any, x: Sequence[float], estimates: Sequence[Estimate], style: Style) -> None:
-    """Draw estimates in percent as a line in a band, the 95% interval."""
+    """Draw estimates in percent as a line, with their 95% intervals as a band around it."""
     axes.plot(x, [100 * e.mean for e in estimates], linewidth=1.6, markersize=5, **style)
     axes.fill_between(x, *spread(estimates).T, color=style["color"], alpha=0.15, linewidth=0)
 
 
 def name_lines(axes: Any, ends: Mapping[str, tuple[float, float]], looks: Mapping[str, Style]) -> None:
-    """Write the name of each line to the right of the panel, at the height of its end or as near as there is room.
+    """Write the name of each line to the right of the panel, as near to the height of its end as there is room.
 
-    The limits of the axes must not change after that.
+    The limits of the axes must not change afterwards.
     """
     axes.set(xlim=axes.get_xlim(), ylim=axes.get_ylim())
     to_panel = axes.transScale + axes.transLimits
@@ -96,12 +108,13 @@ def name_lines(axes: Any, ends: Mapping[str, tuple[float, float]], looks: Mappin
 
 
 def apart(heights: Sequence[float]) -> list[float]:
-    """Return heights moved as little as keeps a line of text between each two, in the same order."""
+    """Return heights in the same order, moved apart just enough that a line of text fits between any two."""
     order = np.argsort(heights, kind="stable")
     moved = np.array(heights, dtype=float)
-    for _ in range(100):  # each pass halves what is left of an overlap
+    # Each pass halves the remaining overlaps.
+    for _ in range(100):
         for below, above in pairwise(order):
-            missing = LINE - (moved[above] - moved[below])
+            missing = TEXT_HEIGHT - (moved[above] - moved[below])
             if missing > 1e-3:
                 moved[below] -= missing / 2
                 moved[above] += missing / 2
@@ -109,16 +122,17 @@ def apart(heights: Sequence[float]) -> list[float]:
 
 
 def rows(groups: Mapping[str, Sequence[Row]], looks: Mapping[str, Style]) -> tuple[Figure, Any]:
-    """Draw rows of intervals, those of a group below its name, each seed as a dot above its row.
+    """Draw rows of intervals below the name of their group, with a dot for each seed above its row.
 
-    Where rows have no names, each is beside that of its group.
+    A row without a name stands beside the name of its group.
     """
     named = any(row.name for group in groups.values() for row in group)
     count = sum(named + len(group) for group in groups.values())
-    figure, axes = panel(0.75 + ROW * count)
+    figure, axes = panel(0.75 + ROW_HEIGHT * count)
     axes.grid(visible=False, axis="y")
-    axes.grid(axis="x", color=GRID, linewidth=0.7)
-    axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))  # numbers of two decimals have room
+    axes.grid(axis="x", color=GRID_COLOR, linewidth=0.7)
+    # Six ticks leave room for numbers with two decimals.
+    axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
     at, ticks = 0, {}
     for name, group in groups.items():
         if named:
@@ -144,21 +158,23 @@ def _row(axes: Any, at: int, row: Row, style: Style) -> None:
 
 
 def inline(svg: str, title: str) -> str:
-    """Return an SVG file as an element of a page, whose ink and paper it takes over, light or dark."""
+    """Return the text of an SVG file as an element of a page, in the light or dark colors of the page."""
     element = svg[svg.index("<svg") :]
-    element = re.sub(r'<g id="[^"]*">', "<g>", element)  # names that the figures of a page would share
-    for color, variable in (("#000000", "currentColor"), ("#ffffff", "none"), (GRID, "var(--line)")):
+    # The figures of one page would share these ids.
+    element = re.sub(r'<g id="[^"]*">', "<g>", element)
+    for color, variable in (("#000000", "currentColor"), ("#ffffff", "none"), (GRID_COLOR, "var(--line)")):
         element = element.replace(color, variable)
     return element.replace("<svg ", f'<svg role="img" aria-label="{escape(title)}" ', 1)
 
 
 def export(figure: Figure, path: Path) -> str:
-    """Write a figure as `path`.svg and `path`.png, and return the SVG: the same figure gives the same files."""
+    """Write a figure as `path`.svg and `path`.png, the same bytes for the same figure, and return the SVG."""
     path.parent.mkdir(exist_ok=True)
     svg, png = (path.with_name(f"{path.name}.{suffix}") for suffix in ("svg", "png"))
     with matplotlib.rc_context(STYLE):
         figure.draw_without_rendering()
-        figure.set_layout_engine("none")  # it is laid out now, once for both files
+        # The figure is laid out by now, once for both files.
+        figure.set_layout_engine("none")
         figure.savefig(svg, metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
         figure.savefig(png, dpi=200, metadata={"Software": None})
     return svg.read_text()

@@ -1,4 +1,4 @@
-"""A report over several comparisons: the same arms of two stacks, or of two versions, next to each other."""
+"""A report on several comparisons side by side, for example of the same arms with two stacks."""
 
 import json
 from collections import Counter
@@ -10,7 +10,7 @@ import pandas as pd
 from scipy import stats
 
 from pretrain.comparison.label_efficiency import label_efficiency
-from pretrain.comparison.paired_differences import LEVEL
+from pretrain.comparison.paired_differences import SIGNIFICANCE_LEVEL
 from pretrain.comparison.verdicts import PairedComparison, as_json, compare_arms
 from pretrain.errors import UserError
 from pretrain.reporting import comparison_figures, plotting, tables
@@ -22,19 +22,21 @@ from pretrain.reporting.html_report import Report, export, open_folder, progress
 from pretrain.reporting.tables import Table
 from pretrain.runs.atomic_files import write_text
 
-ROOM = 2.0  # points beyond the least and the greatest accuracy of any seed
-Names = Mapping[tuple[str, str], str]  # of arms in the report, by comparison and arm
+# Panels reach this far beyond the lowest and the highest accuracy of any seed.
+ACCURACY_MARGIN = 2.0  # points
+# The names of arms in the report, by comparison and arm.
+Names = Mapping[tuple[str, str], str]
 
 
 def write_side_by_side(runs: Sequence[str | Path], out: str | Path) -> Report:
-    """Write report.html, report.md, results.csv, results.json and figures/ over several comparisons.
+    """Write report.html, report.md, results.csv, results.json and figures/ on several comparisons.
 
     Parameters
     ----------
     runs : sequence of str or Path
         Folders of comparisons. The others are compared with the first.
     out : str or Path
-        Where the report is written: a folder of its own.
+        Folder of the report, which holds nothing else.
 
     Raises
     ------
@@ -50,16 +52,16 @@ def write_side_by_side(runs: Sequence[str | Path], out: str | Path) -> Report:
     joint = pd.concat(frames.values(), ignore_index=True)
     first, *others = compared
     write_text(into / "results.csv", joint.to_csv(index=False))
-    judged = {name: compare_arms(each.runs, each.comparison.baseline) for name, each in compared.items()}
-    values = {name: _values(results, judged[name]) for name, results in compared.items()}
+    paired = {name: compare_arms(each.runs, each.comparison.baseline) for name, each in compared.items()}
+    values = {name: _values(results, paired[name]) for name, results in compared.items()}
     write_text(into / "results.json", json.dumps(values, indent=2) + "\n")
     matched = {name: against_matched(results) for name, results in compared.items()}
-    said = {name: headline(judged[name], matched[name], each.comparison) for name, each in compared.items()}
-    verdicts = "\n".join(f"{name}: {sentence}" for name, sentence in said.items())
+    headlines = {name: headline(paired[name], matched[name], each.comparison) for name, each in compared.items()}
+    verdicts = "\n".join(f"{name}: {sentence}" for name, sentence in headlines.items())
     page = {
         "title": f"{', '.join([first, *others[:-1]])} and {others[-1]}",
         "headline": verdicts,
-        "comparisons": {name: _about(each, judged[name], matched[name]) for name, each in compared.items()},
+        "comparisons": {name: _about(each, paired[name], matched[name]) for name, each in compared.items()},
         "accuracies": tables.accuracies(joint),
         "between": [_between(compared, (first, other), arms, joint) for other in others],
         "drawings": export(_draw(compared, arms), into),
@@ -68,12 +70,12 @@ def write_side_by_side(runs: Sequence[str | Path], out: str | Path) -> Report:
     return Report(into / "report.html", verdicts)
 
 
-def _values(results: Results, judged: list[PairedComparison]) -> dict[str, object]:
-    return as_json(results.runs, judged, label_efficiency(results.runs, results.comparison.baseline))
+def _values(results: Results, paired: list[PairedComparison]) -> dict[str, object]:
+    return as_json(results.runs, paired, label_efficiency(results.runs, results.comparison.baseline))
 
 
 def unique_names(paths: Sequence[Path]) -> list[str]:
-    """Return the names of folders, with as many of the folders above as it takes to tell them apart."""
+    """Return the names of folders, with as many parent folders as it takes to tell them apart."""
     depth = 1
     while len({path.parts[-depth:] for path in paths}) < len(paths):
         depth += 1
@@ -81,7 +83,7 @@ def unique_names(paths: Sequence[Path]) -> list[str]:
 
 
 def arm_names(compared: Mapping[str, Results]) -> dict[tuple[str, str], str]:
-    """Return what each arm of each comparison is called: with the comparison's name where several have such an arm."""
+    """Return the name of each arm in the report, with its comparison where several have an arm of that name."""
     count = Counter(arm for results in compared.values() for arm in results.comparison.arms)
     return {
         (name, arm): f"{name}: {arm}" if count[arm] > 1 else arm
@@ -91,19 +93,25 @@ def arm_names(compared: Mapping[str, Results]) -> dict[tuple[str, str], str]:
 
 
 def why_unpaired(one: Results, other: Results) -> str | None:
-    """Return why the runs of two comparisons cannot be paired by labels and seed; None where they can."""
+    """Return why the runs of two comparisons cannot be paired by labels and seed, or None where they can."""
     if one.labelled_digest != other.labelled_digest:
-        return "their labelled or their test images are not the same"
+        return "their labelled images or their test images differ"
     if {*one.comparison.seeds} != {*other.comparison.seeds}:
-        return "they have other seeds"
+        return "their seeds differ"
     return None
 
 
 def welch(x: pd.Series, y: pd.Series) -> tuple[float, float, float]:
-    """Return the difference of two means and its 95% interval (Welch's, unpaired); NaN for fewer than two values."""
+    """Return the difference of two means with its unpaired 95% interval, NaN for fewer than two values.
+
+    References
+    ----------
+    Welch (1947), The generalization of Student's problem when several different population variances are involved,
+    Biometrika 34.
+    """
     if min(len(x), len(y)) < 2:
         return float(x.mean() - y.mean()), np.nan, np.nan
-    bounds = stats.ttest_ind(x, y, equal_var=False).confidence_interval(1 - LEVEL)
+    bounds = stats.ttest_ind(x, y, equal_var=False).confidence_interval(1 - SIGNIFICANCE_LEVEL)
     return float(x.mean() - y.mean()), float(bounds.low), float(bounds.high)
 
 
@@ -111,13 +119,13 @@ def _renamed(runs: pd.DataFrame, name: str, arms: Names) -> pd.DataFrame:
     return runs.assign(arm=[arms[name, arm] for arm in runs["arm"]])
 
 
-def _about(results: Results, judged: list[PairedComparison], matched: list[PairedComparison]) -> dict[str, object]:
-    """Return what the page says of one comparison alone."""
+def _about(results: Results, paired: list[PairedComparison], matched: list[PairedComparison]) -> dict[str, object]:
+    """Return what the page says about one comparison alone."""
     comparison, main = results.comparison, results.comparison.main_arm
     return {
         "what": f"{comparison.stack.name} on {comparison.data.name}",
-        "sentences": [c.sentence() for c in [*(c for c in judged if c.arm == main), *matched]],
-        "caveats": caveats(results, judged, matched),
+        "sentences": [c.sentence() for c in [*(c for c in paired if c.arm == main), *matched]],
+        "caveats": caveats(results, paired, matched),
         "progress": progress(results),
         "command": results.environment.get("command", ""),
     }
@@ -126,7 +134,7 @@ def _about(results: Results, judged: list[PairedComparison], matched: list[Paire
 def _between(
     compared: Mapping[str, Results], pair: tuple[str, str], arms: Names, joint: pd.DataFrame
 ) -> dict[str, object]:
-    """Return the differences of the arms that two comparisons share, and how they were found."""
+    """Return the differences between the arms that two comparisons share, with a note on how they were computed."""
     first, other = pair
     shared = [arm for arm in compared[first].comparison.arms if (other, arm) in arms]
     both = [(arms[first, arm], arms[other, arm]) for arm in shared]
@@ -134,11 +142,11 @@ def _between(
     if reason := why_unpaired(compared[first], compared[other]):
         rows = [row for arm in both for row in _unpaired_rows(joint, *arm)]
         heads = ["arm", "against", "labels", "n", "difference", "95% interval"]
-        note = f"The runs of {first} and {other} are not paired, since {reason}: intervals are Welch's, with no test."
+        note = f"The runs of {first} and {other} are not paired, since {reason}. Intervals are Welch's, without a test."
         return {"title": title, "note": note, "table": Table(heads, rows, [0, 1])}
     tested = [c for one, two in both for c in compare_arms(joint[joint["arm"].isin([one, two])], one)]
     note = f"The runs of {first} and {other} are paired by labels and seed, on the same images."
-    return {"title": title, "note": note, "table": tables.paired(tested)}
+    return {"title": title, "note": note, "table": tables.paired_differences(tested)}
 
 
 def _unpaired_rows(joint: pd.DataFrame, one: str, two: str) -> Iterator[list[str]]:
@@ -150,14 +158,15 @@ def _unpaired_rows(joint: pd.DataFrame, one: str, two: str) -> Iterator[list[str
 
 
 def _draw(compared: Mapping[str, Results], arms: Names) -> Iterator[Drawing]:
-    """Draw the accuracy of each arm that several comparisons have, a line a comparison, and of the others."""
+    """Draw the accuracy of each shared arm, with a line for each comparison, and then of the other arms."""
     runs = pd.concat([results.runs.assign(comparison=name) for name, results in compared.items()], ignore_index=True)
     first = next(iter(compared))
     looks = plotting.styles(compared, first)
     interval = f"mean{' and 95% interval' if runs['seed'].nunique() >= plotting.INTERVAL_FROM else ''}"
     shared = dict.fromkeys(arm for (name, arm), called in arms.items() if called != arm)
     seen = 100 * runs.loc[runs["arm"].isin(shared), "test_accuracy"].dropna()
-    limits = (seen.min() - ROOM, seen.max() + ROOM) if len(seen) else None  # the same, so that panels can be compared
+    # The panels share their limits, so that they can be compared.
+    limits = (seen.min() - ACCURACY_MARGIN, seen.max() + ACCURACY_MARGIN) if len(seen) else None
     for arm in shared:
         lines = runs[runs["arm"] == arm].assign(arm=lambda of_arm: of_arm["comparison"])
         if found := comparison_figures.accuracy(lines, list(compared), looks, limits):
@@ -166,8 +175,8 @@ def _draw(compared: Mapping[str, Results], arms: Names) -> Iterator[Drawing]:
     for name, results in compared.items():
         alone = [arm for arm in results.comparison.arms if arm not in shared]
         own = plotting.styles(alone, first)
-        for k in range(0, len(alone), comparison_figures.CROWD):
-            few = alone[k : k + comparison_figures.CROWD]
+        for k in range(0, len(alone), comparison_figures.ARMS_PER_PANEL):
+            few = alone[k : k + comparison_figures.ARMS_PER_PANEL]
             if found := comparison_figures.accuracy(results.runs, few, own):
-                text = f"Test accuracy of arms that {name} alone has: {interval}."
+                text = f"Test accuracy of the arms that only {name} has: {interval}."
                 yield Drawing("results", file_name("accuracy", name.replace("/", "-"), *few), text, found)

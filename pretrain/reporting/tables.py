@@ -1,4 +1,4 @@
-"""Tables of a report, as text: accuracies, paired differences, labels needed, cost and trials."""
+"""Tables of a report as text: accuracies, paired differences, label efficiency, cost and trials."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -13,13 +13,24 @@ from pretrain.comparison.verdicts import PairedComparison, arm_estimates
 from pretrain.reporting.comparison_results import Results
 from pretrain.reporting.plotting import INTERVAL_FROM, shown
 
-NONE = "-"
-FIXED = ("arm", "labels", "seed", "trial", "val_accuracy", "seconds", "chosen", "failure")  # not settings, of trials
+MISSING = "-"
+# The other columns of the trials are settings.
+TRIAL_COLUMNS = ("arm", "labels", "seed", "trial", "val_accuracy", "seconds", "chosen", "failure")
 
 
 @dataclass(frozen=True)
 class Table:
-    """Heads, rows of text, and the columns that are words and not numbers; the first always is."""
+    """A table of text.
+
+    Attributes
+    ----------
+    heads : list of str
+        Heads of the columns.
+    rows : list of list of str
+        Cells of the rows.
+    words : list of int
+        Positions of the columns that hold words, and not numbers.
+    """
 
     heads: list[str]
     rows: list[list[str]]
@@ -27,31 +38,32 @@ class Table:
 
 
 def seconds(value: float) -> str:
-    """Return a time in the unit that suits it."""
+    """Return a time, given in seconds, in a fitting unit."""
     if value < 100:
         return f"{value:.1f} s"
     return f"{value / 60:.1f} min" if value < 6000 else f"{value / 3600:.1f} h"
 
 
 def flops(value: float) -> str:
-    """Return a number of floating-point operations with the prefix that suits it."""
+    """Return a number of floating-point operations with a fitting prefix."""
     power = min(int(np.log10(value) // 3), 6) if value >= 1 else 0
     return f"{value / 1000**power:.3g} {['', 'k', 'M', 'G', 'T', 'P', 'E'][power]}FLOP"
 
 
 def interval(low: float, high: float, sign: str = "") -> str:
-    """Return the bounds of an interval in percent; nothing for a single seed."""
-    return f"{100 * low:{sign}.2f} to {100 * high:{sign}.2f}" if np.isfinite(low) else NONE
+    """Return the bounds of an interval in percent, or a dash where there is none."""
+    return f"{100 * low:{sign}.2f} to {100 * high:{sign}.2f}" if np.isfinite(low) else MISSING
 
 
 def _number(value: float, form: str) -> str:
-    return format(value, form) if np.isfinite(value) else NONE
+    return format(value, form) if np.isfinite(value) else MISSING
 
 
 def by_arm(runs: pd.DataFrame) -> pd.DataFrame:
-    """Return runs arm by arm, in the order of their first, with few labels first."""
+    """Return runs arm by arm, in the order of their first runs, each with the smallest budget first."""
     order = {arm: k for k, arm in enumerate(runs["arm"].unique())}
-    labels = pd.to_numeric(runs["labels"], errors="coerce").fillna(np.inf)  # "all", of which no run is complete
+    # The budget "all" has a number only once a run with it is complete.
+    labels = pd.to_numeric(runs["labels"], errors="coerce").fillna(np.inf)
     return runs.iloc[labels.argsort(kind="stable")].sort_values("arm", key=lambda a: a.map(order), kind="stable")
 
 
@@ -62,17 +74,17 @@ def accuracies(runs: pd.DataFrame) -> Table:
 
     def row(arm: str, labels: int, e: Estimate) -> list[str]:
         also = validation.get((arm, labels))
-        there = f"{100 * also.mean:.2f}" if also else NONE
+        there = f"{100 * also.mean:.2f}" if also else MISSING
         return [arm, f"{labels:,}", str(e.n), f"{100 * e.mean:.2f}", interval(*shown(e)), there]
 
     heads = ["arm", "labels", "n", "test", "95% interval", "validation"]
     return Table(heads, [row(arm, labels, e) for (arm, labels), e in arm_estimates(runs).items()])
 
 
-def paired(comparisons: Sequence[PairedComparison]) -> Table:
-    """Return all that is known of each paired difference, in points."""
+def paired_differences(paired: Sequence[PairedComparison]) -> Table:
+    """Return the statistics of each paired difference, in points."""
     heads = ["arm", "labels", "n", "mean", "95% t interval", "95% bootstrap", "p", "p, Holm", "effect", "detectable"]
-    return Table([*heads, "verdict"], [_paired_row(c) for c in comparisons], [0, len(heads)])
+    return Table([*heads, "verdict"], [_paired_row(c) for c in paired], [0, len(heads)])
 
 
 def _paired_row(c: PairedComparison) -> list[str]:
@@ -84,37 +96,38 @@ def _paired_row(c: PairedComparison) -> list[str]:
         f"{100 * d.mean:+.2f}",
         interval(*shown(d), "+"),
         interval(*(c.bootstrap if d.n >= INTERVAL_FROM else shown(d)), "+"),
-        f"{c.p:.2g}" if d.n > 1 else NONE,
-        f"{c.p_corrected:.2g}" if d.n > 1 else NONE,
+        f"{c.p:.2g}" if d.n > 1 else MISSING,
+        f"{c.p_corrected:.2g}" if d.n > 1 else MISSING,
         _number(c.effect, "+.2f"),
         _number(100 * c.detectable, ".2f"),
         c.verdict,
     ]
 
 
-def labels(needed: Sequence[LabelEfficiency]) -> Table:
-    """Return what each arm is worth in labels, a sentence a row."""
-    return Table(["arm", "labels", "worth"], [[n.arm, f"{n.labels:,}", n.sentence()] for n in needed], [0, 2])
+def label_efficiency(efficiencies: Sequence[LabelEfficiency]) -> Table:
+    """Return the label efficiency of each arm at each budget, one sentence for each."""
+    rows = [[each.arm, f"{each.labels:,}", each.sentence()] for each in efficiencies]
+    return Table(["arm", "labels", "label efficiency"], rows, [0, 2])
 
 
 def cost(runs: pd.DataFrame) -> Table:
-    """Return what a run of each arm and budget costs, the mean over seeds."""
+    """Return the mean cost of a run of each arm and budget over the seeds."""
     columns = ["pretrain_seconds", "finetune_seconds", "pretrain_flops", "finetune_flops", "steps"]
     rows = []
     for (arm, budget), group in by_arm(runs).groupby(["arm", "labels"], sort=False):  # type: ignore[misc]
         before, after, before_flops, after_flops, steps = group[columns].mean()
-        first = [seconds(before), flops(before_flops)] if before_flops else [NONE, NONE]
+        first = [seconds(before), flops(before_flops)] if before_flops else [MISSING, MISSING]
         rows.append([str(arm), f"{budget:,}", *first, seconds(after), flops(after_flops), f"{steps:,.0f}"])
-    return Table(["arm", "labels", "pretraining", "its work", "fine-tuning", "its work", "steps"], rows)
+    return Table(["arm", "labels", "pretraining", "its compute", "fine-tuning", "its compute", "steps"], rows)
 
 
 def settings_tried(trials: pd.DataFrame) -> list[str]:
     """Return the names of the settings that were tuned."""
-    return [str(column) for column in trials if column not in FIXED]
+    return [str(column) for column in trials if column not in TRIAL_COLUMNS]
 
 
 def trials(results: Results) -> dict[str, Table]:
-    """Return the trials of each arm, budget by budget, the chosen ones marked."""
+    """Return the trials of each arm, budget by budget, with the chosen ones marked."""
     settings = settings_tried(results.trials)
     heads = ["labels", "trial", "seed", *settings, "validation (%)", "time", ""]
     return {
@@ -133,12 +146,13 @@ def _trial(row: Any, settings: Sequence[str]) -> list[str]:
 
 def _outcome(row: Any) -> list[str]:
     if isinstance(row["failure"], str):
-        return [NONE, NONE, f"failed: {row['failure']}"]
+        return [MISSING, MISSING, f"failed: {row['failure']}"]
     return [f"{100 * row['val_accuracy']:.2f}", seconds(row["seconds"]), "chosen" if row["chosen"] == "yes" else ""]
 
 
 def _plain(value: object) -> str:
-    """Return a setting as one would type it; pandas makes floats of a column of numbers that has gaps, which stay."""
+    """Return a setting as on a command line, or a dash for a gap."""
+    # Where a column has gaps, pandas turns its whole numbers into floats.
     if value is None or value != value:
-        return NONE
+        return MISSING
     return f"{value:g}" if isinstance(value, float) else str(value)
