@@ -29,7 +29,7 @@ def ours(images: torch.Tensor, *, filters: int, side: int, pool: int, **options:
     import pretrain
     from pretrain.network.preprocessing import Standardize
     from pretrain.runs.device import keep_freed_memory
-    from pretrain.training.greedy import fit_stage
+    from pretrain.training.greedy_pretraining import fit_stage
     from pretrain.training.stage_inputs import Inputs
 
     # The commands do so, too.

@@ -1,20 +1,20 @@
 """What `import pretrain` offers; each name is imported when it is first used."""
 
 from .command_line.named_settings import load_stack_settings as load_stack_settings
-from .comparison.plan import Arm as Arm
+from .comparison.arms import Arm as Arm
 from .comparison.plan import Comparison as Comparison
 from .comparison.tuning import Tuning as Tuning
 from .comparison.workers import run_comparison as run_comparison
 from .data.contrastive_views import Views as Views
 from .data.dataset import Dataset as Dataset
 from .data.dataset import Labelled as Labelled
+from .data.dataset_settings import CIFAR10Data as CIFAR10Data
+from .data.dataset_settings import DigitsData as DigitsData
+from .data.dataset_settings import FolderData as FolderData
 from .data.image_folder import load_unlabelled as load_unlabelled
 from .data.loading import load_cifar10 as load_cifar10
 from .data.loading import load_digits as load_digits
 from .data.loading import load_folder as load_folder
-from .data.sources import CIFAR10Data as CIFAR10Data
-from .data.sources import DigitsData as DigitsData
-from .data.sources import FolderData as FolderData
 from .errors import UserError as UserError
 from .evaluation.gradient_check import check_gradients as check_gradients
 from .evaluation.linear_probe import Probe as Probe
@@ -32,7 +32,6 @@ from .reporting.html_report import write_report as write_report
 from .reporting.side_by_side import write_side_by_side as write_side_by_side
 from .runs.device import Device as Device
 from .runs.run_folder import RunFolder as RunFolder
-from .stages.assembly import assemble as assemble
 from .stages.base import AutogradStage as AutogradStage
 from .stages.base import Metric as Metric
 from .stages.base import Objective as Objective
@@ -40,14 +39,15 @@ from .stages.base import Stage as Stage
 from .stages.contrastive import Contrastive as Contrastive
 from .stages.conv_autoencoder import ConvAutoencoder as ConvAutoencoder
 from .stages.conv_rbm import ConvRBM as ConvRBM
+from .stages.convnet_assembly import assemble as assemble
 from .stages.kmeans import KMeans as KMeans
 from .stages.soft_hebb import SoftHebb as SoftHebb
 from .stages.stack import Stack as Stack
 from .stages.stack_settings import StackSettings as StackSettings
 from .training.finetuning import Result as Result
 from .training.finetuning import finetune_network as finetune_network
-from .training.greedy import fit_stage as fit_stage
-from .training.greedy import fit_stages as fit_stages
+from .training.greedy_pretraining import fit_stage as fit_stage
+from .training.greedy_pretraining import fit_stages as fit_stages
 from .training.recipes import Recipe as Recipe
 from .training.recipes import Training as Training
 from .training.trainer import Callback as Callback

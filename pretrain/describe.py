@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from pretrain.command_line.command import command
-from pretrain.data.sources import DataSource
+from pretrain.data.dataset_settings import DataSource
 from pretrain.network.shapes import format_rows
 from pretrain.stages.stack_settings import StackSettings
 

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 import torch
 
 from pretrain.command_line.command import command
-from pretrain.data.sources import DataSource
+from pretrain.data.dataset_settings import DataSource
 from pretrain.errors import require_between
 from pretrain.evaluation.gradient_check import check_network, check_stage, format_gradients, turned_off
 from pretrain.network.preprocessing import Standardize
 from pretrain.runs.seeding import generator
-from pretrain.stages.assembly import assemble
+from pretrain.stages.convnet_assembly import assemble
 from pretrain.stages.stack_settings import StackSettings
 from pretrain.training.stack_building import blank_images, build_stack
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from pretrain.command_line.command import command
 from pretrain.errors import UserError
 from pretrain.runs.device import Device
-from pretrain.runs.settings import setting
+from pretrain.runs.typed_settings import setting
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import Any
 
 from pretrain.command_line.command import command
 from pretrain.errors import UserError
-from pretrain.runs.settings import setting
+from pretrain.runs.typed_settings import setting
 
 
 @dataclass(frozen=True)

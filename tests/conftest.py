@@ -16,7 +16,7 @@ from hydra.core.global_hydra import GlobalHydra
 import pretrain
 from pretrain.command_line.command import CONF, plain
 from pretrain.pipelines.run_settings import FinetuningRun, ProbeRun, StageRun
-from pretrain.runs.settings import typed
+from pretrain.runs.typed_settings import typed
 
 SETTINGS = {"stage": StageRun, "finetune": FinetuningRun, "probe": ProbeRun, "compare": pretrain.Comparison}
 

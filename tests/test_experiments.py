@@ -13,7 +13,7 @@ from pretrain import Comparison
 from pretrain.command_line.command import CONF, plain
 from pretrain.comparison.tasks import FinetuningTask
 from pretrain.comparison.workers import Worker
-from pretrain.runs.settings import typed
+from pretrain.runs.typed_settings import typed
 
 FOLDER = CONF / "experiment"
 EXPERIMENTS = sorted(str(path.relative_to(FOLDER).with_suffix("")) for path in FOLDER.rglob("*.yaml"))

@@ -3,7 +3,7 @@ import torch
 
 import pretrain
 from pretrain import Views, layer_rows
-from pretrain.training.compute_cost import finetuning_flops, stage_flops
+from pretrain.training.flop_counting import finetuning_flops, stage_flops
 
 
 def images(channels=2, count=8):

@@ -9,7 +9,7 @@ import pretrain
 from pretrain import Callback, Layer, RunFolder, UserError, Views, fit_stages
 from pretrain.runs.seeding import generator
 from pretrain.training.checkpointing import Checkpointing
-from pretrain.training.greedy import load_stack
+from pretrain.training.greedy_pretraining import load_stack
 from pretrain.training.stage_inputs import Inputs
 
 TRAINING = pretrain.Training(steps=12, batch_size=16)

@@ -9,7 +9,7 @@ from pretrain.network.activations import ACTIVATION_MODULES
 from pretrain.network.convnet import set_trainable
 from pretrain.network.layer_settings import ACTIVATIONS
 from pretrain.runs.seeding import generator, seeded
-from pretrain.stages.assembly import normalize_layers
+from pretrain.stages.convnet_assembly import normalize_layers
 
 CLASSES = ["ant", "bee", "cow", "dog"]
 

@@ -12,7 +12,7 @@ from pretrain.data.skipped_files import Skipped
 from pretrain.pipelines.layer_probing import run_probe
 from pretrain.pipelines.network_finetuning import run_finetune
 from pretrain.pipelines.stage_training import run_stages
-from pretrain.training.greedy import load_stack
+from pretrain.training.greedy_pretraining import load_stack
 from pretrain.training.stack_building import build_stack
 from pretrain.training.trainer import Trainer
 

@@ -10,7 +10,7 @@ from scipy import stats
 from pretrain import UserError
 from pretrain.rbm.boltzmann_machine import RBM
 from pretrain.rbm.centering import centered_gradient
-from pretrain.rbm.exact import hidden_states, log_partition, visible_states
+from pretrain.rbm.exact_enumeration import hidden_states, log_partition, visible_states
 from pretrain.rbm.gibbs_chains import ContrastiveDivergence, PersistentChains, correlation, log_exchange
 from pretrain.rbm.likelihood import annealed_log_partition, pseudo_likelihood
 from pretrain.rbm.visible_units import BinaryUnits, GaussianUnits

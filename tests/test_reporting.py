@@ -22,7 +22,7 @@ from pretrain.reporting.comparison_results import COLUMNS, read_results
 from pretrain.reporting.methods_text import methods
 from pretrain.reporting.plotting import TEXT_HEIGHT, Row, apart, panel, rows, styles
 from pretrain.reporting.side_by_side import unique_names, welch
-from pretrain.runs.settings import as_config
+from pretrain.runs.typed_settings import as_config
 
 # Most tests here write a whole comparison and its report.
 pytestmark = pytest.mark.integration

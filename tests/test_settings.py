@@ -19,7 +19,7 @@ from pretrain import (
 from pretrain.command_line.command import CONF, plain
 from pretrain.command_line.error_lines import nearest_setting
 from pretrain.pipelines.run_settings import FinetuningRun, ProbeRun, StageRun
-from pretrain.runs.settings import Resuming, as_config, may_differ, setting, typed
+from pretrain.runs.typed_settings import Resuming, as_config, may_differ, setting, typed
 
 KINDS = {"stage": StageRun, "finetune": FinetuningRun, "probe": ProbeRun, "compare": Comparison}
 

@@ -3,7 +3,7 @@ from sklearn.model_selection import ParameterGrid
 
 from pretrain import Tuning, UserError
 from pretrain.comparison.tuning import best_candidate
-from pretrain.runs.settings import typed
+from pretrain.runs.typed_settings import typed
 
 SPACE = {"learning_rate": [0.1, 0.01, 0.001], "head_steps": [0, 10]}
 

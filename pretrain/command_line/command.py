@@ -19,7 +19,7 @@ from pretrain.command_line.help_page import help_page
 from pretrain.errors import UserError
 from pretrain.runs.device import keep_freed_memory
 from pretrain.runs.progress import complain
-from pretrain.runs.settings import Config, typed
+from pretrain.runs.typed_settings import Config, typed
 
 T = TypeVar("T")
 _HERE = Path(__file__).parents[1]

@@ -11,7 +11,7 @@ from hydra.errors import HydraException, OverrideParseException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from pretrain.runs.settings import omegaconf_line
+from pretrain.runs.typed_settings import omegaconf_line
 
 
 def one_line(error: Exception, conf: Path, command: str, arguments: Iterable[str]) -> str:

@@ -4,7 +4,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from pretrain.command_line.command import CONF
-from pretrain.runs.settings import typed
+from pretrain.runs.typed_settings import typed
 from pretrain.stages.stack_settings import StackSettings
 
 

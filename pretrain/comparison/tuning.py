@@ -6,7 +6,7 @@ from statistics import fmean
 from typing import Any
 
 from pretrain.errors import UserError, require_between
-from pretrain.runs.settings import Config, setting
+from pretrain.runs.typed_settings import Config, setting
 from pretrain.training.recipes import Recipe
 
 

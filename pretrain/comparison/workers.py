@@ -16,7 +16,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 from lightning_fabric import Fabric
 
-from pretrain.comparison.checks import check_data
+from pretrain.comparison.data_checks import check_data
 from pretrain.comparison.plan import Comparison
 from pretrain.comparison.tasks import FinetuningTask, PretrainingTask, ProbingTask, Task, tasks
 from pretrain.data.dataset import Dataset

@@ -7,9 +7,9 @@ from pathlib import Path
 import torch
 
 from pretrain.data.dataset import Dataset, Labelled, gather
+from pretrain.data.dataset_settings import CIFAR10Data
 from pretrain.data.image_folder import load_unlabelled
 from pretrain.data.leakage_check import Named
-from pretrain.data.sources import CIFAR10Data
 from pretrain.errors import UserError
 
 

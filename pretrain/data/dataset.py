@@ -9,10 +9,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from pretrain.data.dataset_settings import DataSource
 from pretrain.data.image_cache import Decoded
 from pretrain.data.leakage_check import Leakage, Named, check_pool
 from pretrain.data.skipped_files import Skipped, write_skipped
-from pretrain.data.sources import DataSource
 from pretrain.data.splits import split_validation
 from pretrain.errors import UserError
 from pretrain.runs.run_folder import RunFolder

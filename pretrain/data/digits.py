@@ -3,9 +3,9 @@
 import torch
 
 from pretrain.data.dataset import Dataset, Labelled, gather
+from pretrain.data.dataset_settings import DigitsData
 from pretrain.data.image_folder import load_unlabelled
 from pretrain.data.leakage_check import Named
-from pretrain.data.sources import DigitsData
 from pretrain.data.splits import stratified_order
 
 

@@ -6,11 +6,11 @@ from pathlib import Path
 import torch
 
 from pretrain.data.dataset import Dataset, Labelled, gather
+from pretrain.data.dataset_settings import DEFAULT_CACHE, FolderData, class_folders
 from pretrain.data.decoding import list_files
 from pretrain.data.image_cache import Decoded, decode_files
 from pretrain.data.leakage_check import Named
 from pretrain.data.skipped_files import Skipped
-from pretrain.data.sources import DEFAULT_CACHE, FolderData, class_folders
 from pretrain.errors import UserError, require_between
 
 Folder = str | Path

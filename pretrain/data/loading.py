@@ -7,9 +7,9 @@ from lightning_fabric import Fabric
 
 from pretrain.data.cifar10 import read_cifar10
 from pretrain.data.dataset import Dataset
+from pretrain.data.dataset_settings import CIFAR10Data, DataSource, DigitsData, FolderData
 from pretrain.data.digits import read_digits
 from pretrain.data.image_folder import read_folder
-from pretrain.data.sources import CIFAR10Data, DataSource, DigitsData, FolderData
 from pretrain.runs.processes import first_then_others
 from pretrain.runs.progress import complain
 

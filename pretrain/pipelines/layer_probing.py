@@ -9,9 +9,9 @@ from lightning_fabric import Fabric
 
 from pretrain.data.dataset import Dataset
 from pretrain.evaluation.linear_probe import probe_layers
-from pretrain.pipelines.pretrained_layers import starting_layers, starting_network
 from pretrain.pipelines.run_settings import ProbeRun
 from pretrain.pipelines.stage_training import complete_run
+from pretrain.pipelines.starting_layers import starting_layers, starting_network
 from pretrain.runs.run_folder import open_run
 
 

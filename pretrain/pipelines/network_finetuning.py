@@ -9,14 +9,15 @@ from lightning_fabric import Fabric
 from pretrain.data.dataset import Dataset
 from pretrain.evaluation.predictions import Evaluation
 from pretrain.network.convnet import ConvNet
+from pretrain.pictures.confusion_matrix import draw_confusion
 from pretrain.pictures.drawing import save_figure
-from pretrain.pictures.finetuning_curves import draw_confusion, draw_learning_curves
-from pretrain.pipelines.pretrained_layers import StartingLayers, starting_layers, starting_network
+from pretrain.pictures.learning_curves import draw_learning_curves
 from pretrain.pipelines.run_settings import FinetuningRun
 from pretrain.pipelines.stage_training import complete_run
+from pretrain.pipelines.starting_layers import StartingLayers, starting_layers, starting_network
 from pretrain.runs.run_folder import RunFolder, open_run
-from pretrain.training.compute_cost import finetuning_flops
 from pretrain.training.finetuning import Result, finetune_network
+from pretrain.training.flop_counting import finetuning_flops
 from pretrain.training.recipes import Recipe
 
 

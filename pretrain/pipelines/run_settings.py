@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from pretrain.data.sources import DataSource, DigitsData
+from pretrain.data.dataset_settings import DataSource, DigitsData
 from pretrain.errors import UserError, choose, require_between
 from pretrain.runs.device import Device
-from pretrain.runs.settings import Resuming, setting
+from pretrain.runs.typed_settings import Resuming, setting
 from pretrain.stages.stack_settings import StackSettings
 from pretrain.training.recipes import Recipe
 

@@ -13,13 +13,14 @@ from pretrain.errors import UserError
 from pretrain.pictures.drawing import save_figure
 from pretrain.pictures.filter_grids import draw_filters
 from pretrain.pictures.health_panels import draw_health
-from pretrain.pictures.reconstructions import draw_reconstructions, draw_samples
+from pretrain.pictures.reconstructions import draw_reconstructions
+from pretrain.pictures.samples import draw_samples
 from pretrain.pipelines.run_settings import StageRun
 from pretrain.runs.run_folder import RunFolder, open_run
 from pretrain.runs.seeding import generator
 from pretrain.stages.stack import Stack
-from pretrain.training.compute_cost import stage_flops
-from pretrain.training.greedy import fit_stages, load_stack
+from pretrain.training.flop_counting import stage_flops
+from pretrain.training.greedy_pretraining import fit_stages, load_stack
 from pretrain.training.stack_building import StackPlan, build_stack
 
 IMAGES_PER_PICTURE = 8

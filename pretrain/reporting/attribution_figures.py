@@ -7,8 +7,9 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
+from pretrain.comparison.arms import Arm
 from pretrain.comparison.paired_differences import estimate
-from pretrain.comparison.plan import Arm, Comparison
+from pretrain.comparison.plan import Comparison
 from pretrain.comparison.verdicts import PairedComparison
 from pretrain.pictures.drawing import COLORS
 from pretrain.reporting.comparison_results import Results

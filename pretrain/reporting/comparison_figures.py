@@ -9,9 +9,10 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator
 
+from pretrain.comparison.arms import Arm
 from pretrain.comparison.label_efficiency import LabelEfficiency
 from pretrain.comparison.paired_differences import Estimate, estimate, seed_table
-from pretrain.comparison.plan import Arm, Comparison
+from pretrain.comparison.plan import Comparison
 from pretrain.comparison.verdicts import PairedComparison, arm_estimates
 from pretrain.reporting.plotting import Row, Style, band, name_lines, panel, rows, spread
 

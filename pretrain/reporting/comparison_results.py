@@ -13,7 +13,7 @@ from pretrain.comparison.plan import Comparison
 from pretrain.comparison.tasks import FinetuningTask, PretrainingTask, ProbingTask, Task, tasks
 from pretrain.errors import UserError
 from pretrain.runs.run_folder import RunFolder
-from pretrain.runs.settings import typed
+from pretrain.runs.typed_settings import typed
 
 COLUMNS = (
     "arm",

@@ -4,14 +4,14 @@ from typing import Any
 
 from pretrain.comparison.paired_differences import SEEDS_FOR_A_CLAIM
 from pretrain.comparison.plan import Comparison
+from pretrain.data.dataset_settings import FolderData
 from pretrain.data.near_duplicates import SMALLEST_SIDE
-from pretrain.data.sources import FolderData
 from pretrain.evaluation.layer_features import PROBE_GRID
 from pretrain.reporting.comparison_results import Results
 from pretrain.reporting.plotting import INTERVAL_FROM
 from pretrain.reporting.settings_in_words import counted, settings_in_words, value_in_words
 from pretrain.reporting.training_text import finetuning_paragraph, pretraining_paragraphs
-from pretrain.runs.settings import Config, as_config
+from pretrain.runs.typed_settings import Config, as_config
 
 # These settings of an arm are explained where an arm has them.
 ARM_SETTINGS = {

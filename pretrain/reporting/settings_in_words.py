@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from pretrain.runs.resumption import flatten
-from pretrain.runs.settings import Config
+from pretrain.runs.typed_settings import Config
 
 
 def value_in_words(value: Any) -> str:

@@ -4,7 +4,7 @@ from pretrain.comparison.plan import Comparison
 from pretrain.network.layer_settings import LayerSettings
 from pretrain.reporting.settings_in_words import counted, enumeration, value_in_words
 from pretrain.runs.resumption import differing_settings, flatten
-from pretrain.runs.settings import Config, typed
+from pretrain.runs.typed_settings import Config, typed
 from pretrain.stages.stack_settings import StackSettings
 from pretrain.training.recipes import Recipe, Training
 from pretrain.training.stack_building import stage_class

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pretrain.errors import choose, require_between
-from pretrain.runs.settings import Resuming, setting
+from pretrain.runs.typed_settings import Resuming, setting
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric

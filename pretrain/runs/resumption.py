@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from typing import Any
 
-from pretrain.runs.settings import Config
+from pretrain.runs.typed_settings import Config
 
 
 def differences(there: Config, wanted: Config, ignore: Iterable[str] = ()) -> list[str]:

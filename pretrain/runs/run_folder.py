@@ -14,7 +14,7 @@ from pretrain.runs.atomic_files import load_data, write_text
 from pretrain.runs.environment import environment
 from pretrain.runs.processes import first_then_others, precision_of
 from pretrain.runs.resumption import differences, first_few
-from pretrain.runs.settings import Config, as_config, may_differ
+from pretrain.runs.typed_settings import Config, as_config, may_differ
 
 # A run writes these before its work, so overwriting them loses nothing.
 SETUP_FILES = {"config.yaml", "env.json", "skipped.csv", "leakage.json", "failure.txt"}

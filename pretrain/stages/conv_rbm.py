@@ -8,7 +8,7 @@ from pretrain.errors import UserError, choose, require_between
 from pretrain.network.layer import Bounds, Layer
 from pretrain.rbm.boltzmann_machine import RBM
 from pretrain.rbm.centering import centered_gradient
-from pretrain.rbm.exact import negative_log_likelihood
+from pretrain.rbm.exact_enumeration import negative_log_likelihood
 from pretrain.rbm.gibbs_chains import SAMPLERS, ContrastiveDivergence, PersistentChains
 from pretrain.rbm.likelihood import pseudo_likelihood
 from pretrain.rbm.visible_units import BinaryUnits, GaussianUnits

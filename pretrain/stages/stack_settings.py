@@ -6,7 +6,7 @@ from typing import Any
 from pretrain.errors import UserError
 from pretrain.network.layer_settings import LayerSettings
 from pretrain.network.shapes import LayerRow, Shape, layer_rows
-from pretrain.runs.settings import Config, no_such_setting, typed
+from pretrain.runs.typed_settings import Config, no_such_setting, typed
 
 
 @dataclass(frozen=True)

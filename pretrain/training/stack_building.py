@@ -10,7 +10,7 @@ from torch import Tensor
 from pretrain.errors import UserError
 from pretrain.network.layer import Layer
 from pretrain.runs.seeding import seeded
-from pretrain.runs.settings import complaints_at, typed, typed_keywords
+from pretrain.runs.typed_settings import complaints_at, typed, typed_keywords
 from pretrain.stages.base import Stage
 from pretrain.stages.stack import Stack
 from pretrain.stages.stack_settings import StackSettings

@@ -11,9 +11,9 @@ from pretrain.pipelines.run_settings import NetworkRun
 from pretrain.runs.progress import complain
 from pretrain.runs.resumption import differences, first_few
 from pretrain.runs.run_folder import RunFolder
-from pretrain.runs.settings import as_config, may_differ
-from pretrain.stages.assembly import assemble
-from pretrain.training.greedy import load_stack
+from pretrain.runs.typed_settings import as_config, may_differ
+from pretrain.stages.convnet_assembly import assemble
+from pretrain.training.greedy_pretraining import load_stack
 from pretrain.training.stack_building import build_stack
 
 

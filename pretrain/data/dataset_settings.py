@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from pretrain.errors import UserError, choose
-from pretrain.runs.settings import Config, Resuming, setting, typed
+from pretrain.runs.typed_settings import Config, Resuming, setting, typed
 
 DEFAULT_CACHE = "~/.cache/pretrain"
 
