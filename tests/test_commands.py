@@ -243,3 +243,38 @@ def test_a_mistake_gives_one_line_and_a_status(folder, run_here, command, argume
     assert len(lines) == 1
     assert lines[0].startswith("error: ")
     assert message in lines[0]
+
+
+HEAVY = {"torch", "torchvision", "lightning_fabric", "sklearn", "pandas", "scipy", "statsmodels", "matplotlib"}
+
+
+@pytest.mark.parametrize(
+    ("command", "arguments", "status"),
+    [
+        *((command, ["--help"], 0) for command in ("stage", "finetune", "probe", "compare", "report", "predict")),
+        ("describe", ["stack=cae_small"], 0),
+        ("report", ["run=nothing"], 2),
+        ("stage", ["sed=1"], 2),
+        ("stage", ["stack.stages.stage1.layer.kernal_size=3"], 2),
+        ("finetune", ["recipe.learning_rate=fast", "out=x"], 2),
+        ("compare", ["seeds=3", "out=x"], 2),
+    ],
+)
+def test_what_needs_no_training_is_answered_without_heavy_imports(folder, command, arguments, status):
+    """So it is answered at once: importing torch alone takes longer than all of it."""
+    program = (
+        "import runpy, sys\n"
+        "command, heavy = sys.argv.pop(1), set(sys.argv.pop(1).split(','))\n"
+        "try: runpy.run_module(f'pretrain.{command}', run_name='__main__', alter_sys=True)\n"
+        "finally: print(sorted(heavy & {*sys.modules}))"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", program, command, ",".join(HEAVY), *arguments],
+        cwd=folder,
+        env={**os.environ, **user_environment(folder)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == status, result.stderr
+    assert result.stdout.splitlines()[-1] == "[]"
