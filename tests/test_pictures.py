@@ -6,7 +6,7 @@ import torch
 from pretrain import Contrastive, ConvAutoencoder, ConvRBM, Layer, Stack
 from pretrain.pictures.filter_grids import project
 from pretrain.pictures.health_panels import draw_health
-from pretrain.pictures.reconstructions import draw_samples
+from pretrain.pictures.samples import draw_samples
 from pretrain.runs.seeding import generator, seeded
 
 IMAGES = torch.randint(256, (6, 1, 8, 8), generator=generator(0, "images"), dtype=torch.uint8)

@@ -18,6 +18,7 @@ from pretrain import (
     Metric,
     RunFolder,
     Stack,
+    StackSettings,
     Stage,
     Standardize,
     Training,
@@ -27,15 +28,14 @@ from pretrain import (
     fit_stage,
     fit_stages,
     layer_rows,
+    load_stack_settings,
     output_size,
 )
 from pretrain.command_line.command import CONF, plain
-from pretrain.command_line.named_settings import load_stack_settings
 from pretrain.evaluation.gradient_check import check_stage
 from pretrain.pictures.health_panels import draw_health
 from pretrain.reporting.training_text import stage_in_words
 from pretrain.runs.seeding import generator, seeded
-from pretrain.stages.stack_settings import StackSettings
 from pretrain.training.stack_building import build_stack
 from pretrain.training.stage_inputs import Inputs
 
