@@ -1,19 +1,15 @@
-"""Check gradients numerically: ``python -m pretrain.gradcheck stack=cae``."""
+"""Check gradients numerically: ``python -m pretrain.gradcheck stack=cae``.
+
+The work is done in `pretrain.evaluation.gradient_check`.
+"""
 
 import sys
 from dataclasses import dataclass
 
-import torch
-
 from pretrain.command_line.command import command
 from pretrain.data.dataset_settings import DataSource
 from pretrain.errors import require_between
-from pretrain.evaluation.gradient_check import check_network, check_stage, format_gradients, turned_off
-from pretrain.network.preprocessing import Standardize
-from pretrain.runs.seeding import generator
-from pretrain.stages.convnet_assembly import assemble
 from pretrain.stages.stack_settings import StackSettings
-from pretrain.training.stack_building import blank_images, build_stack
 
 
 @dataclass(frozen=True)
@@ -44,7 +40,7 @@ class GradcheckSettings:
     tolerance: float = 1e-5
 
     def __post_init__(self) -> None:
-        """Refuse values that cannot be meant."""
+        """Reject invalid values."""
         require_between("images", self.images, 1)
         require_between("dimensions", self.dimensions, 1)
 
@@ -52,32 +48,31 @@ class GradcheckSettings:
 @command(GradcheckSettings)
 def main(settings: GradcheckSettings) -> None:
     """Check the assembled network, and each stage of the stack on the output of those below."""
-    shape, classes, seed, count = settings.data.shape, settings.data.class_names(), settings.seed, settings.images
+    import torch
+
+    from pretrain.evaluation.gradient_check import check_stack, format_gradients, turned_off
+    from pretrain.network.preprocessing import Standardize
+    from pretrain.runs.seeding import generator
+    from pretrain.stages.convnet_assembly import assemble
+    from pretrain.training.stack_building import blank_images, build_stack
+
+    shape, classes, seed = settings.data.shape, settings.data.class_names(), settings.seed
     stack = build_stack(settings.stack, blank_images(shape), seed).stack
     # There are no images that a preprocessing could be fitted to.
     stack.preprocessing = Standardize.identity(shape[0])
-    images = torch.rand(count, *shape, generator=generator(seed, "images"), dtype=torch.float64)
-    labels = torch.randint(len(classes), (count,), generator=generator(seed, "classes"))
+    images = torch.rand(settings.images, *shape, generator=generator(seed, "images"), dtype=torch.float64)
+    labels = torch.randint(len(classes), (settings.images,), generator=generator(seed, "classes"))
     network = assemble(stack, classes, seed=seed)
     print(f"off, since it would make the estimate meaningless: {', '.join(turned_off([network, *stack]))}")
     print(f"float64, central differences, {settings.dimensions} dimensions of each parameter\n")
-    options = {"dimensions": settings.dimensions, "seed": seed}
-    checks = {"network": check_network(network, images, labels, **options)}
-    x = images
-    for position, stage in enumerate(stack, 1):
-        checks |= {f"stage {position}, {name}": rows for name, rows in check_stage(stage, x, **options).items()}
-        with torch.no_grad():
-            x = stage.layer(x)
+    checks = check_stack(stack, network, images, labels, dimensions=settings.dimensions, seed=seed)
     for name, rows in checks.items():
         print(f"{name}\n{format_gradients(rows)}\n")
     errors = [row.relative_error for rows in checks.values() for row in rows]
     print(f"greatest relative error beyond rounding {max(errors):.1e}, tolerance {settings.tolerance:.1e}")
     # The comparison is so written that NaN fails.
     if not all(error <= settings.tolerance for error in errors):
-        print(
-            "error: a gradient is wrong, or a kink of a rectifier or a pool lies within the step.",
-            file=sys.stderr,
-        )
+        print("error: a gradient is wrong, or a kink of a rectifier or a pool lies within the step.", file=sys.stderr)
         sys.exit(1)
     print("passed")
 

@@ -251,11 +251,17 @@ HEAVY = {"torch", "torchvision", "lightning_fabric", "sklearn", "pandas", "scipy
 @pytest.mark.parametrize(
     ("command", "arguments", "status"),
     [
-        *((command, ["--help"], 0) for command in ("stage", "finetune", "probe", "compare", "report", "predict")),
+        *(
+            (command, ["--help"], 0)
+            for command in ("stage", "finetune", "probe", "compare", "report", "predict", "gradcheck")
+        ),
         ("describe", ["stack=cae_small"], 0),
         ("report", ["run=nothing"], 2),
         ("stage", ["sed=1"], 2),
         ("stage", ["stack.stages.stage1.layer.kernal_size=3"], 2),
+        ("stage", ["stack.stages.stage1.layer.kernel_size=0"], 2),
+        ("stage", ["stack.stages.stage1.layer.stride=3", "stack.stages.stage1.layer.padding=0"], 2),
+        ("stage", ["stack.stages.stage1.training.steps=0"], 2),
         ("finetune", ["recipe.learning_rate=fast", "out=x"], 2),
         ("compare", ["seeds=3", "out=x"], 2),
     ],

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
-from pretrain.errors import UserError, choose
+from pretrain.errors import UserError, choose, require_between
 from pretrain.runs.typed_settings import Config, Resuming, setting, typed
 
 DEFAULT_CACHE = "~/.cache/pretrain"
@@ -136,6 +136,11 @@ class FolderData(DataSource):
     image_size: int = 32
     channels: int = 3
 
+    def __post_init__(self) -> None:
+        """Reject invalid values."""
+        super().__post_init__()
+        check_image_format(self.image_size, self.channels)
+
     @property
     def shape(self) -> tuple[int, int, int]:
         """The volume (C, H, W) of an image."""
@@ -153,6 +158,13 @@ class FolderData(DataSource):
 
 
 SOURCES: dict[str, type[DataSource]] = {kind.name: kind for kind in (DigitsData, CIFAR10Data, FolderData)}
+
+
+def check_image_format(image_size: int, channels: int) -> None:
+    """Raise a `UserError` unless images can be brought to so many pixels a side and so many channels."""
+    require_between("data.image_size", image_size, 1)
+    if channels not in (1, 3):
+        raise UserError(f"data.channels={channels}: give 1 (gray) or 3 (RGB).")
 
 
 def class_folders(folder: Path) -> list[str]:

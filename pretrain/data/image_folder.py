@@ -6,12 +6,12 @@ from pathlib import Path
 import torch
 
 from pretrain.data.dataset import Dataset, Labelled, gather
-from pretrain.data.dataset_settings import DEFAULT_CACHE, FolderData, class_folders
+from pretrain.data.dataset_settings import DEFAULT_CACHE, FolderData, check_image_format, class_folders
 from pretrain.data.decoding import list_files
 from pretrain.data.image_cache import Decoded, decode_files
 from pretrain.data.leakage_check import Named
 from pretrain.data.skipped_files import Skipped
-from pretrain.errors import UserError, require_between
+from pretrain.errors import UserError
 
 Folder = str | Path
 
@@ -76,9 +76,7 @@ def load_unlabelled(
 def _load_files(folder: Path, image_size: int, channels: int, cache: Folder | None) -> Decoded:
     if not folder.is_dir():
         raise UserError(f"{folder} is not a folder.")
-    if channels not in (1, 3):
-        raise UserError(f"data.channels={channels}: give 1 (gray) or 3 (RGB).")
-    require_between("data.image_size", image_size, 1)
+    check_image_format(image_size, channels)
     decoded = decode_files(list_files(folder), image_size, channels, Path(cache).expanduser() if cache else None)
     if not decoded.paths:
         what = f"; the first of {len(decoded.skipped)}: {decoded.skipped[0].reason}" if decoded.skipped else ""

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from pretrain.network.convnet import ConvNet
 from pretrain.runs.seeding import generator
 from pretrain.stages.base import Stage
+from pretrain.stages.stack import Stack
 
 # A sum of many terms may be off by so many rounding errors of the objective.
 ROUNDINGS = 5
@@ -114,6 +115,32 @@ def check_stage(stage: Stage, x: Tensor, **options: int) -> dict[str, list[Gradi
     objectives = stage.double().eval().objectives(x.double())
     rows = {each.name: check_gradients(each.module, each.compute, **options) for each in objectives}
     return rows or {type(stage).__name__: []}
+
+
+def check_stack(
+    stack: Stack, network: ConvNet, images: Tensor, labels: Tensor, **options: int
+) -> dict[str, list[GradientRow]]:
+    """Check an assembled network, and each stage of its stack on the output of those below: rows by name.
+
+    Parameters
+    ----------
+    stack : Stack
+        Its stages.
+    network : ConvNet
+        Assembled from them.
+    images : Tensor, (N, C, H, W), float64 in [0, 1]
+    labels : Tensor, (N,)
+        Their classes.
+    **options
+        Those of `check_gradients`.
+    """
+    checks = {"network": check_network(network, images, labels, **options)}
+    x = images
+    for position, stage in enumerate(stack, 1):
+        checks |= {f"stage {position}, {name}": rows for name, rows in check_stage(stage, x, **options).items()}
+        with torch.no_grad():
+            x = stage.layer(x)
+    return checks
 
 
 def turned_off(modules: Iterable[nn.Module]) -> list[str]:

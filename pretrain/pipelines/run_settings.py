@@ -8,7 +8,7 @@ from pretrain.errors import UserError, choose, require_between
 from pretrain.runs.device import Device
 from pretrain.runs.typed_settings import Resuming, setting
 from pretrain.stages.stack_settings import StackSettings
-from pretrain.training.recipes import Recipe
+from pretrain.training.recipes import Recipe, check_stack
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +40,10 @@ class RunSettings:
     device: Device = setting(factory=Device)
     overwrite: bool = setting(False, resuming=Resuming.FREE)
 
+    def __post_init__(self) -> None:
+        """Reject a stack that does not fit the images."""
+        check_stack(self.stack, self.data.shape)
+
 
 @dataclass(frozen=True, kw_only=True)
 class StageRun(RunSettings):
@@ -63,6 +67,7 @@ class StageRun(RunSettings):
 
     def __post_init__(self) -> None:
         """Reject invalid values."""
+        super().__post_init__()
         if self.upto is not None and not 1 <= self.upto <= len(self.stack.stages):
             raise UserError(f"upto={self.upto}: the stack has {len(self.stack.stages)} stages.")
         if self.num_unlabelled is not None:
@@ -89,6 +94,7 @@ class NetworkRun(RunSettings):
 
     def __post_init__(self) -> None:
         """Reject invalid values."""
+        super().__post_init__()
         choose("init", self.init, ("scratch", "pretrained"))
         if type(self.labels) is not int and self.labels != "all":
             raise UserError(f"labels={self.labels}: give a number, or all.")

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from pretrain.errors import UserError, choose, require_between
+from pretrain.runs.typed_settings import typed
+from pretrain.stages.stack_settings import StackSettings
 
 HEADS = ("random", "ridge", "logistic")  # ways to initialize the head
 
@@ -192,3 +194,23 @@ class Recipe(Training):
                 "the way back to their start in one update: give a smaller one."
             )
         return multipliers
+
+
+def stage_trainings(stack: StackSettings) -> list[Training]:
+    """Return how each stage of a stack is trained, from the input upwards.
+
+    Raises
+    ------
+    UserError
+        When a setting is unknown or wrong; its path in the configuration is named.
+    """
+    return [
+        typed(Training, settings.get("training", {}), f"stack.stages.{name}.training")
+        for name, settings in stack.stages.items()
+    ]
+
+
+def check_stack(stack: StackSettings, image_shape: tuple[int, int, int]) -> None:
+    """Raise a `UserError` when a layer or its training has a wrong setting, or a layer does not fit the images."""
+    stack.layer_rows(image_shape, classes=2)
+    stage_trainings(stack)

@@ -10,11 +10,11 @@ from torch import Tensor
 from pretrain.errors import UserError
 from pretrain.network.layer import Layer
 from pretrain.runs.seeding import seeded
-from pretrain.runs.typed_settings import complaints_at, typed, typed_keywords
+from pretrain.runs.typed_settings import complaints_at, typed_keywords
 from pretrain.stages.base import Stage
 from pretrain.stages.stack import Stack
 from pretrain.stages.stack_settings import StackSettings
-from pretrain.training.recipes import Training
+from pretrain.training.recipes import Training, stage_trainings
 
 
 @dataclass
@@ -34,7 +34,6 @@ def build_stack(settings: StackSettings, images: Tensor, seed: int) -> StackPlan
         When a stage or a setting is unknown or wrong, or a stage does not fit what is below it.
     """
     stages: list[Stage] = []
-    training = []
     layers = settings.layers(images.shape[1])
     for name, given in settings.stages.items():
         where = f"stack.stages.{name}"
@@ -44,8 +43,8 @@ def build_stack(settings: StackSettings, images: Tensor, seed: int) -> StackPlan
         with seeded(seed, "initialise", name), complaints_at(where):
             layer = Layer(**asdict(layers[name]))
             stages.append(kind(layer, **typed_keywords(functools.partial(kind, layer), own, where)))
-        training.append(typed(Training, given.get("training", {}), f"{where}.training"))
-    return StackPlan(Stack(stages, images, settings.preprocessing, settings.normalization), training)
+    stack = Stack(stages, images, settings.preprocessing, settings.normalization)
+    return StackPlan(stack, stage_trainings(settings))
 
 
 def stage_class(target: str) -> type[Stage]:
