@@ -26,7 +26,7 @@ from pretrain.training.schedules import Schedule
 from pretrain.training.stage_inputs import Inputs
 from pretrain.training.trainer import Callback, Trainer
 
-HEALTH_CHECKS = 20  # of a stage in training
+HEALTH_CHECKS = 20  # per stage
 HEALTH_SAMPLE = 200  # images of each
 
 
