@@ -80,7 +80,7 @@ def test_a_picture_of_health_has_a_panel_for_each_kind_of_figure_and_a_line_for_
     ]
     figure = draw_health(rows, "Stage 1", ConvAutoencoder.metrics)
     panels = {axes.get_title(): axes for axes in figure.axes if axes.get_visible()}
-    assert list(panels) == ["reconstruction error", "norm of the weights", "size of an update, of the weights'"]
+    assert list(panels) == ["reconstruction error", "norm of the weights", "update size, relative to the weights"]
     lines = {line.get_label(): line.get_ydata().tolist() for line in panels["reconstruction error"].lines}
     assert lines == {"training": [0.8, 0.7], "held out": [0.85, 0.75]}  # those of the same images, not of batches
     assert panels["norm of the weights"].lines[0].get_ydata().tolist() == [1.0, 2.0]
@@ -100,7 +100,7 @@ def test_the_loss_of_a_contrastive_stage_is_drawn_batch_by_batch():
     assert drawn == {
         "loss": [3.0, 2.0],
         "similarity of two views": [0.2, 0.6],
-        "size of an update, of the weights'": [0.1, 0.2],
+        "update size, relative to the weights": [0.1, 0.2],
     }
 
 

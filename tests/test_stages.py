@@ -247,7 +247,7 @@ def test_a_kind_of_ones_own_is_measured_on_held_out_images_and_drawn(fabric, tmp
     assert rows[-1]["held_out_gap"] == pytest.approx(float(expected.detach()), rel=1e-4)
     figure = draw_health(rows, "Stage 1", plan.stack[0].metrics)
     panels = {axes.get_title(): axes for axes in figure.axes if axes.get_visible()}
-    common = ["hidden units", "norm of the weights", "size of an update, of the weights'"]
+    common = ["hidden units", "norm of the weights", "update size, relative to the weights"]
     assert list(panels) == ["gap to the mean", *common]
     lines = {line.get_label(): line.get_ydata()[-1] for line in panels["gap to the mean"].lines}
     assert lines == {"training": rows[-1]["gap"], "held out": rows[-1]["held_out_gap"]}

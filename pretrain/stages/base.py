@@ -139,7 +139,7 @@ class Stage(nn.Module, ABC):
         Metric("dead", "hidden units", "dead maps", 1),
         Metric("saturated", "hidden units", "saturated maps", 3),
         Metric("weight_norm", "norm of the weights"),
-        Metric("update_ratio", "size of an update, of the weights'", of_batches=True),
+        Metric("update_ratio", "update size, relative to the weights", of_batches=True),
     )
     monitor: str = "loss"
     objective: str | None = "loss"

@@ -83,9 +83,9 @@ class ConvRBM(Stage):
     description = "a convolutional restricted Boltzmann machine"
     metrics = (
         Metric("reconstruction", "reconstruction error", held_out=True),
-        Metric("free_energy", "free energy (nats an image)", held_out=True),
+        Metric("free_energy", "free energy (nats per image)", held_out=True),
         Metric("free_energy_gap", "free energy, held out minus training", color=2),
-        Metric("pseudo_likelihood", "pseudo-likelihood (nats an image)", held_out=True),
+        Metric("pseudo_likelihood", "pseudo-likelihood (nats per image)", held_out=True),
         *Stage.metrics,
         Metric("mixing", "chains", "mixing", 0, of_batches=True),
         Metric("swaps", "chains", "swaps", 1, of_batches=True),
@@ -320,9 +320,9 @@ class ConvRBM(Stage):
 
     @torch.no_grad()
     def health(self, x: Tensor, generator: torch.Generator) -> Metrics:
-        """Return the free energy (nats an image), the reconstruction error, and the figures of every stage.
+        """Return the free energy (nats per image), the reconstruction error, and the figures of every stage.
 
-        Binary visible units also have a "pseudo_likelihood" (nats an image).
+        Binary visible units also have a "pseudo_likelihood" (nats per image).
         """
         rbm = self.rbm
         received = rbm.hidden_input(x)
