@@ -50,7 +50,7 @@ def main(settings: GradcheckSettings) -> None:
     """Check the assembled network, and each stage of the stack on the output of those below."""
     import torch
 
-    from pretrain.evaluation.gradient_check import check_stack, format_gradients, turned_off
+    from pretrain.evaluation.gradient_check import check_network_and_stages, format_gradients, turned_off
     from pretrain.network.preprocessing import Standardize
     from pretrain.runs.seeding import generator
     from pretrain.stages.convnet_assembly import assemble
@@ -65,7 +65,7 @@ def main(settings: GradcheckSettings) -> None:
     network = assemble(stack, classes, seed=seed)
     print(f"off, since it would make the estimate meaningless: {', '.join(turned_off([network, *stack]))}")
     print(f"float64, central differences, {settings.dimensions} dimensions of each parameter\n")
-    checks = check_stack(stack, network, images, labels, dimensions=settings.dimensions, seed=seed)
+    checks = check_network_and_stages(stack, network, images, labels, dimensions=settings.dimensions, seed=seed)
     for name, rows in checks.items():
         print(f"{name}\n{format_gradients(rows)}\n")
     errors = [row.relative_error for rows in checks.values() for row in rows]

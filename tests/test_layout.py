@@ -114,6 +114,15 @@ def test_a_recipe_is_checked_without_torch():
     assert not [module for module in needed if "import torch" in MODULES[module].read_text()]
 
 
+def test_no_two_public_names_are_the_same():
+    """A command's `main` apart: one name stands for one thing."""
+    named = [
+        node.name for file in MODULES.values() for node in ast.parse(file.read_text()).body if hasattr(node, "name")
+    ]
+    public = [name for name in named if not name.startswith("_") and name != "main"]
+    assert sorted(public) == sorted({*public})
+
+
 def test_every_file_is_named_for_what_it_holds():
     assert not [file for file in PACKAGE.rglob("*.py") if file.stem in ("utils", "util", "helpers", "misc", "common")]
 

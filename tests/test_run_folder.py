@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from pretrain import RunFolder, UserError
-from pretrain.runs.atomic_files import load_data
+from pretrain.runs.atomic_files import load_checkpoint
 from pretrain.runs.environment import environment
 from pretrain.runs.progress import Progress
 from pretrain.runs.resumption import differences
@@ -122,7 +122,7 @@ def test_a_checkpoint_from_elsewhere_is_never_executed(tmp_path, write):
     file = tmp_path / "network.pt"
     write({"state": Malicious(tmp_path / "owned")}, file)
     with pytest.raises(UserError, match="is not a checkpoint"):
-        load_data(file)
+        load_checkpoint(file)
     assert not (tmp_path / "owned").exists()
 
 

@@ -8,7 +8,7 @@ from pretrain.data.dataset import Dataset
 from pretrain.data.splits import label_subset
 from pretrain.errors import UserError
 from pretrain.runs.resumption import differing_settings, first_few
-from pretrain.stages.stack import SAMPLE
+from pretrain.stages.stack import SAMPLE_SIZE
 from pretrain.stages.stack_settings import StackSettings
 from pretrain.training.stack_building import build_stack
 
@@ -55,6 +55,6 @@ def _check_stacks(comparison: Comparison, data: Dataset) -> None:
 
 def _network(stack: StackSettings, data: Dataset) -> dict[str, Any]:
     """Return the settings that decide which network a stack becomes."""
-    built = build_stack(stack, data.unlabelled[:SAMPLE], seed=0).stack
+    built = build_stack(stack, data.unlabelled[:SAMPLE_SIZE], seed=0).stack
     layers = {name: asdict(stage.layer.settings) for name, stage in zip(stack.stages, built, strict=True)}
     return {"preprocessing": stack.preprocessing, "normalization": stack.normalization, **layers}

@@ -11,7 +11,7 @@ from pretrain.errors import UserError, choose, require_between
 from pretrain.runs.device import Device
 from pretrain.runs.typed_settings import Resuming, as_config, setting, typed
 from pretrain.stages.stack_settings import StackSettings
-from pretrain.training.recipes import Recipe, check_stack
+from pretrain.training.recipes import Recipe, check_stack_settings
 
 FIGURES = tuple(
     f"figures/{name}.{suffix}"
@@ -85,7 +85,7 @@ class Comparison:
 
     def __post_init__(self) -> None:
         """Refuse settings that contradict each other."""
-        check_stack(self.stack, self.data.shape)
+        check_stack_settings(self.stack, self.data.shape)
         choose("baseline", self.baseline, self.arms)
         for name in ("labels", "seeds"):
             object.__setattr__(self, name, _whole_numbers(name, getattr(self, name)))

@@ -117,7 +117,7 @@ def check_stage(stage: Stage, x: Tensor, **options: int) -> dict[str, list[Gradi
     return rows or {type(stage).__name__: []}
 
 
-def check_stack(
+def check_network_and_stages(
     stack: Stack, network: ConvNet, images: Tensor, labels: Tensor, **options: int
 ) -> dict[str, list[GradientRow]]:
     """Check an assembled network, and each stage of its stack on the output of those below: rows by name.

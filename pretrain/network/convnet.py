@@ -13,7 +13,7 @@ from pretrain.network.layer import Layer
 from pretrain.network.preprocessing import Standardize
 from pretrain.network.shapes import LayerRow, layer_rows
 from pretrain.network.whitening import unfitted
-from pretrain.runs.atomic_files import load_data
+from pretrain.runs.atomic_files import load_checkpoint
 
 
 class ConvNet(nn.Module):
@@ -96,7 +96,7 @@ class ConvNet(nn.Module):
         UserError
             When the file is damaged or holds something else.
         """
-        loaded = load_data(Path(path))
+        loaded = load_checkpoint(Path(path))
         try:
             checkpoint = dict(loaded)
             architecture, state = checkpoint["architecture"], checkpoint["state"]

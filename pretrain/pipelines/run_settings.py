@@ -8,7 +8,7 @@ from pretrain.errors import UserError, choose, require_between
 from pretrain.runs.device import Device
 from pretrain.runs.typed_settings import Resuming, setting
 from pretrain.stages.stack_settings import StackSettings
-from pretrain.training.recipes import Recipe, check_stack
+from pretrain.training.recipes import Recipe, check_stack_settings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +42,7 @@ class RunSettings:
 
     def __post_init__(self) -> None:
         """Reject a stack that does not fit the images."""
-        check_stack(self.stack, self.data.shape)
+        check_stack_settings(self.stack, self.data.shape)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -101,7 +101,7 @@ def over_labels(axes: Any, budgets: Sequence[int]) -> None:
     axes.set_xlabel("labels")
 
 
-def accuracy(
+def draw_accuracy(
     runs: pd.DataFrame, arms: Sequence[str], looks: Mapping[str, Style], limits: tuple[float, float] | None = None
 ) -> Figure | None:
     """Draw the test accuracy of arms over label budgets, with bands of 95% intervals, or in rows for a single budget.
@@ -155,7 +155,7 @@ def _accuracy_rows(
     return figure
 
 
-def differences(
+def draw_differences(
     runs: pd.DataFrame, paired: Sequence[PairedComparison], arms: Sequence[str], looks: Mapping[str, Style]
 ) -> Figure | None:
     """Draw the paired difference of each arm from the baseline: mean, 95% interval and a dot for each seed."""
@@ -177,7 +177,7 @@ def differences(
     return figure
 
 
-def labels_saved(
+def draw_labels_saved(
     efficiencies: Sequence[LabelEfficiency], arms: Sequence[str], looks: Mapping[str, Style]
 ) -> Figure | None:
     """Draw how many labels the baseline needs to be as accurate as each arm with its own labels."""
@@ -197,7 +197,7 @@ def labels_saved(
     return figure
 
 
-def over_time(curves: pd.DataFrame, arms: Sequence[str], looks: Mapping[str, Style]) -> Figure | None:
+def draw_accuracy_over_time(curves: pd.DataFrame, arms: Sequence[str], looks: Mapping[str, Style]) -> Figure | None:
     """Draw the mean validation accuracy of arms at one label budget over seconds of training, pretraining included.
 
     A curve ends where the first of its seeds does, and its times are means over the seeds. A dashed line marks the end

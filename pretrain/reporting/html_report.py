@@ -61,7 +61,7 @@ def write_report(out: str | Path, into: str | Path | None = None) -> Report:
     baseline = results.comparison.baseline
     paired, efficiencies = compare_arms(results.runs, baseline), label_efficiency(results.runs, baseline)
     _write_tables(results, paired, efficiencies, into)
-    drawings = export(draw(results, paired, efficiencies), into)
+    drawings = export_drawings(draw(results, paired, efficiencies), into)
     page = _page(results, paired, efficiencies) | {"drawings": drawings, "pictures": _pictures(results)}
     render("report", page, into)
     return Report(into / "report.html", page["headline"])
@@ -102,15 +102,15 @@ def draw(results: Results, paired: list[PairedComparison], efficiencies: list[La
     shown = comparison_figures.panels(results.comparison)
     main = next(iter(shown.values()))
     for title, arms in shown.items():
-        figure = comparison_figures.accuracy(results.runs, arms, looks)
+        figure = comparison_figures.draw_accuracy(results.runs, arms, looks)
         yield from _drawing("results", f"accuracy {title}", f"Test accuracy, {title}: {interval}.", figure)
-        figure = comparison_figures.differences(results.runs, paired, arms, looks)
+        figure = comparison_figures.draw_differences(results.runs, paired, arms, looks)
         caption = f"Paired differences, {title}: {interval}, with a dot for each seed."
         yield from _drawing("results", f"differences {title}", caption, figure)
-    figure = comparison_figures.labels_saved(efficiencies, main, looks)
+    figure = comparison_figures.draw_labels_saved(efficiencies, main, looks)
     yield from _drawing("results", "labels saved", LABELS_SAVED_CAPTION, figure)
     for labels, curves in results.curves.groupby("labels"):
-        figure = comparison_figures.over_time(curves, main, looks)
+        figure = comparison_figures.draw_accuracy_over_time(curves, main, looks)
         caption = f"Validation accuracy over time, {labels:,} labels: {interval}. Pretraining ends at a dashed line."
         yield from _drawing("time", f"time {labels} labels", caption, figure)
     yield from _attribution(results, paired, interval)
@@ -134,11 +134,11 @@ def _drawing(part: str, name: str, caption: str, figure: Figure | None) -> Itera
         yield Drawing(part, file_name(name), caption, figure)
 
 
-def export(drawings: Iterable[Drawing], into: Path) -> dict[str, list[dict[str, str]]]:
+def export_drawings(drawings: Iterable[Drawing], into: Path) -> dict[str, list[dict[str, str]]]:
     """Write figures as PNG and SVG, delete those of a former report, and return them for the parts of a page."""
     shown: dict[str, list[dict[str, str]]] = {"results": [], "time": [], "attribution": []}
     for drawing in drawings:
-        svg = plotting.export(drawing.figure, into / "figures" / drawing.name)
+        svg = plotting.save_svg_and_png(drawing.figure, into / "figures" / drawing.name)
         entry = {"svg": plotting.inline(svg, drawing.name.replace("-", " ")), "caption": drawing.caption}
         shown[drawing.part].append({**entry, "name": drawing.name})
     written = {entry["name"] for part in shown.values() for entry in part}
@@ -176,7 +176,7 @@ def _page(results: Results, paired: list[PairedComparison], efficiencies: list[L
         "failures": results.failures,
         "accuracies": tables.accuracies(results.runs),
         "paired": tables.paired_differences(paired),
-        "labels": tables.label_efficiency(efficiencies),
+        "labels": tables.label_efficiency_table(efficiencies),
         "cost": tables.cost(results.runs),
         "searched": tables.seconds(results.trials["seconds"].astype(float).sum()),
         "trials": tables.trials(results),

@@ -167,7 +167,7 @@ def inline(svg: str, title: str) -> str:
     return element.replace("<svg ", f'<svg role="img" aria-label="{escape(title)}" ', 1)
 
 
-def export(figure: Figure, path: Path) -> str:
+def save_svg_and_png(figure: Figure, path: Path) -> str:
     """Write a figure as `path`.svg and `path`.png, the same bytes for the same figure, and return the SVG."""
     path.parent.mkdir(exist_ok=True)
     svg, png = (path.with_name(f"{path.name}.{suffix}") for suffix in ("svg", "png"))

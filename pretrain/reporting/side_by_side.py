@@ -18,7 +18,7 @@ from pretrain.reporting.caveats import caveats
 from pretrain.reporting.comparison_figures import Drawing, file_name
 from pretrain.reporting.comparison_results import Results, read_results
 from pretrain.reporting.headline import against_matched, headline
-from pretrain.reporting.html_report import Report, export, open_folder, progress, render
+from pretrain.reporting.html_report import Report, export_drawings, open_folder, progress, render
 from pretrain.reporting.tables import Table
 from pretrain.runs.atomic_files import write_text
 
@@ -64,7 +64,7 @@ def write_side_by_side(runs: Sequence[str | Path], out: str | Path) -> Report:
         "comparisons": {name: _about(each, paired[name], matched[name]) for name, each in compared.items()},
         "accuracies": tables.accuracies(joint),
         "between": [_between(compared, (first, other), arms, joint) for other in others],
-        "drawings": export(_draw(compared, arms), into),
+        "drawings": export_drawings(_draw(compared, arms), into),
     }
     render("side_by_side", page, into)
     return Report(into / "report.html", verdicts)
@@ -169,7 +169,7 @@ def _draw(compared: Mapping[str, Results], arms: Names) -> Iterator[Drawing]:
     limits = (seen.min() - ACCURACY_MARGIN, seen.max() + ACCURACY_MARGIN) if len(seen) else None
     for arm in shared:
         lines = runs[runs["arm"] == arm].assign(arm=lambda of_arm: of_arm["comparison"])
-        if found := comparison_figures.accuracy(lines, list(compared), looks, limits):
+        if found := comparison_figures.draw_accuracy(lines, list(compared), looks, limits):
             found.axes[0].set_title(arm, loc="left", fontsize=11)
             yield Drawing("results", file_name("accuracy", arm), f"Test accuracy of {arm}: {interval}.", found)
     for name, results in compared.items():
@@ -177,6 +177,6 @@ def _draw(compared: Mapping[str, Results], arms: Names) -> Iterator[Drawing]:
         own = plotting.styles(alone, first)
         for k in range(0, len(alone), comparison_figures.ARMS_PER_PANEL):
             few = alone[k : k + comparison_figures.ARMS_PER_PANEL]
-            if found := comparison_figures.accuracy(results.runs, few, own):
+            if found := comparison_figures.draw_accuracy(results.runs, few, own):
                 text = f"Test accuracy of the arms that only {name} has: {interval}."
                 yield Drawing("results", file_name("accuracy", name.replace("/", "-"), *few), text, found)

@@ -104,7 +104,7 @@ def _paired_row(c: PairedComparison) -> list[str]:
     ]
 
 
-def label_efficiency(efficiencies: Sequence[LabelEfficiency]) -> Table:
+def label_efficiency_table(efficiencies: Sequence[LabelEfficiency]) -> Table:
     """Return the label efficiency of each arm at each budget, one sentence for each."""
     rows = [[each.arm, f"{each.labels:,}", each.sentence()] for each in efficiencies]
     return Table(["arm", "labels", "label efficiency"], rows, [0, 2])

@@ -8,7 +8,7 @@ import torch
 from pretrain.errors import UserError
 
 
-def load_data(file: Path) -> dict[str, Any]:
+def load_checkpoint(file: Path) -> dict[str, Any]:
     """Read a checkpoint of tensors and plain values.
 
     Raises

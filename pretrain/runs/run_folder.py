@@ -10,7 +10,7 @@ import yaml
 from lightning_fabric import Fabric
 
 from pretrain.errors import UserError
-from pretrain.runs.atomic_files import load_data, write_text
+from pretrain.runs.atomic_files import load_checkpoint, write_text
 from pretrain.runs.environment import environment
 from pretrain.runs.processes import first_then_others, precision_of
 from pretrain.runs.resumption import differences, first_few
@@ -180,7 +180,7 @@ class RunFolder:
     def load(self, name: str) -> dict[str, Any] | None:
         """Read a checkpoint without executing anything in it; None if there is none."""
         file = self.path / name
-        return load_data(file) if file.exists() else None
+        return load_checkpoint(file) if file.exists() else None
 
 
 def open_run(settings: Any, bound_to: Mapping[str, Any], fabric: Fabric, ignore: Iterable[str] = ()) -> RunFolder:

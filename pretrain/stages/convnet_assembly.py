@@ -10,7 +10,7 @@ from pretrain.errors import require_between
 from pretrain.network.convnet import ConvNet
 from pretrain.network.layer import Layer
 from pretrain.runs.seeding import generator, seeded
-from pretrain.stages.stack import SAMPLE, Stack
+from pretrain.stages.stack import SAMPLE_SIZE, Stack
 
 
 @torch.no_grad()
@@ -68,7 +68,7 @@ def assemble(
         with seeded(seed, "initialise", position):
             layer.reset_parameters()
     if kept < len(layers) and unlabelled is not None:
-        sample = torch.randperm(len(unlabelled), generator=generator(seed, "initialise", "sample"))[:SAMPLE]
+        sample = torch.randperm(len(unlabelled), generator=generator(seed, "initialise", "sample"))[:SAMPLE_SIZE]
         with torch.no_grad():
             below = nn.Sequential(preprocessing, *layers[:kept])(unlabelled[sample].to(preprocessing.mean.device))
         normalize_layers(layers[kept:], below, stack.normalization)

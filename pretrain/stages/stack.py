@@ -15,7 +15,7 @@ from pretrain.network.shapes import PREPROCESSINGS, layer_rows
 from pretrain.network.whitening import FIT_PREPROCESSING
 from pretrain.stages.base import Stage
 
-SAMPLE = 1000  # unlabelled images on which a layer is normalized and a stage prepared
+SAMPLE_SIZE = 1000  # unlabelled images on which a layer is normalized and a stage prepared
 
 
 def bounds_of(below: nn.Sequential) -> Bounds:

@@ -11,7 +11,7 @@ from pretrain.network.whitening import whitening_power
 
 WHITENED_PATCHES = 50_000  # patches that the whitening is fitted to
 # This share of the inputs' variance is added to that of a patch: what is nearly flat is not blown up.
-LEAST_CONTRAST = 0.04
+LEAST_PATCH_CONTRAST = 0.04
 
 
 class Assignment(NamedTuple):
@@ -68,13 +68,13 @@ class WhitenedPatches(nn.Module):
         self.register_buffer("mean", torch.zeros(size))
         self.register_buffer("whiten", torch.eye(size))
         self.register_buffer("unwhiten", torch.eye(size))
-        self.register_buffer("least_contrast", torch.tensor(LEAST_CONTRAST))
+        self.register_buffer("least_contrast", torch.tensor(LEAST_PATCH_CONTRAST))
 
     @torch.no_grad()
     def fit(self, images: Tensor, count: int, generator: torch.Generator) -> Tensor:
         """Fit the whitening to a sample of the inputs, (N, C, H, W), and return `count` patches as filters, (K, D)."""
         # Images may all be of one gray, whose variance is zero.
-        self.least_contrast.copy_((LEAST_CONTRAST * images.var()).clamp(min=1e-6))
+        self.least_contrast.copy_((LEAST_PATCH_CONTRAST * images.var()).clamp(min=1e-6))
         p = self.draw(images, WHITENED_PATCHES, generator).cpu().double()
         self.mean.copy_(p.mean(dim=0))
         covariance = torch.cov(p.T)

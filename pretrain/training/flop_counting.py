@@ -8,7 +8,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from pretrain.network.convnet import ConvNet, set_trainable
 from pretrain.runs.seeding import generator
-from pretrain.stages.stack import SAMPLE, Stack, bounds_of
+from pretrain.stages.stack import SAMPLE_SIZE, Stack, bounds_of
 from pretrain.training.recipes import Recipe, Training
 
 
@@ -37,7 +37,7 @@ def stage_flops(stack: Stack, position: int, training: Training, pool: int) -> i
     with FlopCounterMode(display=False) as inputs, torch.no_grad():
         x = below(images)
     with torch.no_grad():
-        sample = below(torch.zeros(min(SAMPLE, pool), *stack.image_shape))
+        sample = below(torch.zeros(min(SAMPLE_SIZE, pool), *stack.image_shape))
     with FlopCounterMode(display=False) as preparation:
         stage.prepare(sample, bounds_of(below), generator(0, "flops"))
     with FlopCounterMode(display=False) as updates:

@@ -13,7 +13,7 @@ from pretrain.runs.device import Device
 from pretrain.runs.run_folder import RunFolder
 from pretrain.runs.seeding import generator
 from pretrain.stages.base import Metrics, Stage
-from pretrain.stages.stack import SAMPLE, Stack
+from pretrain.stages.stack import SAMPLE_SIZE, Stack
 from pretrain.training.checkpointing import Checkpointing
 from pretrain.training.data_parallel import share_out
 from pretrain.training.diagnosis import Diagnosis
@@ -266,5 +266,5 @@ def load_stack(stack: Stack, folder: RunFolder) -> int:
 
 def _sample(inputs: Inputs, seed: int) -> Tensor:
     """Return a few inputs at random: the same for every purpose of one stage."""
-    positions = torch.randperm(len(inputs), generator=generator(seed, "sample"))[:SAMPLE]
+    positions = torch.randperm(len(inputs), generator=generator(seed, "sample"))[:SAMPLE_SIZE]
     return inputs[positions]

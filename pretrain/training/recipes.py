@@ -210,7 +210,7 @@ def stage_trainings(stack: StackSettings) -> list[Training]:
     ]
 
 
-def check_stack(stack: StackSettings, image_shape: tuple[int, int, int]) -> None:
+def check_stack_settings(stack: StackSettings, image_shape: tuple[int, int, int]) -> None:
     """Raise a `UserError` when a layer or its training has a wrong setting, or a layer does not fit the images."""
     stack.layer_rows(image_shape, classes=2)
     stage_trainings(stack)
