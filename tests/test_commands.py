@@ -182,7 +182,7 @@ def test_an_interruption_says_that_the_command_goes_on(folder, run_here, monkeyp
         ("stage", ["out=photos"], "is not empty and holds no run"),
         ("stage", ["device.accelerator=abacus", "out=runs/y"], "device.accelerator=abacus"),
         ("stage", ["stack=tower"], "stack=tower is not known; choose one of cae, cae_small"),
-        ("stage", ["stack.depth=3"], "stack.depth: there is no such setting; --help lists all settings"),
+        ("stage", ["stack.depth=3"], "stack.depth: there is no such setting; --cfg job shows all settings"),
         ("stage", ["seed="], "seed=: it must be a whole number"),
         (
             "stage",
@@ -243,6 +243,32 @@ def test_a_mistake_gives_one_line_and_a_status(folder, run_here, command, argume
     assert len(lines) == 1
     assert lines[0].startswith("error: ")
     assert message in lines[0]
+
+
+@pytest.mark.parametrize(
+    ("command", "arguments", "message"),
+    [
+        ("finetune", ["tuning=sgd", "out=x"], "tuning: pretrain.finetune has no settings of the group tuning"),
+        ("predict", ["run=x", "stack=cae"], "stack: pretrain.predict has no settings of the group stack"),
+        ("compare", [f"out=/tmp/{'a' * 300}", "foo=1"], "foo: there is no such setting"),
+        ("compare", ["out=x", "+arms.x={recipe: 5}"], "arms.x: recipe=5: give a dict"),
+        ("compare", ["out=x", "+arms.x={init: pretrained, stack: {stages: 5}}"], "arms.x.stack: stack.stages=5"),
+        ("compare", ["out=x", "data.root=photos"], "data.root is a setting of data=cifar10 and data=folder"),
+        (
+            "compare",
+            ["out=x", "arms.scrach.init=pretrained"],
+            "did you mean arms.scratch.init? to add it, put + before",
+        ),
+        ("compare", ["out=x", "device=cuda"], "device=cuda is not known; give device.accelerator=cuda"),
+        ("compare", ["out=x", "experiment=how-to-finetune"], "did you mean reference/how-to-finetune?"),
+        ("describe", ["data=folder", "data.root=null"], "data.root"),
+    ],
+)
+def test_a_likely_mistake_is_answered_with_its_remedy(folder, run_here, command, arguments, message):
+    result = run_here(folder, command, *arguments)
+    assert result.returncode == 2
+    assert len(result.stderr.splitlines()) == 1
+    assert message in result.stderr
 
 
 HEAVY = {"torch", "torchvision", "lightning_fabric", "sklearn", "pandas", "scipy", "statsmodels", "matplotlib"}

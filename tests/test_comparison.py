@@ -187,7 +187,7 @@ TUNED = [
     *("+tuning.space.learning_rate=[0.001,0.1]", "+tuning.space.weight_decay=[0.0,0.1]", "probe=true"),
     "recipe.head_steps=2",
     *("~arms.pretrained-frozen", "~arms.random-frozen", "+arms.scratch-matched={compute_matched: true}"),
-    *("+arms.pretrained-1={init: pretrained, upto: 1}", "+arms.pool-50={init: pretrained, num_unlabelled: 50}"),
+    *("+arms.pretrained-1={init: pretrained, upto: 1}", "+arms.unlabelled-50={init: pretrained, num_unlabelled: 50}"),
 ]
 
 

@@ -80,7 +80,7 @@ def test_every_sampler_learns_to_tell_its_images_from_noise(fabric, sampler):
 
 
 @pytest.mark.statistical
-def test_the_learnt_variance_is_that_of_images_that_have_no_structure(fabric):
+def test_the_learned_variance_is_that_of_images_that_have_no_structure(fabric):
     noise = 0.5 + 0.3 * torch.randn(512, 1, 8, 8, generator=generator(0, "noise"))
     stage = build(visible="gaussian", variance="learned", sample_last=True)
     train(stage, fabric, noise * 0.5, steps=600, batch_size=128, learning_rate=0.05, schedule="cosine")

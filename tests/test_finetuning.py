@@ -147,7 +147,7 @@ def test_the_test_split_is_opened_once_and_after_the_last_step(network, digits, 
     assert events == ["step"] * 12 + ["test"]
 
 
-def test_test_images_change_nothing_in_what_is_learnt(network, digits, fabric):
+def test_test_images_change_nothing_in_what_is_learned(network, digits, fabric):
     test = digits.open_test()
     shuffled = pretrain.Labelled(test.images, test.labels.flip(0))
     networks = [copy.deepcopy(network) for _ in range(2)]

@@ -97,7 +97,7 @@ def test_images_that_are_all_classified_correctly_do_not_scale_the_logits_withou
     assert probabilities.numpy() == pytest.approx(16 / 17, abs=1e-4)  # (n + 1) / (n + 2), Platt's target
 
 
-def test_with_flip_the_mirror_images_are_learnt_too(network, digits):
+def test_with_flip_the_mirror_images_are_learned_too(network, digits):
     train = digits.train.subset(torch.arange(60))
     both = Labelled(torch.cat([train.images, train.images.flip(3)]), train.labels.repeat(2))
     fit_head(network, both, digits.validation, "ridge", flip=False)

@@ -28,12 +28,12 @@ from pretrain.runs.typed_settings import as_config
 pytestmark = pytest.mark.integration
 
 BUDGETS, SEEDS = (20, 50, 200), (0, 1, 2, 3, 4)
-GAIN = {"pretrained": 0.04, "pretrained-1": 0.02, "pool-100": 0.01, "scratch-matched": 0.04}
+GAIN = {"pretrained": 0.04, "pretrained-1": 0.02, "unlabelled-100": 0.01, "scratch-matched": 0.04}
 FROZEN = {"pretrained-frozen": -0.2, "random-frozen": -0.3}
 ALL = [
     *("labels=[20,50,200]", "seeds=[0,1,2,3,4]", "probe=true", "tuning=sgd"),
     *("+arms.scratch-matched={compute_matched: true}", "+arms.pretrained-1={init: pretrained, upto: 1}"),
-    "+arms.pool-100={init: pretrained, num_unlabelled: 100}",
+    "+arms.unlabelled-100={init: pretrained, num_unlabelled: 100}",
 ]
 
 
@@ -46,7 +46,7 @@ def accuracy(cell):
 
 def write_run(folder, cell, comparison):
     """Write the files of a run or a trial."""
-    pretrained, trial = cell.arm.startswith(("pretrained", "pool")), cell.trial is not None
+    pretrained, trial = cell.arm.startswith(("pretrained", "unlabelled")), cell.trial is not None
     measured = accuracy(cell) - 0.01 * (cell.trial or 0)
     values = {
         **{"arm": cell.arm, "init": "pretrained" if pretrained else "scratch", "stack": comparison.stack.name},
@@ -313,7 +313,7 @@ def test_frozen_arms_have_their_own_panel_and_many_arms_have_several(configure):
     assert without == {"other pretraining": ["scratch", "noisy"]}
     assert shown["frozen layers"] == ["scratch", *FROZEN]
     assert shown["fewer layers kept"] == ["scratch", "pretrained-1"]
-    assert shown["fewer unlabelled images"] == ["scratch", "pool-100"]
+    assert shown["fewer unlabelled images"] == ["scratch", "unlabelled-100"]
     assert shown["main arms, 2"] == ["scratch", "more-2", "more-3"]
 
 

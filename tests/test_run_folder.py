@@ -149,3 +149,13 @@ def test_where_there_is_no_terminal_progress_is_told_in_lines_of_steps_and_image
         "stage 1: 6/10, 3 images/s, 10 s left, loss 0.5",
         "stage 1: 6/10, 2 images/s, 20 s left",
     ]
+
+
+def test_a_run_that_does_not_say_what_it_wrote_is_not_overwritten(tmp_path):
+    folder = begun(tmp_path / "run")
+    environment = folder.environment()
+    del environment["products"]
+    (folder.path / "env.json").write_text(json.dumps(environment))
+    with pytest.raises(UserError, match="of an older version: delete it"):
+        RunFolder.open(folder.path, {**CONFIG, "seed": 1}, overwrite=True)
+    assert folder.config() == CONFIG

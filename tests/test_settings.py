@@ -127,3 +127,40 @@ def test_an_arm_keeps_only_what_it_sets():
 )
 def test_the_nearest_setting_is_found_at_every_level(typed_key, meant):
     assert nearest_setting(typed_key, composed("finetune")) == meant
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda stack: Comparison(out="x", stack="cae_small"), "^stack='cae_small': give an object of StackSettings"),
+        (lambda stack: Comparison(out="x", stack=stack, data=3), "^data=3: give an object of DataSource"),
+        (lambda stack: Comparison(out="x", stack=stack, arms={"a": {}}), r"^arms\.a={}: give an object of Arm"),
+        (lambda stack: Comparison(out="x", stack=stack, jobs="many"), "^jobs=many: it must be a whole number"),
+        (lambda stack: Comparison(out=None, stack=stack), "^out=None: give the name of a file or folder"),
+        (lambda stack: Arm(recipe=Recipe()), "^recipe=.*: give a dict of the settings that the arm changes"),
+        (lambda stack: Recipe(steps="fast"), "^steps=fast: it must be a whole number"),
+        (lambda stack: DigitsData(validation="a"), "^data: validation=a: it must be a number"),
+        (lambda stack: FolderData(None), "^data: root=None: give the name of a file or folder"),
+        (
+            lambda stack: replace(stack, normalization="twice"),
+            r"^stack\.normalization=twice is not known; choose one of",
+        ),
+        (
+            lambda stack: FinetuningRun(out="x", stack=stack, recipe=Recipe(crop=8)),
+            "^recipe: crop=8: it must be from 0",
+        ),
+        (lambda stack: load_stack_settings("cea"), "^stack=cea is not known; did you mean cae"),
+    ],
+)
+def test_what_is_made_in_python_is_checked_as_on_the_command_line(make, message):
+    with pytest.raises(UserError, match=message):
+        make(load_stack_settings("cae_small"))
+
+
+def test_paths_and_ranges_are_taken_from_python(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    comparison = Comparison(out=tmp_path / "run", stack=load_stack_settings("cae_small"), seeds=range(3))
+    assert (comparison.out, comparison.seeds) == (str(tmp_path / "run"), [0, 1, 2])
+    assert replace(comparison, out="~/run").out == comparison.out
+    arm = Arm("pretrained", recipe={"layer_rates": (0.1, 1.0)})
+    assert arm.to_config()["recipe"] == {"layer_rates": [0.1, 1.0]}

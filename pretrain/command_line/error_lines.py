@@ -13,6 +13,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from pretrain.runs.typed_settings import omegaconf_line
 
+LONGEST_NAME = 100  # characters of an option
+
 
 def one_line(error: Exception, conf: Path, command: str, arguments: Iterable[str]) -> str:
     """Return the message of an error in one line, with the nearest name for a mistyped setting or option.
@@ -35,36 +37,60 @@ def one_line(error: Exception, conf: Path, command: str, arguments: Iterable[str
     lines = [line.strip() for line in str(error).split("Config search path:")[0].splitlines() if line.strip()]
     if not isinstance(error, HydraException):
         return " ".join(lines)
-    if unknown := re.match(r"Could not (?:override|delete from config)\D*?'([^']+)'", lines[0]):
-        return _no_such_setting(unknown[1], conf, command, arguments)
-    if missing := re.search(r"Could not find '([^/']+)/([^']*)'", lines[0] if len(lines) == 1 else " ".join(lines)):
-        return _no_such_option(missing[1], missing[2], sorted(file.stem for file in (conf / missing[1]).glob("*.yaml")))
+    if unknown := re.match(r"Could not (override|delete from config)\D*?'([^']+)'", lines[0]):
+        return _no_such_setting(unknown[2], conf, command, arguments, may_add=unknown[1] == "override")
+    if missing := re.search(r"Could not find '([^/']+)/([^']*)'", " ".join(lines)):
+        return _no_such_option(missing[1], missing[2], conf)
     return " ".join(lines)
 
 
-def _no_such_option(group: str, option: str, there: list[str]) -> str:
-    meant = get_close_matches(option, there, 1)
-    advice = f"did you mean {meant[0]}? The options are" if meant else "choose one of"
-    return f"{group}={option} is not known; {advice} {', '.join(there)}."
+def _no_such_option(group: str, option: str, conf: Path) -> str:
+    """Return that a group has no such option, and the nearest one, wherever it stands in the group."""
+    if group == "device":
+        return f"device={option} is not known; give device.accelerator={option}."
+    files = (conf / group).rglob("*.yaml")
+    there = sorted(
+        str(file.relative_to(conf / group).with_suffix("")) for file in files if file.parent.name != "default_for"
+    )
+    by_name = {name.split("/")[-1]: name for name in there}
+    meant = get_close_matches(option.split("/")[-1], by_name, 1)
+    advice = f"did you mean {by_name[meant[0]]}? The options are" if meant else "choose one of"
+    return f"{group}={option} is not known; {advice} {', '.join(name for name in there if '/' not in name)}."
 
 
-def _no_such_setting(key: str, conf: Path, command: str, arguments: Iterable[str]) -> str:
-    if key.startswith(("arms.", "tuning.space.")):
-        return f"{key}: there is no such setting; to add it, put + before it, as in '+{key}=...'."
-    meant = nearest_setting(key, _known_settings(conf, command, arguments))
-    advice = f"did you mean {meant}?" if meant else "--help lists all settings."
+def _no_such_setting(key: str, conf: Path, command: str, arguments: Iterable[str], *, may_add: bool) -> str:
+    known = _known_settings(conf, command, arguments)
+    top = key.split(".")[0]
+    if top not in known and (conf / top).is_dir():
+        return f"{key}: pretrain.{command} has no settings of the group {top}."
+    if options := _options_with(key, conf):
+        return f"{key} is a setting of {top}={f' and {top}='.join(options)}: choose one of these as well."
+    meant = nearest_setting(key, known)
+    advice = f"did you mean {meant}?" if meant else "--cfg job shows all settings."
+    if may_add and key.startswith(("arms.", "tuning.space.")):
+        guess = f"did you mean {meant}? " if meant and meant != key else ""
+        advice = f"{guess}to add it, put + before it, as in '+{key}=...'."
     return f"{key}: there is no such setting; {advice}"
 
 
+def _options_with(key: str, conf: Path) -> list[str]:
+    """Return the options of a group that have a setting which the chosen one lacks, such as the root of a folder."""
+    group, _, name = key.partition(".")
+    files = sorted((conf / group).glob("*.yaml")) if name and "." not in name else []
+    return [file.stem for file in files if re.search(rf"^{re.escape(name)}:", file.read_text(), flags=re.M)]
+
+
 def _known_settings(conf: Path, command: str, arguments: Iterable[str]) -> dict[str, Any]:
-    """Return the settings of a command for the groups that its arguments choose, and the groups."""
+    """Return all settings of a command with the groups that its arguments choose, and the groups themselves."""
     text = (conf / f"{command}.yaml").read_text()
     groups = {name: "" for name in re.findall(r"(\w+): ", text) if (conf / name).is_dir()}
-    chosen = [
-        each for each in arguments if (conf / each.partition("=")[0] / f"{each.partition('=')[2]}.yaml").is_file()
-    ]
+    pairs = [argument.partition("=") for argument in arguments]
+    chosen = [f"{name}={option}" for name, _, option in pairs if name in groups and len(option) < LONGEST_NAME]
     with initialize_config_dir(str(conf), version_base="1.3"):
-        config = OmegaConf.to_container(compose(command, overrides=chosen))
+        try:
+            config = OmegaConf.to_container(compose(command, overrides=chosen))
+        except (HydraException, OmegaConfBaseException):
+            config = OmegaConf.to_container(compose(command))
     assert isinstance(config, dict)
     return {**groups, **{str(key): value for key, value in config.items()}}
 
@@ -75,7 +101,7 @@ def nearest_setting(key: str, known: dict[str, Any]) -> str | None:
     If the last part of `key` is the name of settings elsewhere, the nearest of these is returned.
     """
     *_, last = key.split(".")
-    elsewhere = [path for path in _paths(known) if path.split(".")[-1] == last]
+    elsewhere = [path for path in _paths(known) if path.split(".")[-1] == last and not key.startswith(f"{path}.")]
     if found := get_close_matches(key, elsewhere, 1, cutoff=0.0):
         return found[0]
     path, node = [], known

@@ -1,9 +1,12 @@
 """Load settings of conf/ by name, for use from Python."""
 
 from hydra import compose, initialize_config_dir
+from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
 from pretrain.command_line.command import CONF
+from pretrain.command_line.error_lines import one_line
+from pretrain.errors import UserError
 from pretrain.runs.typed_settings import typed
 from pretrain.stages.stack_settings import StackSettings
 
@@ -18,6 +21,10 @@ def load_stack_settings(name: str, *overrides: str) -> StackSettings:
     *overrides : str
         Settings to change, as on the command line, such as ``"stack.stages.stage1.training.steps=100"``.
     """
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        config = compose("describe", overrides=[f"stack={name}", *overrides])
+    given = [f"stack={name}", *overrides]
+    try:
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            config = compose("describe", overrides=given)
+    except HydraException as error:
+        raise UserError(one_line(error, CONF, "describe", given)) from None
     return typed(StackSettings, OmegaConf.to_container(config.stack, resolve=True), "stack")  # type: ignore[arg-type]

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from pretrain.errors import UserError, choose, require_between
-from pretrain.runs.typed_settings import Config, setting, typed
+from pretrain.runs.typed_settings import Config, as_config, setting, settle, typed
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,13 @@ class Arm:
     compute_matched: bool = False
     frozen: bool = field(default=False, init=False, compare=False)
 
+    def __post_init__(self) -> None:
+        """Reject values of other types."""
+        settle(self)
+        for name in ("recipe", "stack"):
+            if not isinstance(value := getattr(self, name), dict):
+                raise UserError(f"{name}={value}: give a dict of the settings that the arm changes.")
+
     @staticmethod
     def from_config(config: Any, where: str) -> "Arm":
         """Return the arm that a configuration describes. A setting that is missing or null keeps its default.
@@ -57,7 +64,7 @@ class Arm:
     def to_config(self) -> Config:
         """Return the settings of this arm that differ from their defaults, and its init."""
         default = Arm(init="")
-        own = {each.name: getattr(self, each.name) for each in fields(self) if each.init}
+        own = {each.name: as_config(getattr(self, each.name)) for each in fields(self) if each.init}
         return {key: value for key, value in own.items() if value != getattr(default, key)}
 
     @property

@@ -9,7 +9,7 @@ from pretrain.comparison.tuning import Tuning, decisive
 from pretrain.data.dataset_settings import DataSource, DigitsData
 from pretrain.errors import UserError, choose, require_between
 from pretrain.runs.device import Device
-from pretrain.runs.typed_settings import Resuming, as_config, setting, typed
+from pretrain.runs.typed_settings import Resuming, as_config, setting, settle, typed
 from pretrain.stages.stack_settings import StackSettings
 from pretrain.training.recipes import Recipe, check_stack_settings
 
@@ -85,6 +85,7 @@ class Comparison:
 
     def __post_init__(self) -> None:
         """Refuse settings that contradict each other."""
+        settle(self)
         check_stack_settings(self.stack, self.data.shape)
         choose("baseline", self.baseline, self.arms)
         for name in ("labels", "seeds"):

@@ -10,7 +10,7 @@ from pretrain.runs.typed_settings import Config, setting
 from pretrain.training.recipes import Recipe
 
 
-@dataclass
+@dataclass(frozen=True)
 class Tuning:
     """The search for settings that every arm gets.
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from pretrain.errors import UserError, choose, require_between
-from pretrain.runs.typed_settings import Config, Resuming, setting, typed
+from pretrain.runs.typed_settings import Config, Resuming, complaints_at, setting, settle, typed
 
 DEFAULT_CACHE = "~/.cache/pretrain"
 
@@ -32,7 +32,7 @@ class DataSource:
     validation: int | float = 0.1
     unlabelled: Any = setting(factory=list)
     duplicates: str = "remove"
-    cache: Any = setting(DEFAULT_CACHE, resuming=Resuming.FREE)
+    cache: str | None = setting(DEFAULT_CACHE, resuming=Resuming.FREE, path=True)
 
     def __post_init__(self) -> None:
         """Reject invalid values, make paths plain text, and make a list of a single folder."""
@@ -40,9 +40,8 @@ class DataSource:
         given = [] if self.unlabelled is None else self.unlabelled
         folders = given if isinstance(given, Sequence) and not isinstance(given, str) else [given]
         object.__setattr__(self, "unlabelled", [str(folder) for folder in folders])
-        for name in ("root", "cache"):
-            if getattr(self, name, None) is not None:
-                object.__setattr__(self, name, str(getattr(self, name)))
+        with complaints_at("data"):
+            settle(self)
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -107,7 +106,7 @@ class CIFAR10Data(DataSource):
     """
 
     name = "cifar10"
-    root: Any = "data"
+    root: str = setting("data", path=True)
     download: bool = setting(True, resuming=Resuming.FREE)
     validation: int | float = field(default=5000, kw_only=True)
 
@@ -132,7 +131,7 @@ class FolderData(DataSource):
     """
 
     name = "folder"
-    root: Any
+    root: str = setting(path=True)
     image_size: int = 32
     channels: int = 3
 

@@ -15,9 +15,6 @@ from pretrain.network.probabilistic_pooling import ProbabilisticMaxPool
 
 Bounds = tuple[Tensor, Tensor]
 
-# What is done to the output of a layer that has learned: unit variance of all maps together; zero mean and unit
-# variance of each map; nothing.
-NORMALIZATIONS = ("scale", "standardize", "none")
 NORMALIZATION_BATCH = 100  # inputs that a layer is normalized on at a time
 # The least normal float32 is added to variances, and changes none: torch 2.11 refuses zero.
 LEAST_VARIANCE = torch.finfo(torch.float32).tiny

@@ -8,6 +8,9 @@ from pretrain.errors import UserError, choose, require_between
 # zero_bias_relu is a ReLU after a convolution without bias.
 ACTIVATIONS = ("relu", "zero_bias_relu", "triangle", "scaled_tanh", "sigmoid")
 POOLINGS = ("max", "average", "probabilistic")
+# What is done to the output of a layer that has learned: unit variance of all maps together; zero mean and unit
+# variance of each map; nothing.
+NORMALIZATIONS = ("scale", "standardize", "none")
 
 
 class SlidingWindow(NamedTuple):

@@ -119,12 +119,6 @@ def layer_rows(
     return rows if classes is None else [*rows, *_head_rows(shape, classes)]
 
 
-def output_volume(layers: Mapping[str, LayerSettings], image_shape: Shape) -> Shape:
-    """Return the volume (C, H, W) that the last of the layers puts out; errors are those of `layer_rows`."""
-    rows = layer_rows(layers, image_shape)
-    return rows[-1].shape if rows else image_shape
-
-
 def whitening_side(image_shape: Shape) -> int:
     """Return the side of the whitening filters: odd, and about half as wide as the image at most."""
     return min(WHITENING_SIDE, min(image_shape[1:]) // 2 | 1)

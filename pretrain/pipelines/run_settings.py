@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 from pretrain.data.dataset_settings import DataSource, DigitsData
 from pretrain.errors import UserError, choose, require_between
 from pretrain.runs.device import Device
-from pretrain.runs.typed_settings import Resuming, setting
+from pretrain.runs.typed_settings import Resuming, complaints_at, setting, settle
 from pretrain.stages.stack_settings import StackSettings
 from pretrain.training.recipes import Recipe, check_stack_settings
 
@@ -42,6 +42,7 @@ class RunSettings:
 
     def __post_init__(self) -> None:
         """Reject a stack that does not fit the images."""
+        settle(self)
         check_stack_settings(self.stack, self.data.shape)
 
 
@@ -143,6 +144,10 @@ class FinetuningRun(NetworkRun):
     def __post_init__(self) -> None:
         """Reject invalid values."""
         super().__post_init__()
+        with complaints_at("recipe"):
+            self.recipe.check_network(len(self.stack.stages), self.data.shape)
+        if self.upto is not None:
+            require_between("upto", self.upto, 1, len(self.stack.stages))
         if self.upto is not None and not self.pretrained:
             raise UserError(f"upto={self.upto} is for pretrained layers: give init=pretrained with it.")
 

@@ -44,6 +44,8 @@ def starting_layers(settings: NetworkRun, data: Dataset, upto: int | None = None
     there = folder.config()
     if differing := differences({"stack": there["stack"]}, {"stack": as_config(settings.stack)}):
         raise UserError(f"stages={settings.stages} was trained with another stack: {first_few(differing)}.")
+    if not (folder.path / "stack.pt").exists():
+        raise UserError(f"stages={settings.stages} holds no trained stages: give a run of python -m pretrain.stage.")
     summary = folder.summary()
     if summary is None:
         raise UserError(f"stages={settings.stages} is not complete: run its python -m pretrain.stage again.")

@@ -29,7 +29,7 @@ def pseudo_likelihood(rbm: RBM, v: Tensor, generator: torch.Generator) -> Tensor
     Hyvaerinen (2006), Consistency of pseudolikelihood estimation of fully visible Boltzmann machines, Neural
     Computation 18.
     """
-    assert isinstance(rbm.visible, BinaryUnits), "of Gaussian units it would be an integral"
+    assert isinstance(rbm.visible, BinaryUnits), "the pseudo-likelihood of Gaussian units would be an integral"
     flat = v.flatten(1)
     chosen = torch.randint(flat.shape[1], (len(v), 1), generator=generator, device=v.device)
     ends = (rbm.visible.low + rbm.visible.high)[:, None, None].expand_as(v[0]).flatten()  # (C H W,)

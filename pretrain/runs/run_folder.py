@@ -103,7 +103,9 @@ class RunFolder:
     def _clear(self) -> None:
         """Delete the files that the run in this folder wrote, and no others."""
         if self.writes:
-            products = self.environment().get("products", [])
+            products = self.environment().get("products")
+            if products is None:
+                raise UserError(f"{self.path} holds a run of an older version: delete it, or give another out=.")
             for file in [
                 file for pattern in (*SETUP_FILES, *RESULT_FILES, *products) for file in self.path.glob(pattern)
             ]:

@@ -24,6 +24,7 @@ Config = dict[str, Any]
 T = TypeVar("T")
 # The words for OmegaConf's names of types in messages.
 TYPE_NAMES = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false"}
+TYPE_NAMES["Union[int, float]"] = TYPE_NAMES["Float"]
 
 
 class Resuming(Enum):
@@ -111,6 +112,45 @@ def typed(kind: type[T], config: Config, where: str = "") -> T:
     plain = {name: _as_path(known[name], value) for name, value in config.items() if name not in nested}
     with complaints_at(where):
         return kind(**_checked({name: hints[name] for name in plain}, plain, where), **nested)
+
+
+def settle(settings: Any) -> None:
+    """Check the fields of a new object of settings, however it was made, and take paths from the home folder on.
+
+    Raises
+    ------
+    UserError
+        When a value has the wrong type; the setting is named.
+    """
+    hints = get_type_hints(type(settings))
+    known = {each.name: each for each in fields(settings) if each.init}
+    for name in [name for name in known if _is_nested(hints[name])]:
+        _require_instances(name, getattr(settings, name), hints[name])
+    for name in [name for name, each in known.items() if each.metadata.get("path")]:
+        object.__setattr__(settings, name, _named_path(name, getattr(settings, name), hints[name]))
+    plain = {name: hints[name] for name in known if _is_plain(hints[name])}
+    for name, value in _checked(plain, {name: getattr(settings, name) for name in plain}, "").items():
+        object.__setattr__(settings, name, value)
+
+
+def _named_path(name: str, value: Any, hint: Any) -> str | None:
+    """Return a path as text, with the home folder in place of ``~``; None where its type allows that."""
+    if value is None and NoneType in get_args(hint):
+        return None
+    if value is None or isinstance(value, bool | list | tuple | dict):
+        raise UserError(f"{name}={value}: give the name of a file or folder.")
+    return os.path.expanduser(str(value))
+
+
+def _require_instances(name: str, value: Any, hint: Any) -> None:
+    """Raise a `UserError` unless a value is an object of a class of settings, or a dict of such."""
+    if get_origin(hint) is dict:
+        if not isinstance(value, dict):
+            raise UserError(f"{name}={value}: give settings under the name of each.")
+        for key, each in value.items():
+            _require_instances(f"{name}.{key}", each, get_args(hint)[1])
+    elif not isinstance(value, hint):
+        raise UserError(f"{name}={value!r}: give an object of {hint.__name__}.")
 
 
 def typed_keywords(function: Callable[..., Any], keywords: Config, where: str) -> Config:

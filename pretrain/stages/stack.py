@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from pretrain.data.contrastive_views import Views
 from pretrain.errors import UserError, choose
-from pretrain.network.layer import NORMALIZATIONS, Bounds, Layer
-from pretrain.network.layer_settings import LayerSettings
+from pretrain.network.layer import Bounds, Layer
+from pretrain.network.layer_settings import NORMALIZATIONS, LayerSettings
 from pretrain.network.preprocessing import Standardize
 from pretrain.network.shapes import PREPROCESSINGS, layer_rows
 from pretrain.network.whitening import FIT_PREPROCESSING

@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 from typing import Any
 
-from pretrain.errors import UserError
-from pretrain.network.layer_settings import LayerSettings
-from pretrain.network.shapes import LayerRow, Shape, layer_rows
-from pretrain.runs.typed_settings import Config, no_such_setting, typed
+from pretrain.errors import UserError, choose
+from pretrain.network.layer_settings import NORMALIZATIONS, LayerSettings
+from pretrain.network.shapes import PREPROCESSINGS, LayerRow, Shape, layer_rows
+from pretrain.runs.typed_settings import Config, complaints_at, no_such_setting, typed
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,8 @@ class StackSettings:
 
     def __post_init__(self) -> None:
         """Refuse a stack without stages, and what is no stage."""
+        choose("stack.preprocessing", self.preprocessing, PREPROCESSINGS)
+        choose("stack.normalization", self.normalization, NORMALIZATIONS)
         if not isinstance(self.stages, dict) or not self.stages:
             raise UserError(f"stack.stages={self.stages}: give the settings of each stage under its name.")
         for name, settings in self.stages.items():
@@ -80,7 +82,8 @@ class StackSettings:
         """
         if unknown := sorted(changes.keys() - vars(self).keys()):
             raise no_such_setting(where, unknown[0], vars(self))
-        return StackSettings(**_merged(vars(self), changes))
+        with complaints_at(where):
+            return StackSettings(**_merged(vars(self), changes))
 
 
 def _merged(settings: Config, changes: Config) -> Config:

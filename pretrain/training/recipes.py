@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from pretrain.errors import UserError, choose, require_between
-from pretrain.runs.typed_settings import typed
+from pretrain.runs.typed_settings import settle, typed
 from pretrain.stages.stack_settings import StackSettings
 
 HEADS = ("random", "ridge", "logistic")  # ways to initialize the head
 
 
-@dataclass
+@dataclass(frozen=True)
 class Training:
     """How long and how fast to learn.
 
@@ -64,6 +64,7 @@ class Training:
 
     def __post_init__(self) -> None:
         """Check the values."""
+        settle(self)
         choose("optimizer", self.optimizer, ("sgd", "adamw"))
         choose("schedule", self.schedule, ("cosine", "constant"))
         require_between("steps", self.steps, self.min_steps)
@@ -84,7 +85,7 @@ class Training:
         return math.ceil(self.warmup * steps)
 
 
-@dataclass
+@dataclass(frozen=True)
 class Recipe(Training):
     """How to fine-tune the assembled network. What is not listed here is described in `Training`.
 
