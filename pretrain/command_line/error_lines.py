@@ -11,6 +11,7 @@ from hydra.errors import HydraException, OverrideParseException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from pretrain.command_line.help_page import groups_of
 from pretrain.runs.typed_settings import omegaconf_line
 
 LONGEST_NAME = 100  # characters of an option
@@ -82,8 +83,7 @@ def _options_with(key: str, conf: Path) -> list[str]:
 
 def _known_settings(conf: Path, command: str, arguments: Iterable[str]) -> dict[str, Any]:
     """Return all settings of a command with the groups that its arguments choose, and the groups themselves."""
-    text = (conf / f"{command}.yaml").read_text()
-    groups = {name: "" for name in re.findall(r"(\w+): ", text) if (conf / name).is_dir()}
+    groups = dict.fromkeys(groups_of(conf, command), "")
     pairs = [argument.partition("=") for argument in arguments]
     chosen = [f"{name}={option}" for name, _, option in pairs if name in groups and len(option) < LONGEST_NAME]
     with initialize_config_dir(str(conf), version_base="1.3"):

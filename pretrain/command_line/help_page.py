@@ -14,7 +14,7 @@ def help_page(conf: Path, command: str) -> str:
     """Return the help of the command configured by ``conf/<command>.yaml``."""
     text = (conf / f"{command}.yaml").read_text()
     purpose = _comment(text)[0].removeprefix(f"python -m pretrain.{command}: ")
-    groups = [group for group in re.findall(r"[-{ ](?:override /)?(\w+): ", _defaults(text)) if (conf / group).is_dir()]
+    groups = groups_of(conf, command)
     parts = [f"python -m pretrain.{command} [setting=value ...]\n\n{purpose[0].upper()}{purpose[1:]}"]
     parts.append("Settings, with their defaults (??? is required):\n" + _settings(text))
     parts += [
@@ -28,6 +28,12 @@ def help_page(conf: Path, command: str) -> str:
         f"To print all values: python -m pretrain.{command} ... --cfg job. Each setting is explained in {conf}."
     )
     return "\n\n".join([*parts[:-1], textwrap.fill(parts[-1], LINE_WIDTH)])
+
+
+def groups_of(conf: Path, command: str) -> list[str]:
+    """Return the groups of settings from which a command's configuration takes options."""
+    defaults = _defaults((conf / f"{command}.yaml").read_text())
+    return [group for group in re.findall(r"[-{ ](?:override /)?(\w+): ", defaults) if (conf / group).is_dir()]
 
 
 def _defaults(text: str) -> str:
