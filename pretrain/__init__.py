@@ -1,5 +1,12 @@
 """Greedy layer-wise pretraining of ConvNets, and a fair comparison with training from scratch."""
 
+import signal
+import sys
+
+# A command is loading. Until it answers Ctrl-C in a line, Ctrl-C ends it without a traceback.
+if sys.argv[:1] == ["-m"] and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
 import lazy_loader
 
 __version__ = "0.1.0"

@@ -4,7 +4,7 @@ from .command_line.named_settings import load_stack_settings as load_stack_setti
 from .comparison.arms import Arm as Arm
 from .comparison.plan import Comparison as Comparison
 from .comparison.tuning import Tuning as Tuning
-from .comparison.workers import run_comparison as run_comparison
+from .comparison.worker_processes import run_comparison as run_comparison
 from .data.contrastive_views import Views as Views
 from .data.dataset import Dataset as Dataset
 from .data.dataset import Labelled as Labelled

@@ -1,6 +1,6 @@
 """Compare arms over label budgets and seeds: ``python -m pretrain.compare experiment=digits out=runs/digits``.
 
-The work is done in `pretrain.comparison.workers`, and `pretrain.reporting.html_report` writes the report.
+The work is done in `pretrain.comparison.worker_processes`, and `pretrain.reporting.html_report` writes the report.
 """
 
 from pretrain.command_line.command import command
@@ -11,7 +11,8 @@ from pretrain.errors import UserError
 @command(Comparison)
 def main(comparison: Comparison) -> None:
     """Run what is missing, then write the report and print its headline."""
-    from pretrain.comparison.workers import exclusively, run_comparison
+    from pretrain.comparison.worker_processes import run_comparison
+    from pretrain.comparison.workers import exclusively
     from pretrain.reporting.html_report import write_report
     from pretrain.runs.progress import is_first_process
 

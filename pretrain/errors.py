@@ -1,10 +1,29 @@
 """The exception for mistakes of the user, which a command prints as one line."""
 
 from collections.abc import Iterable
+from pathlib import Path
 
 
 class UserError(Exception):
     """A mistake in the user's input, with a message that says what was wrong, where, and what to do."""
+
+
+class DamagedFileError(UserError):
+    """A file that cannot be what was written.
+
+    Parameters
+    ----------
+    file : Path
+        The file.
+    reason : str
+        What shows the damage.
+    advice : str
+        What to do.
+    """
+
+    def __init__(self, file: Path, reason: str, advice: str = "restore it, or run its command with overwrite=true"):
+        super().__init__(f"{file} is damaged ({reason}): {advice}.")
+        self.file, self.reason = file, reason
 
 
 def require_between(name: str, value: float, low: float, high: float = float("inf")) -> None:

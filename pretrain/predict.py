@@ -40,18 +40,18 @@ class PredictSettings:
 @command(PredictSettings)
 def main(settings: PredictSettings) -> None:
     """Write a CSV table of files, classes, and the probability of each class."""
-    file = Path(settings.run, "network.pt")
-    if not file.exists():
+    if not Path(settings.run, "network.safetensors").exists():
         # The folder of a comparison contains the folders of its runs.
-        runs = sorted(Path(settings.run).glob("runs/*/*/*/network.pt"))
+        runs = sorted(Path(settings.run).glob("runs/*/*/*/network.safetensors"))
         advice = f"; give one of its runs, such as run={runs[0].parent}" if runs else ""
-        raise UserError(f"run={settings.run} holds no trained network (no network.pt){advice}.")
+        raise UserError(f"run={settings.run} holds no trained network (no network.safetensors){advice}.")
     from pretrain.data.image_folder import load_unlabelled
     from pretrain.network.convnet import ConvNet
     from pretrain.runs.atomic_files import write_text
+    from pretrain.runs.run_folder import RunFolder
 
     fabric = settings.device.launch()
-    network = ConvNet.load(file).to(fabric.device)
+    network = ConvNet.load(RunFolder(Path(settings.run)).checked("network.safetensors")).to(fabric.device)
     channels, size, _ = network.image_shape
     decoded = load_unlabelled(settings.images, size, channels, cache=None)
     probabilities = network.predict_proba(decoded.images)

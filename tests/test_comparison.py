@@ -5,6 +5,7 @@ import re
 
 import pandas as pd
 import pytest
+from filelock import FileLock
 from PIL import Image
 
 from pretrain import Arm, RunFolder, UserError, run_comparison, write_report
@@ -13,6 +14,7 @@ from pretrain.comparison.tasks import FinetuningTask, PretrainingTask, runs_that
 from pretrain.comparison.workers import Worker
 from pretrain.pipelines import network_finetuning, stage_training
 from pretrain.reporting.comparison_results import COLUMNS
+from pretrain.runs.run_folder import run_lock
 
 # Every test here runs a whole comparison or reads one.
 pytestmark = pytest.mark.integration
@@ -358,14 +360,17 @@ def test_a_task_that_another_process_runs_is_left_to_it(tmp_path, configure, mon
     config = configure("compare", f"out={tmp_path / 'run'}", *SMALL_COMPARISON, "labels=[20]", "seeds=[0]")
     worker = Worker(config, started=0.0)
     first = next(iter(tasks(config)))
-    (tmp_path / "run" / ".locks").mkdir()
-    held = worker.lock(first).acquire()
+    folder = first.folder(tmp_path / "run")
+    folder.mkdir(parents=True)
+    # A lock that is not the process's own, as another process would hold it.
+    held = FileLock(run_lock(folder).lock_file)
+    held.acquire()
 
     def wait(_):
         """Release the lock once this worker can only wait for the other process."""
         assert first not in worker.settled
-        assert not first.folder(tmp_path / "run").exists()
-        held.lock.release()
+        assert [file.name for file in folder.iterdir()] == [".lock"]
+        held.release()
 
     monkeypatch.setattr("pretrain.comparison.workers.time.sleep", wait)
     assert worker.run() == []
@@ -377,10 +382,10 @@ def test_an_interrupted_comparison_is_completed_by_a_second_call(tmp_path, tuned
     config = configure("compare", f"out={out}", *TUNED)
     run_finetune, calls = workers.run_finetune, itertools.count()
 
-    def interrupted(*args):
+    def interrupted(*args, **options):
         if next(calls) == 7:
             raise KeyboardInterrupt
-        return run_finetune(*args)
+        return run_finetune(*args, **options)
 
     with monkeypatch.context() as patch:
         patch.setattr(workers, "run_finetune", interrupted)

@@ -217,4 +217,4 @@ def test_a_checkpoint_of_another_stack_is_refused(stack, digits, fabric, tmp_pat
     fit_stages(stack, digits.unlabelled, TRAINING, fabric=fabric, folder=folder)
     other = pretrain.Stack([pretrain.ConvAutoencoder(Layer(1, 5))], digits.unlabelled)
     with pytest.raises(UserError, match="another stack"):
-        load_stack(other, folder)
+        load_stack(other, folder.load("stack"))

@@ -12,6 +12,7 @@ from pretrain.data.skipped_files import Skipped
 from pretrain.pipelines.layer_probing import run_probe
 from pretrain.pipelines.network_finetuning import run_finetune
 from pretrain.pipelines.stage_training import run_stages
+from pretrain.runs.tensor_files import load_state
 from pretrain.training.greedy_pretraining import load_stack
 from pretrain.training.stack_building import build_stack
 from pretrain.training.trainer import Trainer
@@ -35,14 +36,15 @@ def test_a_finished_run_holds_what_the_readme_promises(trained):
     assert summary["images"] == 2 * 6 * 128
     files = {file.name for file in trained.iterdir()}
     pictures = {f"stage{k}-{what}.png" for k in (1, 2) for what in ("filters", "health", "reconstructions")}
-    assert files == {"config.yaml", "env.json", "leakage.json", "metrics.jsonl", "stack.pt", "summary.json", *pictures}
+    records = {"config.yaml", "env.json", "leakage.json", "metrics.jsonl", "summary.json"}
+    assert files == {*records, "stack.safetensors", ".lock", *pictures}
 
 
 def test_the_command_trains_what_the_python_functions_train(trained, configure, digits, fabric):
     config = configure("stage", "out=unused")
     plan = build_stack(config.stack, digits.unlabelled, config.seed)
     fit_stages(plan.stack, digits.unlabelled, plan.training, fabric=fabric)
-    saved = torch.load(trained / "stack.pt", weights_only=True)["stack"]
+    saved = load_state(trained / "stack.safetensors")["stack"]
     assert all(torch.equal(saved[name], value) for name, value in plan.stack.state_dict().items())
 
 
@@ -53,7 +55,7 @@ def test_stages_can_be_trained_one_call_at_a_time(trained, configure, digits, fa
     assert not (out / "summary.json").exists()
     second = run_stages(configure("stage", f"out={out}"), digits, fabric)
     assert second["stages"] == 2
-    one, two = (torch.load(run / "stack.pt", weights_only=True)["stack"] for run in (out, trained))
+    one, two = (load_state(run / "stack.safetensors")["stack"] for run in (out, trained))
     assert all(torch.equal(one[name], two[name]) for name in two)
 
 
@@ -75,7 +77,7 @@ def test_a_stage_that_was_interrupted_does_not_count_as_trained(
     assert run_stages(configure("stage", f"out={out}", "upto=1"), digits, fabric)["stages"] == 1
     assert not (out / "summary.json").exists()
     assert run_stages(configure("stage", f"out={out}"), digits, fabric)["stages"] == 2
-    one, two = (torch.load(run / "stack.pt", weights_only=True)["stack"] for run in (out, trained))
+    one, two = (load_state(run / "stack.safetensors")["stack"] for run in (out, trained))
     assert all(torch.equal(one[name], two[name]) for name in two)
 
 
@@ -108,9 +110,9 @@ def test_pretrained_layers_reach_the_network(trained, configure, digits, fabric,
     summary = run_finetune(configure("finetune", f"out={tmp_path / 'ft'}", *options), digits, fabric)
     assert summary["arm"] == "pretrained-frozen"
     assert summary["pretrain_seconds"] == json.loads((trained / "summary.json").read_text())["pretrain_seconds"]
-    network = pretrain.ConvNet.load(tmp_path / "ft" / "network.pt")
+    network = pretrain.ConvNet.load(tmp_path / "ft" / "network.safetensors")
     stack = build_stack(configure("stage", "out=unused").stack, digits.unlabelled, 0).stack
-    stack.load_state_dict(torch.load(trained / "stack.pt", weights_only=True)["stack"])
+    stack.load_state_dict(load_state(trained / "stack.safetensors")["stack"])
     images = digits.unlabelled[:20]
     torch.testing.assert_close(network.layers(network.preprocessing(images)), stack.below(2)(images))
 
@@ -118,7 +120,7 @@ def test_pretrained_layers_reach_the_network(trained, configure, digits, fabric,
 def test_a_saved_network_has_the_accuracy_of_its_summary(configure, digits, fabric, tmp_path):
     options = [*FINETUNE, "device.precision=32-true"]
     summary = run_finetune(configure("finetune", f"out={tmp_path / 'ft'}", *options), digits, fabric)
-    network = pretrain.ConvNet.load(tmp_path / "ft" / "network.pt")
+    network = pretrain.ConvNet.load(tmp_path / "ft" / "network.safetensors")
     result = pretrain.evaluate(network, digits.open_test())
     assert result.accuracy == summary["test_accuracy"]
     assert result.confusion.tolist() == summary["confusion"]
@@ -165,11 +167,11 @@ def test_a_probe_is_of_the_trained_layers_or_of_those_a_network_starts_from(
     pretrained = ["init=pretrained", f"stages={trained}"]
     for arm, options in (("pretrained", pretrained), ("random", [])):
         summary = run_probe(configure("probe", f"out={tmp_path / arm}", "labels=40", *options), digits, fabric)
-        assert json.loads((tmp_path / arm / "summary.json").read_text()) == summary
+        assert RunFolder(tmp_path / arm).summary() == summary
         assert (summary["arm"], summary["labels"], summary["seed"]) == (arm, 40, 0)
         stack = build_stack(configure("probe", "out=unused").stack, digits.unlabelled, 0).stack
         if arm == "pretrained":
-            load_stack(stack, RunFolder(trained))
+            load_stack(stack, load_state(trained / "stack.safetensors"))
         start = {"seed": 0, "pretrained": arm == "pretrained", "unlabelled": digits.unlabelled}
         expected = pretrain.probe_layers(pretrain.assemble(stack, digits.classes, **start), digits, labels=40)
         assert summary["depths"] == [asdict(each) for each in expected]
@@ -227,5 +229,5 @@ def test_stacks_of_rbms_go_the_same_way_as_autoencoders(name, sampled, configure
     summary = run_finetune(
         configure("finetune", f"out={tmp_path / 'ft'}", *small, *pretrained, *FINETUNE), digits, fabric
     )
-    network = pretrain.ConvNet.load(tmp_path / "ft" / "network.pt")
+    network = pretrain.ConvNet.load(tmp_path / "ft" / "network.safetensors")
     assert pretrain.evaluate(network, digits.open_test()).accuracy == summary["test_accuracy"]

@@ -177,8 +177,8 @@ def test_a_saved_network_is_preprocessed_as_before(tmp_path, name):
     with seeded(0, "stack"):
         stack = Stack([ConvAutoencoder(Layer(3, 4))], pictures(side=16), preprocessing=name)
     before = assemble(stack, ["ant", "bee"], seed=0).eval()
-    before.save(tmp_path / "network.pt")
-    after = ConvNet.load(tmp_path / "network.pt")
+    before.save(tmp_path / "network.safetensors")
+    after = ConvNet.load(tmp_path / "network.safetensors")
     assert equal(after.preprocessing.state_dict(), before.preprocessing.state_dict())
     assert torch.equal(after(pictures(side=16)), before(pictures(side=16)))
 

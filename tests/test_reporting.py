@@ -22,6 +22,7 @@ from pretrain.reporting.comparison_results import COLUMNS, read_results
 from pretrain.reporting.methods_text import methods
 from pretrain.reporting.plotting import TEXT_HEIGHT, Row, apart, panel, rows, styles
 from pretrain.reporting.side_by_side import unique_names, welch
+from pretrain.runs.sealed_files import read_json, write_json
 from pretrain.runs.typed_settings import as_config
 
 # Most tests here write a whole comparison and its report.
@@ -286,7 +287,7 @@ def test_overwriting_deletes_the_report_and_nothing_else(tmp_path, make):
     config = RunFolder(out).config()
     assert RunFolder.open(out, config, products=Comparison.products).config() == config
     RunFolder.open(out, {**config, "labels": [30]}, overwrite=True)
-    assert {file.name for file in out.glob("*.*")} == {"config.yaml", "env.json"}
+    assert {file.name for file in out.glob("*.*")} == {"config.yaml", "env.json", ".lock"}
     assert [file.name for file in out.glob("figures/*")] == ["mine.png"]
 
 
@@ -454,8 +455,8 @@ def test_two_comparisons_on_the_same_images_are_paired(tmp_path, make):
         make(tmp_path / "two", *TWO_BUDGETS, "+arms.extra={init: pretrained}"),
     )
     for file in two.glob("runs/pretrained/*/*/summary.json"):
-        summary = json.loads(file.read_text())
-        file.write_text(json.dumps({**summary, "test_accuracy": round(summary["test_accuracy"] + 0.03, 4)}))
+        summary = read_json(file)
+        write_json(file, {**summary, "test_accuracy": round(summary["test_accuracy"] + 0.03, 4)})
     report = write_side_by_side([one, two], tmp_path / "both")
     results = pd.read_csv(tmp_path / "both" / "results.csv")
     assert {"one: pretrained", "two: pretrained", "extra"} < set(results["arm"])

@@ -18,10 +18,12 @@ from pretrain.command_line.error_lines import one_line
 from pretrain.command_line.help_page import help_page
 from pretrain.errors import UserError
 from pretrain.runs.device import keep_freed_memory
+from pretrain.runs.interruption import Interruption, signals_end_the_process
 from pretrain.runs.progress import complain
 from pretrain.runs.typed_settings import Config, typed
 
 T = TypeVar("T")
+INTERRUPTED = 130  # exit status after Ctrl-C
 _HERE = Path(__file__).parents[1]
 # A wheel has conf/ inside the package, a clone beside it.
 CONF = next(path for path in (_HERE / "conf", _HERE.parent / "conf") if path.is_dir())
@@ -30,7 +32,8 @@ CONF = next(path for path in (_HERE / "conf", _HERE.parent / "conf") if path.is_
 def command(kind: type[T]) -> Callable[[Callable[[T], None]], Callable[[], None]]:
     """Make a function a command, configured by the YAML file in conf/ with the name of the function's file.
 
-    A user's mistake prints one line on standard error with exit status 2; an interruption has exit status 130.
+    A user's mistake prints one line on standard error with exit status 2. Ctrl-C, SIGTERM and SIGHUP save
+    and end the run, with the exit status of the signal.
 
     Parameters
     ----------
@@ -56,7 +59,7 @@ def command(kind: type[T]) -> Callable[[Callable[[T], None]], Callable[[], None]
             # Hydra raises its errors then, instead of printing them.
             os.environ["HYDRA_FULL_ERROR"] = "1"
             sys.argv[1:] = [_quoted(argument) for argument in sys.argv[1:]]
-            with _one_line_for_mistakes(name):
+            with signals_end_the_process(), _one_line_for_mistakes(name):
                 run()
 
         return main
@@ -87,12 +90,17 @@ def _quoted(argument: str) -> str:
 def _one_line_for_mistakes(name: str) -> Iterator[None]:
     try:
         yield
+        if sys.stdout:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        # Whoever read the output, such as `head`, has seen enough. What Python would still flush goes nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (UserError, HydraException, OmegaConfBaseException, OSError) as error:
         complain(f"error: {one_line(error, CONF, name, sys.argv[1:])}")
         sys.exit(2)
-    except KeyboardInterrupt:
-        complain("interrupted; run the same command again to resume from the last checkpoint")
-        sys.exit(130)
+    except KeyboardInterrupt as interruption:
+        complain("interrupted; run the same command again to resume")
+        sys.exit(interruption.status if isinstance(interruption, Interruption) else INTERRUPTED)
     finally:
         _end_processes()
 

@@ -1,14 +1,12 @@
-"""Run the tasks of a comparison in one process, in several, or on several computers that share its folder."""
+"""A worker goes through the tasks of a comparison, alone or beside others, which may be on other computers."""
 
-import os
-import sys
+import errno
 import time
+import traceback
 from collections import defaultdict
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from datetime import timedelta
-from multiprocessing import get_context
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -26,49 +24,21 @@ from pretrain.pipelines.layer_probing import run_probe
 from pretrain.pipelines.network_finetuning import run_finetune
 from pretrain.pipelines.stage_training import run_stages
 from pretrain.runs.atomic_files import write_text
-from pretrain.runs.device import keep_freed_memory
-from pretrain.runs.run_folder import RunFolder, open_run
+from pretrain.runs.progress import say
+from pretrain.runs.run_folder import RunFolder, open_run, run_lock
 
 # A worker waits this long while the remaining tasks are held by other processes.
 POLL_SECONDS = 1.0
-
-
-def run_comparison(comparison: Comparison) -> list[str]:
-    """Run the missing tasks of a comparison, in the folder ``comparison.out``.
-
-    Returns
-    -------
-    list of str
-        One line for each task that failed, with the reason, which failure.txt in its folder holds as well. A failure
-        does not stop the other tasks.
-
-    Raises
-    ------
-    UserError
-        When a setting does not fit the images, or the folder holds something other than this comparison.
-    """
-    started, jobs = time.time(), comparison.jobs
-    if jobs == 1:
-        return Worker(comparison, started).run()
-    comparison = comparison.with_threads(comparison.device.threads or max(1, (os.cpu_count() or 1) // jobs))
-    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
-        failures = pool.map(_work, [comparison] * jobs, [started] * jobs)
-        return list(dict.fromkeys(line for lines in failures for line in lines))
+CLOCK_TOLERANCE = 60.0  # seconds
 
 
 def exclusively(out: str | Path) -> FileLock:
     """Return the lock to hold while opening the folder of a comparison or writing its report."""
-    path = Path(out).resolve()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lock = path.with_name(f".{path.name}.lock")
+    Path(out).mkdir(parents=True, exist_ok=True)
+    lock = run_lock(Path(out))
     # In a folder that cannot be written, the lock would wait for ever; touching the file fails at once.
-    lock.touch()
-    return FileLock(lock)
-
-
-def _work(comparison: Comparison, started: float) -> list[str]:
-    keep_freed_memory()
-    return Worker(comparison, started).run()
+    Path(lock.lock_file).touch()
+    return lock
 
 
 @dataclass
@@ -83,7 +53,7 @@ class Worker:
     comparison : Comparison
         Comparison to run.
     started : float
-        Start of the comparison, in seconds since the epoch. A task that failed earlier is tried again.
+        Start of the comparison, in seconds since the epoch. A task that failed earlier is tried again. 0: now.
     settled : dict of Task to str or None
         Tasks that have ended, each with the reason of its failure, or None.
     seconds : dict of str to list of float
@@ -93,7 +63,7 @@ class Worker:
     """
 
     comparison: Comparison
-    started: float
+    started: float = 0.0
     settled: dict[Task, str | None] = field(default_factory=dict)
     seconds: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
 
@@ -101,13 +71,15 @@ class Worker:
         """Load the data, and open the folder, which is bound to these data."""
         self.out = Path(self.comparison.out)
         self.fabric = self.comparison.device.launch()
-        # Loading may download the data, which only one process at a time should do.
+        self.data = load_data(self.comparison.data, self.fabric)
+        check_data(self.comparison, self.data)
+        # Data-parallel processes open the folder together.
         with exclusively(self.out) if self.fabric.world_size == 1 else nullcontext():
-            self.data = load_data(self.comparison.data, self.fabric)
-            check_data(self.comparison, self.data)
             changed = _added_or_removed(self.comparison, self.out)
-            self.folder = open_run(self.comparison, self.data.digests, self.fabric, ignore=changed)
-            self.data.record_in(self.folder)
+            with open_run(self.comparison, self.data.digests, self.fabric, ignore=changed) as self.folder:
+                self.data.record_in(self.folder)
+                # The clock of the folder's computer may differ from this one's, and it dates the failures.
+                self.started = self.started or (self.out / "env.json").stat().st_mtime
         self.needs = tasks(self.comparison)
 
     def run(self) -> list[str]:
@@ -122,24 +94,22 @@ class Worker:
         return [f"{task}: {reason}" for task, reason in self.settled.items() if reason]
 
     def _attempt(self, task: Task) -> None:
-        """Settle a task, unless another process holds its lock."""
-        # Data-parallel processes go through the tasks together, and take no locks.
-        alone = self.fabric.world_size == 1
+        """Settle a task, unless another process holds the lock of its folder."""
+        # Data-parallel processes go through the tasks together, and the first of them locks each run as it opens it.
+        alone, folder = self.fabric.world_size == 1, task.folder(self.out)
+        if alone:
+            folder.mkdir(parents=True, exist_ok=True)
         try:
-            with self.lock(task).acquire(blocking=False) if alone else nullcontext():
+            with run_lock(folder).acquire(blocking=False) if alone else nullcontext():
                 self.settled[task] = self._settle(task)
         except Timeout:
             return
 
-    def lock(self, task: Task) -> FileLock:
-        """Return the lock to hold while running a task."""
-        return FileLock(self.out / ".locks" / f"{task}.lock".replace(" ", "-").replace(",", ""))
-
     def _settle(self, task: Task) -> str | None:
         """Run a task, or read how it ended; return the reason of a failure, or None."""
         folder = task.folder(self.out)
-        note, was_complete = folder / "failure.txt", RunFolder(folder).summary() is not None
-        if not was_complete and note.exists() and note.stat().st_mtime >= self.started:
+        was_complete = RunFolder(folder).is_complete
+        if not was_complete and self._has_just_failed(folder):
             return RunFolder(folder).failure()
         began = time.monotonic()
         try:
@@ -147,17 +117,29 @@ class Worker:
                 if isinstance(needed, PretrainingTask) and (reason := self.settled[needed]):
                     raise UserError(reason)
             summary = _run(task, self.comparison, self.data, self.fabric)
-        except UserError as error:
+        except Exception as error:
+            # A fault of one run, such as a lack of memory, does not stop the others. A full disk would stop them all.
+            if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            if not isinstance(error, UserError | OSError | MemoryError):
+                traceback.print_exc()
+            reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}".splitlines()[0]
             if self.folder.writes:
                 folder.mkdir(parents=True, exist_ok=True)
-                write_text(note, f"{error}\n")
-            return str(error)
+                write_text(folder / "failure.txt", f"{reason}\n")
+            return reason
         if self.folder.writes:
-            note.unlink(missing_ok=True)
+            (folder / "failure.txt").unlink(missing_ok=True)
         if not was_complete and self.folder.writes:
             self.seconds[task.kind].append(time.monotonic() - began)
             self._say(task, summary)
         return None
+
+    def _has_just_failed(self, folder: Path) -> bool:
+        """Return whether a worker of this comparison has noted a failure since the start; it is not tried again."""
+        note = folder / "failure.txt"
+        # A date in the future is that of a clock which was wrong.
+        return note.exists() and self.started <= note.stat().st_mtime <= time.time() + CLOCK_TOLERANCE
 
     def _say(self, task: Task, summary: dict[str, Any]) -> None:
         """Report progress on standard error: the task done, its accuracy, and the estimated time left."""
@@ -166,11 +148,11 @@ class Worker:
         left = [
             fmean(self.seconds.get(other.kind) or measured)
             for other in self.needs
-            if other != task and other not in self.settled and RunFolder(other.folder(self.out)).summary() is None
+            if other != task and other not in self.settled and not RunFolder(other.folder(self.out)).is_complete
         ]
         done = len(self.needs) - len(left)
         remaining = timedelta(seconds=round(sum(left) / self.comparison.jobs))
-        print(f"[{done}/{len(self.needs)}] {task}{result}; about {remaining} left", file=sys.stderr, flush=True)
+        say(f"[{done}/{len(self.needs)}] {task}{result}; about {remaining} left")
 
 
 def _run(task: Task, comparison: Comparison, data: Dataset, fabric: Fabric) -> dict[str, Any]:
@@ -181,11 +163,7 @@ def _run(task: Task, comparison: Comparison, data: Dataset, fabric: Fabric) -> d
             return run_probe(task.settings(comparison), data, fabric)
         case FinetuningTask():
             settings = task.settings(comparison)
-            summary = run_finetune(settings, data, fabric)
-            # A trial is run for its accuracy alone.
-            if task.trial is not None and fabric.global_rank == 0:
-                Path(settings.out, "network.pt").unlink(missing_ok=True)
-            return summary
+            return run_finetune(settings, data, fabric, keep_network=task.trial is None)
 
 
 def _added_or_removed(comparison: Comparison, out: Path) -> list[str]:

@@ -1,16 +1,18 @@
 """CIFAR-10, read through torchvision."""
 
-import sys
 import urllib.error
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
+from filelock import FileLock
 
 from pretrain.data.dataset import Dataset, Labelled, gather
 from pretrain.data.dataset_settings import CIFAR10Data
 from pretrain.data.image_folder import load_unlabelled
 from pretrain.data.leakage_check import Named
 from pretrain.errors import UserError
+from pretrain.runs.progress import say
 
 
 def read_cifar10(source: CIFAR10Data) -> Dataset:
@@ -25,7 +27,7 @@ def read_cifar10(source: CIFAR10Data) -> Dataset:
 
     def split(train: bool) -> CIFAR10:
         try:
-            return CIFAR10(str(Path(source.root).expanduser()), train=train, download=source.download)
+            return CIFAR10(str(root), train=train, download=source.download)
         except (RuntimeError, OSError, urllib.error.URLError) as error:
             advice = (
                 "check the connection, or put cifar-10-python.tar.gz there"
@@ -44,9 +46,12 @@ def read_cifar10(source: CIFAR10Data) -> Dataset:
     def labelled(images_of: CIFAR10) -> Labelled:
         return Labelled(named(images_of).images, torch.tensor(images_of.targets))
 
-    if source.download and not Path(source.root, CIFAR10.base_folder).expanduser().exists():
-        print(f"CIFAR-10 is not in {source.root} yet: downloading it from {CIFAR10.url}", file=sys.stderr)
-    train = split(train=True)
+    root = Path(source.root).expanduser()
+    missing = source.download and not (root / CIFAR10.base_folder).exists()
+    if missing:
+        say(f"CIFAR-10 is not in {source.root} yet: downloading it from {CIFAR10.url}")
+    with _alone_in(root) if missing else nullcontext():
+        train = split(train=True)
     pools = load_unlabelled(source.unlabelled, 32, 3, source.cache) if source.unlabelled else None
     return gather(
         source,
@@ -57,6 +62,12 @@ def read_cifar10(source: CIFAR10Data) -> Dataset:
         lambda: named(split(train=False)),
         pools,
     )
+
+
+def _alone_in(root: Path) -> FileLock:
+    """Return a lock on a folder of data, since two downloads at once would damage each other's files."""
+    root.mkdir(parents=True, exist_ok=True)
+    return FileLock(root / ".download.lock")
 
 
 def _first_line(error: BaseException) -> str:

@@ -3,7 +3,6 @@
 No function of this module is given a test label.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,7 +11,7 @@ import torch
 from torch import Tensor
 
 from pretrain.data.near_duplicates import Match, find_shared, fingerprints
-from pretrain.runs.atomic_files import write_text
+from pretrain.runs.sealed_files import write_json
 
 EXAMPLES_IN_REPORT = 20
 
@@ -85,7 +84,7 @@ class Leakage:
 
     def write(self, file: Path) -> None:
         """Write the result as JSON."""
-        write_text(file, json.dumps(asdict(self), indent=2) + "\n")
+        write_json(file, asdict(self))
 
 
 def check_pool(

@@ -13,7 +13,7 @@ from pretrain.network.layer import Layer
 from pretrain.network.preprocessing import Standardize
 from pretrain.network.shapes import LayerRow, layer_rows
 from pretrain.network.whitening import unfitted
-from pretrain.runs.atomic_files import load_checkpoint
+from pretrain.runs.tensor_files import load_state, save_state
 
 
 class ConvNet(nn.Module):
@@ -78,14 +78,14 @@ class ConvNet(nn.Module):
         return torch.cat(logits).softmax(dim=1)
 
     def save(self, path: str | Path) -> None:
-        """Write architecture and weights: tensors and plain values alone."""
+        """Write architecture and weights as a safetensors file, which carries a digest of its content."""
         architecture = {
             "preprocessing": self.preprocessing.settings,
             "layers": [asdict(settings) for settings in self.layer_settings],
             "image_shape": self.image_shape,
             "classes": self.classes,
         }
-        torch.save({"architecture": architecture, "state": self.state_dict()}, path)
+        save_state(Path(path), {"architecture": architecture, "state": self.state_dict()})
 
     @classmethod
     def load(cls, path: str | Path) -> "ConvNet":
@@ -96,14 +96,13 @@ class ConvNet(nn.Module):
         UserError
             When the file is damaged or holds something else.
         """
-        loaded = load_checkpoint(Path(path))
+        saved = load_state(Path(path))
         try:
-            checkpoint = dict(loaded)
-            architecture, state = checkpoint["architecture"], checkpoint["state"]
+            architecture = dict(saved["architecture"])
             preprocessing = unfitted(**architecture["preprocessing"])
             layers = [Layer(**settings) for settings in architecture["layers"]]
-            network = cls(preprocessing, layers, architecture["image_shape"], architecture["classes"])
-            network.load_state_dict(state)
+            network = cls(preprocessing, layers, tuple(architecture["image_shape"]), architecture["classes"])
+            network.load_state_dict(saved["state"])
         except Exception as error:
             # The file may hold anything, so errors of many kinds are possible.
             raise UserError(f"{path} does not hold a network ({type(error).__name__}: {error}).") from None

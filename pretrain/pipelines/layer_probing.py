@@ -11,8 +11,8 @@ from pretrain.data.dataset import Dataset
 from pretrain.evaluation.linear_probe import probe_layers
 from pretrain.pipelines.run_settings import ProbeRun
 from pretrain.pipelines.stage_training import complete_run
-from pretrain.pipelines.starting_layers import starting_layers, starting_network
-from pretrain.runs.run_folder import open_run
+from pretrain.pipelines.starting_layers import StartingLayers, starting_layers, starting_network
+from pretrain.runs.run_folder import RunFolder, open_run
 
 
 def run_probe(settings: ProbeRun, data: Dataset, fabric: Fabric) -> dict[str, Any]:
@@ -24,9 +24,14 @@ def run_probe(settings: ProbeRun, data: Dataset, fabric: Fabric) -> dict[str, An
         Contents of summary.json.
     """
     layers = starting_layers(settings, data)
-    folder = open_run(settings, {**data.digests, "stages_digest": layers.digest}, fabric)
-    if summary := folder.summary():
-        return summary
+    with open_run(settings, {**data.digests, "stages_digest": layers.digest}, fabric) as folder:
+        return folder.summary() or _probe(settings, data, fabric, folder, layers)
+
+
+def _probe(
+    settings: ProbeRun, data: Dataset, fabric: Fabric, folder: RunFolder, layers: StartingLayers
+) -> dict[str, Any]:
+    """Fit the probes and return the summary."""
     data.record_in(folder)
     network = starting_network(settings, data).to(fabric.device).to(memory_format=torch.channels_last)
     started = time.monotonic()
@@ -44,5 +49,4 @@ def run_probe(settings: ProbeRun, data: Dataset, fabric: Fabric) -> dict[str, An
         "probe_seconds": round(time.monotonic() - started, 3),
         "depths": [asdict(each) for each in probes],
     }
-    complete_run(folder, summary, fabric)
-    return summary
+    return complete_run(folder, summary, fabric)

@@ -16,13 +16,23 @@ from pretrain.pipelines.run_settings import FinetuningRun
 from pretrain.pipelines.stage_training import complete_run
 from pretrain.pipelines.starting_layers import StartingLayers, starting_layers, starting_network
 from pretrain.runs.run_folder import RunFolder, open_run
+from pretrain.runs.tensor_files import SUFFIX
 from pretrain.training.finetuning import Result, finetune_network
 from pretrain.training.flop_counting import finetuning_flops
 from pretrain.training.recipes import Recipe
 
 
-def run_finetune(settings: FinetuningRun, data: Dataset, fabric: Fabric) -> dict[str, Any]:
+def run_finetune(
+    settings: FinetuningRun, data: Dataset, fabric: Fabric, *, keep_network: bool = True
+) -> dict[str, Any]:
     """Fine-tune an assembled network in the folder ``settings.out``; a complete run is left as it is.
+
+    Parameters
+    ----------
+    settings, data, fabric
+        What to run, on which images, and where.
+    keep_network : bool
+        Whether the network is saved. A trial is run for its accuracy alone.
 
     Returns
     -------
@@ -30,9 +40,19 @@ def run_finetune(settings: FinetuningRun, data: Dataset, fabric: Fabric) -> dict
         Contents of summary.json.
     """
     layers = starting_layers(settings, data, settings.upto)
-    folder = open_run(settings, {**data.digests, "stages_digest": layers.digest}, fabric)
-    if summary := folder.summary():
-        return summary
+    with open_run(settings, {**data.digests, "stages_digest": layers.digest}, fabric) as folder:
+        return folder.summary() or _finetune(settings, data, fabric, folder, layers, keep_network)
+
+
+def _finetune(
+    settings: FinetuningRun,
+    data: Dataset,
+    fabric: Fabric,
+    folder: RunFolder,
+    layers: StartingLayers,
+    keep_network: bool,
+) -> dict[str, Any]:
+    """Train the network, save and draw it, and return the summary."""
     data.record_in(folder)
     network = starting_network(settings, data, settings.upto)
     labels = len(data.train) if settings.labels == "all" else settings.labels
@@ -51,11 +71,11 @@ def run_finetune(settings: FinetuningRun, data: Dataset, fabric: Fabric) -> dict
     # Opening the test split may have added skipped files.
     data.record_in(folder)
     if folder.writes:
-        network.save(folder.path / "network.pt")
+        if keep_network:
+            network.save(folder.path / f"network{SUFFIX}")
         _draw_finetuning(network, result, folder)
     summary = _summary(settings, recipe, layers, network, labels, result)
-    complete_run(folder, summary, fabric)
-    return summary
+    return complete_run(folder, summary, fabric)
 
 
 def _summary(

@@ -59,7 +59,7 @@ class StageRun(RunSettings):
     """
 
     products = (
-        "stack.pt",
+        "stack.safetensors",
         *("stage*-filters.png", "stage*-health.png", "stage*-reconstructions.png", "stage*-samples.png"),
     )
 
@@ -133,7 +133,7 @@ class FinetuningRun(NetworkRun):
         Name of the arm in the summary; None for the name that the other settings imply.
     """
 
-    products = ("network.pt", "confusion.png", "learning-curves.png")
+    products = ("network.safetensors", "confusion.png", "learning-curves.png")
 
     recipe: Recipe = setting(factory=Recipe)
     upto: int | None = None

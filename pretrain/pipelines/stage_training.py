@@ -20,7 +20,7 @@ from pretrain.runs.run_folder import RunFolder, open_run
 from pretrain.runs.seeding import generator
 from pretrain.stages.stack import Stack
 from pretrain.training.flop_counting import stage_flops
-from pretrain.training.greedy_pretraining import fit_stages, load_stack
+from pretrain.training.greedy_pretraining import fit_stages, resume_stack
 from pretrain.training.stack_building import StackPlan, build_stack
 
 IMAGES_PER_PICTURE = 8
@@ -35,14 +35,17 @@ def run_stages(settings: StageRun, data: Dataset, fabric: Fabric) -> dict[str, A
         Contents of summary.json, for the stages trained so far.
     """
     # Stages see no labels and no test images, so these may change.
-    folder = open_run(settings, data.digests, fabric, ignore=["labelled_digest"])
-    if summary := folder.summary():
-        return summary
+    with open_run(settings, data.digests, fabric, ignore=["labelled_digest"]) as folder:
+        return folder.summary() or _train(settings, data, fabric, folder)
+
+
+def _train(settings: StageRun, data: Dataset, fabric: Fabric, folder: RunFolder) -> dict[str, Any]:
+    """Train the stages that are missing, draw them, and return the summary."""
     data.record_in(folder)
     pool = _pool(settings, data)
     plan = build_stack(settings.stack, pool, settings.seed)
     upto = len(plan.stack) if settings.upto is None else settings.upto
-    finished = load_stack(plan.stack, folder)
+    finished = resume_stack(plan.stack, folder)
     held_out = data.validation.images if len(data.validation) else None
     # An interruption may have left the last finished stage without its pictures.
     for count in range(finished, upto + 1):
@@ -52,16 +55,15 @@ def run_stages(settings: StageRun, data: Dataset, fabric: Fabric) -> dict[str, A
         _draw_stage(plan.stack, count, data, folder)
     summary = _stages_summary(settings, plan, len(pool), folder, stages=max(finished, upto))
     summary["skipped"] = len(data.skipped)
-    if summary["stages"] == len(plan.stack):
-        complete_run(folder, summary, fabric)
-    return summary
+    return complete_run(folder, summary, fabric) if summary["stages"] == len(plan.stack) else summary
 
 
-def complete_run(folder: RunFolder, summary: dict[str, Any], fabric: Fabric) -> None:
-    """Mark a run as complete after all processes have finished, and before any of them continues."""
+def complete_run(folder: RunFolder, summary: dict[str, Any], fabric: Fabric) -> dict[str, Any]:
+    """Mark a run as complete after all processes have finished and before any continues; return the whole summary."""
     fabric.barrier()
     folder.write_summary(summary)
     fabric.barrier()
+    return folder.summary() or summary
 
 
 def _pool(settings: StageRun, data: Dataset) -> Tensor:

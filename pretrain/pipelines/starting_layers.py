@@ -1,8 +1,9 @@
 """The trained stages that a run starts from, and their cost."""
 
-import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pretrain.data.dataset import Dataset
 from pretrain.errors import UserError
@@ -11,6 +12,7 @@ from pretrain.pipelines.run_settings import NetworkRun
 from pretrain.runs.progress import complain
 from pretrain.runs.resumption import differences, first_few
 from pretrain.runs.run_folder import RunFolder
+from pretrain.runs.tensor_files import SUFFIX, load_with_digest
 from pretrain.runs.typed_settings import as_config, may_differ
 from pretrain.stages.convnet_assembly import assemble
 from pretrain.training.greedy_pretraining import load_stack
@@ -41,29 +43,43 @@ def starting_layers(settings: NetworkRun, data: Dataset, upto: int | None = None
         return StartingLayers()
     assert settings.stages is not None
     folder = RunFolder(Path(settings.stages))
-    there = folder.config()
-    if differing := differences({"stack": there["stack"]}, {"stack": as_config(settings.stack)}):
+    there, summary = folder.config(), folder.summary()
+    _refuse_other_runs(folder.path, summary)
+    if differing := differences({"stack": there.get("stack")}, {"stack": as_config(settings.stack)}):
         raise UserError(f"stages={settings.stages} was trained with another stack: {first_few(differing)}.")
-    if not (folder.path / "stack.pt").exists():
-        raise UserError(f"stages={settings.stages} holds no trained stages: give a run of python -m pretrain.stage.")
-    summary = folder.summary()
     if summary is None:
         raise UserError(f"stages={settings.stages} is not complete: run its python -m pretrain.stage again.")
+    _, digest = _saved_stages(folder)
     others = differences(there["data"], as_config(settings.data), may_differ(settings.data))
     if not others and there.get("data_digest") != data.digest:
         others = ["the images have changed since, and may have included the present validation and test images"]
     if others:
         complain(f"note: stages={settings.stages} was trained on other data: {first_few(others)}")
-    digest = hashlib.blake2b((folder.path / "stack.pt").read_bytes(), digest_size=8).hexdigest()
     seconds, flops = summary["stage_seconds"][:upto], summary["stage_flops"][:upto]
     return StartingLayers(round(sum(seconds), 3), sum(flops), digest)
+
+
+def _refuse_other_runs(path: Path, summary: Mapping[str, Any] | None) -> None:
+    """Refuse a folder without trained stages, such as that of fine-tuning or of a comparison."""
+    name = f"stack{SUFFIX}"
+    if not (path / name).exists() and name not in (summary or {}).get("files", {}):
+        inside = sorted(path.glob(f"stages/**/{name}"))
+        advice = (
+            f"one of its pretrainings, such as {inside[0].parent}" if inside else "a run of python -m pretrain.stage"
+        )
+        raise UserError(f"stages={path} holds no trained stages (no {name}): give {advice}.")
+
+
+def _saved_stages(folder: RunFolder) -> tuple[dict[str, Any], str]:
+    """Return the saved stages of a complete run, and their digest, after checking that the run wrote them."""
+    return load_with_digest(folder.checked(f"stack{SUFFIX}"))
 
 
 def starting_network(settings: NetworkRun, data: Dataset, upto: int | None = None) -> ConvNet:
     """Return the network to start from, with its first `upto` layers pretrained or all from scratch."""
     stack = build_stack(settings.stack, data.unlabelled, settings.seed).stack
     if settings.stages:
-        load_stack(stack, RunFolder(Path(settings.stages)))
+        load_stack(stack, _saved_stages(RunFolder(Path(settings.stages)))[0])
     return assemble(
         stack,
         data.classes,

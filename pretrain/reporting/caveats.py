@@ -37,6 +37,7 @@ def caveats(results: Results, paired: list[PairedComparison], matched: list[Pair
         *_shared_labels(comparison),
         *_few_test_images(results),
         *_many_arms(paired),
+        *_changed_environments(results),
     ]
 
 
@@ -146,6 +147,15 @@ def _many_arms(paired: list[PairedComparison]) -> list[str]:
         f"{arms} arms are compared, and nothing is corrected for their number. Of 20 arms without any effect, about "
         "one would be said to help or hurt."
     ]
+
+
+def _changed_environments(results: Results) -> list[str]:
+    """Say which runs were interrupted and went on with other versions or on another processor."""
+    changed = results.changed_environments
+    if not changed:
+        return []
+    runs = f"{counted(len(changed), 'run')} went on in another environment after an interruption"
+    return [f"{runs}, so the same seeds may give other bits elsewhere. The first is {changed[0]}."]
 
 
 def _budgets_in_words(budgets: Iterable[int]) -> str:

@@ -1,9 +1,9 @@
 """The results in the folder of a comparison: tables of runs, trials, probes, curves and pretraining, and failures."""
 
-import json
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,10 @@ import pandas as pd
 
 from pretrain.comparison.plan import Comparison
 from pretrain.comparison.tasks import FinetuningTask, PretrainingTask, ProbingTask, Task, tasks
-from pretrain.errors import UserError
-from pretrain.runs.run_folder import RunFolder
+from pretrain.errors import DamagedFileError, UserError
+from pretrain.runs.environment import deciding_changes
+from pretrain.runs.run_folder import LOG, RunFolder
+from pretrain.runs.sealed_files import read_json
 from pretrain.runs.typed_settings import typed
 
 COLUMNS = (
@@ -46,7 +48,9 @@ class Results:
     configuration : str
         Text of config.yaml.
     environment : dict
-        Content of env.json.
+        Last environment of the comparison.
+    changed_environments : list of str
+        One line for each run that went on in another environment, which may have changed its bits.
     labelled_digest : str
         Digest of the labelled images and the test images.
     runs : DataFrame
@@ -75,6 +79,7 @@ class Results:
     comparison: Comparison
     configuration: str
     environment: dict[str, Any]
+    changed_environments: list[str]
     labelled_digest: str
     runs: pd.DataFrame
     trials: pd.DataFrame
@@ -99,7 +104,7 @@ def read_results(out: str | Path) -> Results:
     out = Path(out)
     comparison, digests = read_comparison(out)
     everything = list(tasks(comparison))
-    done = {task: summary for task in everything if (summary := RunFolder(task.folder(out)).accepted())}
+    done, damaged = _summaries(everything, out)
     runs = {task: summary for task, summary in done.items() if isinstance(task, FinetuningTask) and task.trial is None}
     first = next(iter(runs.values()), {})
     leakage = out / "leakage.json"
@@ -107,7 +112,8 @@ def read_results(out: str | Path) -> Results:
         path=out,
         comparison=comparison,
         configuration=(out / "config.yaml").read_text(),
-        environment=RunFolder(out).environment(),
+        environment=(RunFolder(out).environments() or [{}])[-1],
+        changed_environments=_changed_environments(done, out),
         labelled_digest=digests["labelled_digest"],
         runs=pd.DataFrame([{column: s[column] for column in COLUMNS} for s in runs.values()], columns=list(COLUMNS)),
         trials=_trials(everything, done, comparison),
@@ -115,11 +121,34 @@ def read_results(out: str | Path) -> Results:
         curves=_curves(runs, out),
         stages=_stages(done),
         progress=_progress(everything, done),
-        failures=_failures(everything, done, out),
-        leakage=json.loads(leakage.read_text()) if leakage.exists() else None,
+        failures=_failures(everything, done, damaged, out),
+        leakage=read_json(leakage) if leakage.exists() else None,
         test_images=sum(map(sum, first["confusion"])) if "confusion" in first else None,
         classes=len(first["confusion"]) if "confusion" in first else None,
     )
+
+
+def _summaries(everything: list[Task], out: Path) -> tuple[dict[Task, dict[str, Any]], dict[Task, str]]:
+    """Return the summaries of the complete runs, and the reasons why others cannot be read."""
+    done, damaged = {}, {}
+    for task in everything:
+        folder = RunFolder(task.folder(out))
+        try:
+            if summary := folder.accepted():
+                folder.checked(LOG)
+                done[task] = summary
+        except DamagedFileError as error:
+            damaged[task] = str(error)
+    return done, damaged
+
+
+def _changed_environments(done: Iterable[Task], out: Path) -> list[str]:
+    lines = []
+    for task in done:
+        sittings = RunFolder(task.folder(out)).environments()
+        changes = [change for pair in pairwise(sittings) for change in deciding_changes(*pair)]
+        lines += [f"{task}: {'; '.join(changes)}"] if changes else []
+    return lines
 
 
 def read_comparison(out: Path) -> tuple[Comparison, dict[str, str]]:
@@ -152,11 +181,11 @@ def _progress(everything: list[Task], done: Mapping[Task, Any]) -> dict[str, tup
     return {kind: (complete, total) for kind, (complete, total) in counts.items() if total}
 
 
-def _failures(everything: list[Task], done: Mapping[Task, Any], out: Path) -> list[str]:
+def _failures(everything: list[Task], done: Mapping[Task, Any], damaged: Mapping[Task, str], out: Path) -> list[str]:
     """Return one line for each reason, since a failed pretraining fails all runs that need it."""
     reasons: dict[str, list[str]] = defaultdict(list)
     for task in everything:
-        if task not in done and (reason := RunFolder(task.folder(out)).failure()):
+        if task not in done and (reason := damaged.get(task) or RunFolder(task.folder(out)).failure()):
             reasons[reason].append(str(task))
     return [f"{'; '.join(failed)}: {reason}" for reason, failed in reasons.items()]
 

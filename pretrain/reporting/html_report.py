@@ -22,6 +22,7 @@ from pretrain.reporting.comparison_results import Results, read_results
 from pretrain.reporting.headline import against_matched, headline, label_efficiency_sentences
 from pretrain.reporting.methods_text import methods
 from pretrain.runs.atomic_files import write_text
+from pretrain.runs.run_folder import RunFolder
 
 LABELS_SAVED_CAPTION = (
     "Labels that the baseline needs for the same accuracy, with 95% intervals. A ring marks the labels of the arm. An "
@@ -76,7 +77,7 @@ def open_folder(path: str | Path) -> Path:
         When it holds anything but a report.
     """
     folder = Path(path)
-    there = {entry.name for entry in folder.iterdir()} if folder.is_dir() else set()
+    there = {each.name for each in folder.iterdir() if each.name[0] != "."} if folder.is_dir() else set()
     if folder.is_file() or "config.yaml" in there or (there and "results.csv" not in there):
         raise UserError(f"out={path} holds something other than a report: give another out=.")
     folder.mkdir(parents=True, exist_ok=True)
@@ -199,12 +200,18 @@ def progress(results: Results) -> str:
 
 
 def _pictures(results: Results) -> list[dict[str, str]]:
-    """Return the pictures of the pretraining of the first seed as data for the page."""
+    """Return the pictures of the pretraining of the first seed as data for the page.
+
+    Raises
+    ------
+    DamagedFileError
+        When a picture is not what the run drew.
+    """
     folder = PretrainingTask(results.comparison.seeds[0]).folder(results.path)
     return [
         {
             "name": file.stem.replace("-", " ").replace("stage", "stage "),
-            "data": base64.b64encode(file.read_bytes()).decode(),
+            "data": base64.b64encode(RunFolder(folder).checked(file.name).read_bytes()).decode(),
         }
         for file in sorted(folder.glob("stage*.png"))
     ]

@@ -1,32 +1,46 @@
-"""Write files atomically, and read checkpoints without executing anything in them."""
+"""Write files atomically: a reader finds the old content or the new one, also after a crash or a full disk."""
 
+import os
 from pathlib import Path
-from typing import Any
 
-import torch
-
-from pretrain.errors import UserError
+PART = ".part"  # ending of a file that is being written
 
 
-def load_checkpoint(file: Path) -> dict[str, Any]:
-    """Read a checkpoint of tensors and plain values.
+def write_bytes(file: Path, data: bytes) -> None:
+    """Write a file completely or not at all.
 
     Raises
     ------
-    UserError
-        When the file is damaged or contains anything else.
+    OSError
+        When it cannot be written; the error names the file, which is as it was before.
     """
+    scratch = file.with_name(f"{file.name}{PART}")
     try:
-        return torch.load(file, map_location="cpu", weights_only=True)
-    # torch raises many kinds of errors; each means that the file cannot be used.
-    except Exception as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"{file} is not a checkpoint that can be read ({reason}).") from None
+        with scratch.open("wb") as stream:
+            stream.write(data)
+            stream.flush()
+            # Without this, a power cut after the rename may leave an empty file.
+            os.fsync(stream.fileno())
+        scratch.replace(file)
+        _sync_folder(file.parent)
+    except OSError as error:
+        scratch.unlink(missing_ok=True)
+        # Errors of writing do not name the file.
+        raise OSError(error.errno, error.strerror, str(file)) from None
 
 
 def write_text(file: Path, text: str) -> None:
-    """Write a file completely or not at all."""
-    scratch = file.with_name(f"{file.name}.part")
+    """Write a file of text in UTF-8, as `write_bytes` does."""
     # File names in the text may be in an old encoding.
-    scratch.write_text(text, errors="surrogateescape")
-    scratch.replace(file)
+    write_bytes(file, text.encode(errors="surrogateescape"))
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make renames in a folder outlast a power cut, where the system can open folders."""
+    if not hasattr(os, "O_DIRECTORY"):
+        return
+    descriptor = os.open(folder, os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

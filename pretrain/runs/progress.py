@@ -3,6 +3,7 @@
 import os
 import sys
 import time
+from contextlib import suppress
 
 from tqdm import tqdm
 
@@ -75,18 +76,22 @@ class Progress:
         seconds = time.monotonic() - self.started
         speed = (self.done - self.initial) / max(seconds, 1e-9)
         left = (self.total - self.done) / max(speed, 1e-9)
-        print(
+        say(
             f"{self.title}: {self.done}/{self.total}, {speed * self.per_step:.0f} {self.unit}/s, "
-            f"{left:.0f} s left{', ' + figures if figures else ''}",
-            file=sys.stderr,
-            flush=True,
+            f"{left:.0f} s left{', ' + figures if figures else ''}"
         )
 
 
 def complain(line: str) -> None:
     """Print a line on standard error, only in the first of the data-parallel processes."""
     if is_first_process():
-        print(line, file=sys.stderr)
+        say(line)
+
+
+def say(line: str) -> None:
+    """Print a line on standard error, if anybody still reads it; work goes on where nobody does."""
+    with suppress(BrokenPipeError):
+        print(line, file=sys.stderr, flush=True)
 
 
 def is_first_process() -> bool:

@@ -1,28 +1,40 @@
 """The folder of a run: its settings, measurements and checkpoints."""
 
 import json
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-import yaml
+from filelock import FileLock, Timeout
 from lightning_fabric import Fabric
 
-from pretrain.errors import UserError
-from pretrain.runs.atomic_files import load_checkpoint, write_text
-from pretrain.runs.environment import environment
+from pretrain.errors import DamagedFileError, UserError
+from pretrain.runs.atomic_files import PART
 from pretrain.runs.processes import first_then_others, precision_of
-from pretrain.runs.resumption import differences, first_few
+from pretrain.runs.resumption import differences, first_few, flatten
+from pretrain.runs.saved_states import SavedStates
+from pretrain.runs.sealed_files import digest_of, digest_of_values, read_json, read_yaml, write_json, write_yaml
+from pretrain.runs.sittings import add_sitting, holder, recorded_products, sittings
+from pretrain.runs.tensor_files import SUFFIX
 from pretrain.runs.typed_settings import Config, as_config, may_differ
 
+LOG = SavedStates.LOG
 # A run writes these before its work, so overwriting them loses nothing.
 SETUP_FILES = {"config.yaml", "env.json", "skipped.csv", "leakage.json", "failure.txt"}
-RESULT_FILES = {"metrics.jsonl", "checkpoint.pt", "summary.json"}
+RESULT_FILES = {LOG, f"checkpoint{SUFFIX}", "*.previous" + SUFFIX, "summary.json"}
+# Versions before 0.2 wrote these with torch.save, which does not notice damage.
+OLD_FILES = {"checkpoint.pt", "stack.pt", "network.pt"}
+# Systems put these into folders that are empty to their users.
+CLUTTER = {"lost+found", "Thumbs.db", "desktop.ini"}
 
 
 class RunFolder:
     """The folder of one run: config.yaml, env.json, metrics.jsonl, checkpoints, and summary.json last.
+
+    Whatever is read is checked against the digest with which it was written. An open folder is locked: only one process
+    at a time computes a run. Use it in a ``with`` block to unlock it at the end; the system unlocks it when the process
+    ends in whatever way.
 
     Parameters
     ----------
@@ -34,6 +46,10 @@ class RunFolder:
 
     def __init__(self, path: Path, writes: bool = True):
         self.path, self.writes = Path(path), writes
+        self.products: tuple[str, ...] = ()
+        self.states = SavedStates(self.path, identity=None)
+        self.lock = run_lock(self.path)
+        self._folder: tuple[int, int] | None = None  # device and inode of the open folder
 
     @classmethod
     def open(
@@ -58,7 +74,7 @@ class RunFolder:
             Patterns of the files that this kind of run writes, beyond those of every run. They are written to env.json,
             so that overwriting the run deletes these files and no others.
         overwrite : bool
-            Whether a run with other settings is deleted.
+            Whether a run with other settings, or with damaged files, is deleted.
         ignore : iterable of str
             Dotted paths of settings that may differ.
         writes : bool
@@ -67,53 +83,103 @@ class RunFolder:
         Raises
         ------
         UserError
-            When the folder contains a run with other settings, or files but no run.
+            When the folder contains a run with other settings or damaged files, or files but no run, or when another
+            process is computing the run.
         """
-        folder = cls(Path(path), writes)
-        there = folder._entries()
-        if not {"config.yaml", "env.json"} <= there:
-            if there - {"failure.txt"} and not folder._begun(there, config, ignore):
-                raise UserError(f"{path} is not empty and holds no run: give another out=.")
-        elif there - SETUP_FILES and (differing := differences(folder.config(), config, ignore)):
+        folder, ignore = cls(Path(path), writes), tuple(ignore)
+        folder.products = tuple(products)
+        folder.states = SavedStates(folder.path, _identity(config, ignore))
+        folder._refuse_other_files(config, ignore)
+        if writes:
+            folder._acquire()
+        if trouble := folder._trouble(config, ignore):
             if not overwrite:
-                raise UserError(
-                    f"{path} holds a run with other settings: {first_few(differing)}. "
-                    "Give another out=, or overwrite=true to start again."
-                )
+                folder.close()
+                raise UserError(trouble)
             folder._clear()
         # A complete run keeps the record of how it was made.
-        if folder.writes and folder.summary() is None:
-            folder.path.mkdir(parents=True, exist_ok=True)
-            write_text(folder.path / "config.yaml", yaml.safe_dump(config, sort_keys=False))
-            write_text(
-                folder.path / "env.json", json.dumps({**environment(), "products": [*products]}, indent=2) + "\n"
-            )
+        if writes and folder.summary() is None:
+            folder._record(config)
+        status = folder.path.stat()
+        folder._folder = status.st_dev, status.st_ino
         return folder
 
-    def _begun(self, there: set[str], config: Config, ignore: Iterable[str]) -> bool:
-        """Return whether the folder contains only the first files of this run, interrupted while it started."""
-        mine = {"config.yaml", "failure.txt", "config.yaml.part", "env.json.part"}
-        return there <= mine and ("config.yaml" not in there or not differences(self.config(), config, ignore))
+    def __enter__(self) -> "RunFolder":
+        """Return this object."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Unlock the folder."""
+        self.close()
+
+    def close(self) -> None:
+        """Unlock the folder; this object may still read it."""
+        self.lock.release()
+
+    def _acquire(self) -> None:
+        """Lock the folder, which is created where it is missing."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self.lock.acquire(blocking=False)
+        except Timeout:
+            raise UserError(
+                f"{self.path} is in use by {holder(self.path)}: wait until it has ended, or give another out=."
+            ) from None
+        except PermissionError:
+            # A complete run is only read, which a folder that cannot be written allows.
+            if not (self.path / "summary.json").exists():
+                raise
+
+    def _refuse_other_files(self, config: Config, ignore: Iterable[str]) -> None:
+        """Refuse a folder of something else than a run."""
+        there = self._entries()
+        if {"config.yaml", "env.json"} <= there or not there - {"failure.txt"}:
+            return
+        # A run that was interrupted while it started has only its first file.
+        begun = there <= {"config.yaml", "failure.txt"} and not differences(self.config(), config, ignore)
+        if not begun:
+            raise UserError(f"{self.path} is not empty and holds no run: give another out=.")
+
+    def _trouble(self, config: Config, ignore: Iterable[str]) -> str | None:
+        """Return why the run in the folder is not the one with these settings, or cannot be used; None if it is."""
+        there = self._entries()
+        restart = "Give another out=, or overwrite=true to start again."
+        if old := sorted(there & OLD_FILES):
+            return f"{self.path} holds files of an older version of pretrain ({', '.join(old)}). {restart}"
+        if not there - SETUP_FILES:
+            return None
+        try:
+            if differing := differences(self.config(), config, ignore):
+                return f"{self.path} holds a run with other settings: {first_few(differing)}. {restart}"
+            self.check()
+        except DamagedFileError as error:
+            return str(error)
+        return None
 
     def _entries(self) -> set[str]:
+        """Return the names in the folder, without hidden files, unfinished ones and what systems put there."""
         if self.path.exists() and not self.path.is_dir():
             raise UserError(f"{self.path} is a file: give another out=.")
-        return {entry.name for entry in self.path.iterdir()} if self.path.exists() else set()
+        names = {entry.name for entry in self.path.iterdir()} if self.path.exists() else set()
+        return {name for name in names - CLUTTER if not name.startswith(".") and not name.endswith(PART)}
 
     def _clear(self) -> None:
         """Delete the files that the run in this folder wrote, and no others."""
-        if self.writes:
-            products = self.environment().get("products")
-            if products is None:
-                raise UserError(f"{self.path} holds a run of an older version: delete it, or give another out=.")
-            for file in [
-                file for pattern in (*SETUP_FILES, *RESULT_FILES, *products) for file in self.path.glob(pattern)
-            ]:
-                file.unlink()
+        if not self.writes:
+            return
+        patterns = {*SETUP_FILES, *RESULT_FILES, *OLD_FILES, *self.products, *recorded_products(self.path)}
+        for file in [file for pattern in patterns for file in self.path.glob(pattern)]:
+            file.unlink(missing_ok=True)
 
-    def environment(self) -> dict[str, Any]:
-        """Return the contents of env.json."""
-        return json.loads((self.path / "env.json").read_text())
+    def _record(self, config: Config) -> None:
+        """Write the settings, and add this sitting to the environments of the run."""
+        has_begun = any((self.path / name).exists() for name in (LOG, f"checkpoint{SUFFIX}"))
+        write_yaml(self.path / "config.yaml", config)
+        add_sitting(self.path, self.products, resumes=has_begun)
+
+    def environments(self) -> list[dict[str, Any]]:
+        """Return the environment of each sitting of the run; see `pretrain.runs.sittings`."""
+        return sittings(self.path)
 
     def config(self) -> Config:
         """Return the settings of the run.
@@ -126,63 +192,132 @@ class RunFolder:
         file = self.path / "config.yaml"
         if not file.exists():
             raise UserError(f"{self.path} holds no run (no config.yaml).")
-        try:
-            config = yaml.safe_load(file.read_text())
-        except yaml.YAMLError:
-            config = None
-        if not isinstance(config, dict):
-            raise UserError(f"{file} is damaged: give another folder.")
-        return config
+        return read_yaml(file)
 
     def summary(self) -> dict[str, Any] | None:
-        """Return the summary of a complete run; None for an incomplete one."""
+        """Return the summary of a complete run; None for an incomplete one.
+
+        Raises
+        ------
+        DamagedFileError
+            When summary.json is damaged.
+        """
         file = self.path / "summary.json"
-        return json.loads(file.read_text()) if file.exists() else None
+        return read_json(file) if file.exists() else None
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the run has written its summary, whatever has happened to the folder since."""
+        return (self.path / "summary.json").exists()
+
+    def check(self) -> None:
+        """Compare the files of a complete run with their digests in its summary.
+
+        Raises
+        ------
+        DamagedFileError
+            When one is missing or has changed.
+        """
+        for name in (self.summary() or {}).get("files", {}):
+            self.checked(name)
+
+    def checked(self, name: str) -> Path:
+        """Return a file of the run, compared with its digest in the summary if the run is complete.
+
+        Raises
+        ------
+        DamagedFileError
+            When the file is missing, or is not what the run wrote.
+        """
+        file, wanted = self.path / name, (self.summary() or {}).get("files", {}).get(name)
+        if wanted is not None and not file.exists():
+            raise DamagedFileError(file, "it is missing, though the run is complete")
+        if wanted is not None and digest_of(file.read_bytes()) != wanted:
+            raise DamagedFileError(file, "it is not what the run wrote")
+        return file
 
     def failure(self) -> str | None:
         """Return why the run failed or, though complete, was refused for its settings; None if neither."""
         note = self.path / "failure.txt"
-        return note.read_text().strip() if note.exists() else None
+        return note.read_text(encoding="utf-8", errors="replace").strip() if note.exists() else None
 
     def accepted(self) -> dict[str, Any] | None:
         """Return the summary of a complete run; None if it is incomplete or was refused later."""
         return self.summary() if self.failure() is None else None
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
-        """Mark the run as complete, and delete the checkpoint, which is no longer needed."""
-        if self.writes:
-            write_text(self.path / "summary.json", json.dumps(summary, indent=2) + "\n")
-            (self.path / "checkpoint.pt").unlink(missing_ok=True)
+        """Mark the run as complete, with the digests of its files, and delete the checkpoints, no longer needed."""
+        if not self.writes:
+            return
+        patterns = ("config.yaml", "env.json", "skipped.csv", "leakage.json", LOG, *self.products)
+        files = sorted({file for pattern in patterns for file in self.path.glob(pattern)})
+        digests = {file.relative_to(self.path).as_posix(): digest_of(file.read_bytes()) for file in files}
+        write_json(self._writable("summary.json"), {**summary, "files": digests})
+        for file in [self.path / f"checkpoint{SUFFIX}", *self.path.glob(f"*.previous{SUFFIX}")]:
+            file.unlink(missing_ok=True)
 
     def log(self, row: Mapping[str, Any]) -> None:
         """Append a row to metrics.jsonl."""
         if self.writes:
-            with (self.path / "metrics.jsonl").open("a") as file:
-                file.write(json.dumps(row) + "\n")
+            file = self._writable(LOG)
+            try:
+                with file.open("a", encoding="utf-8") as stream:
+                    stream.write(json.dumps(row) + "\n")
+            except OSError as error:
+                # Errors of writing do not name the file.
+                raise OSError(error.errno, error.strerror, str(file)) from None
 
     def metrics(self) -> list[dict[str, Any]]:
-        """Return the rows of metrics.jsonl, without a last line that an interruption cut short."""
-        file = self.path / "metrics.jsonl"
-        lines = file.read_text().split("\n")[:-1] if file.exists() else []
-        return [json.loads(line) for line in lines]
+        """Return the rows of metrics.jsonl, without a last line that an interruption cut short.
 
-    def rewind(self, phase: str, step: int) -> None:
-        """Drop the rows of a phase after `step`, which a resumed run logs again."""
-        kept = [row for row in self.metrics() if row["phase"] != phase or row["step"] <= step]
-        if self.writes and (self.path / "metrics.jsonl").exists():
-            write_text(self.path / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in kept))
+        Raises
+        ------
+        DamagedFileError
+            When a row cannot be read, or the run is complete and its log has changed since.
+        """
+        file = self.checked(LOG)
+        lines = file.read_bytes().split(b"\n")[:-1] if file.exists() else []
+        try:
+            return [json.loads(line) for line in lines]
+        except ValueError:
+            raise DamagedFileError(file, "a row cannot be read") from None
+
+    def rewind(self) -> None:
+        """Drop the rows logged after the state that was last saved or loaded; a resumed run logs them again."""
+        if self.writes and (self.path / LOG).exists():
+            os.truncate(self._writable(LOG), self.states.logged)
 
     def save(self, name: str, state: Mapping[str, Any]) -> None:
-        """Write a checkpoint; an interruption leaves the previous one intact."""
+        """Save a state under a name, and keep the one before; see `SavedStates`."""
         if self.writes:
-            scratch = self.path / f"{name}.part"
-            torch.save(dict(state), scratch)
-            scratch.replace(self.path / name)
+            self._writable(name)
+            self.states.save(name, state)
 
-    def load(self, name: str) -> dict[str, Any] | None:
-        """Read a checkpoint without executing anything in it; None if there is none."""
-        file = self.path / name
-        return load_checkpoint(file) if file.exists() else None
+    def load(self, name: str, phase: str | None = None) -> dict[str, Any] | None:
+        """Return the last state of a name that is undamaged, or None; see `SavedStates`."""
+        return self.states.load(name, phase)
+
+    def _writable(self, name: str) -> Path:
+        """Return a file to write, after checking that the folder is still the one that was opened."""
+        if self._folder is not None:
+            try:
+                status = self.path.stat()
+            except FileNotFoundError:
+                status = None
+            if status is None or (status.st_dev, status.st_ino) != self._folder:
+                raise UserError(f"{self.path} was moved or deleted while the run was writing to it: run it again.")
+        return self.path / name
+
+
+def run_lock(path: Path) -> FileLock:
+    """Return the lock of a run's folder, the same one at each call in a process, which may hold it several times."""
+    return FileLock(Path(path) / ".lock", is_singleton=True)
+
+
+def _identity(config: Config, ignore: Iterable[str]) -> str:
+    """Return a digest of the settings that bind a run."""
+    free = tuple(f"{key}." for key in ignore)
+    return digest_of_values({key: value for key, value in flatten(config).items() if not f"{key}.".startswith(free)})
 
 
 def open_run(settings: Any, bound_to: Mapping[str, Any], fabric: Fabric, ignore: Iterable[str] = ()) -> RunFolder:

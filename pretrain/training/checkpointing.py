@@ -2,6 +2,7 @@
 
 import time
 
+from pretrain.runs.interruption import asked_to_stop
 from pretrain.runs.run_folder import RunFolder
 from pretrain.training.trainer import Callback, Trainer
 
@@ -14,7 +15,7 @@ class Checkpointing(Callback):
     Parameters
     ----------
     folder : RunFolder
-        Holds checkpoint.pt and metrics.jsonl.
+        Holds the checkpoints and metrics.jsonl.
     every : float
         Seconds from one checkpoint to the next, at least.
     """
@@ -25,15 +26,14 @@ class Checkpointing(Callback):
 
     def on_start(self, trainer: Trainer) -> None:
         """Load the checkpoint, where there is one of this phase."""
-        checkpoint = self.folder.load("checkpoint.pt")
-        if checkpoint and checkpoint["phase"] == trainer.name:
+        if checkpoint := self.folder.load("checkpoint", trainer.name):
             trainer.load_state_dict(checkpoint)
-        self.folder.rewind(trainer.name, trainer.step)
+        self.folder.rewind()
         self.saved_at = time.monotonic()
 
     def before_step(self, trainer: Trainer) -> None:
-        """Save a checkpoint, once enough time has passed since the last one."""
+        """Save a checkpoint, once enough time has passed since the last one or a signal asks the process to end."""
         # Before a step, everything about the previous one has been evaluated and logged.
-        if time.monotonic() - self.saved_at > self.every:
-            self.folder.save("checkpoint.pt", trainer.state_dict())
+        if asked_to_stop() or time.monotonic() - self.saved_at > self.every:
+            self.folder.save("checkpoint", trainer.state_dict())
             self.saved_at = time.monotonic()

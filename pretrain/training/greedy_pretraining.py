@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from lightning_fabric import Fabric
@@ -191,7 +192,7 @@ def fit_stages(
     fabric : Fabric, optional
         Device, precision and processes. None: the best available.
     folder : RunFolder, optional
-        Where to log, and to save stack.pt after each stage. An interrupted run in it is resumed.
+        Where to log, and to save the stack after each stage. An interrupted run in it is resumed.
     held_out : Tensor, optional
         Images that nothing learns from, to tell learning from memorizing in the log.
     callbacks : sequence of Callback
@@ -218,7 +219,7 @@ def fit_stages(
     for stage, wanted, name in zip(stack, each, names, strict=False):
         _check(stage, wanted, name, fabric)
     stack.to(fabric.device).to(memory_format=torch.channels_last)
-    finished = load_stack(stack, folder) if folder else 0
+    finished = resume_stack(stack, folder) if folder else 0
     results = []
     for position in range(finished, upto):
         stage, wanted, below = stack[position], each[position], stack.below(position)
@@ -240,28 +241,31 @@ def fit_stages(
         results.append(result)
         stage.layer.normalize(_sample(inputs, seed), stack.normalization)
         if folder:
-            folder.save("stack.pt", {"finished": position + 1, "stack": stack.state_dict()})
+            folder.save("stack", {"finished": position + 1, "stack": stack.state_dict()})
             # The other processes read it only once it is whole.
             fabric.barrier()
     return results
 
 
-def load_stack(stack: Stack, folder: RunFolder) -> int:
-    """Load the stages that a run has finished into `stack`, and return how many they are.
+def resume_stack(stack: Stack, folder: RunFolder) -> int:
+    """Load the stages that the run in `folder` has finished into `stack`, and return how many they are."""
+    state = folder.load("stack")
+    return load_stack(stack, state) if state else 0
+
+
+def load_stack(stack: Stack, state: dict[str, Any]) -> int:
+    """Load saved stages into `stack`, and return how many of them are trained.
 
     Raises
     ------
     UserError
-        When the checkpoint belongs to another stack.
+        When the state is that of another stack.
     """
-    checkpoint = folder.load("stack.pt")
-    if checkpoint is None:
-        return 0
     try:
-        stack.load_state_dict(checkpoint["stack"])
+        stack.load_state_dict(state["stack"])
+        return state["finished"]
     except (RuntimeError, KeyError):
-        raise UserError(f"{folder.path / 'stack.pt'} belongs to another stack: its layers have other shapes.") from None
-    return checkpoint["finished"]
+        raise UserError("the saved stages belong to another stack: their layers have other shapes.") from None
 
 
 def _sample(inputs: Inputs, seed: int) -> Tensor:

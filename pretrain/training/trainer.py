@@ -9,6 +9,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import nn
 
+from pretrain.runs.interruption import deferred_signals, stop_if_asked
 from pretrain.runs.progress import Progress
 from pretrain.runs.seeding import derive_seed, seeded
 from pretrain.training.data_parallel import average_gradients
@@ -61,12 +62,18 @@ class Trainer:
     seconds: float = 0.0
 
     def fit(self) -> None:
-        """Train until the last step, or until a callback asks to stop."""
+        """Train until the last step, or until a callback asks to stop.
+
+        A signal that ends the process takes effect between two steps, after checkpoints are saved.
+        """
         self.module.train()
         self.notify("on_start")
-        with self._progress() as progress, seeded(self.seed, self.name):
+        # Several processes would have to agree on the step.
+        alone = self.fabric.world_size == 1
+        with self._progress() as progress, seeded(self.seed, self.name), deferred_signals(alone):
             while self.step < self.training.steps and not self._should_stop():
                 self.notify("before_step")
+                stop_if_asked()
                 metrics = self.take_step()
                 self.notify("after_step", metrics)
                 progress.update(self.step, ", ".join(f"{name} {value:.4g}" for name, value in metrics.items()))
@@ -105,7 +112,8 @@ class Trainer:
             "step": self.step,
             "seconds": self.seconds,
             "module": self.module.state_dict(),
-            "optimizer": self.optimizer.state_dict()["state"],
+            # The keys of a saved state are text.
+            "optimizer": {str(key): value for key, value in self.optimizer.state_dict()["state"].items()},
             "callbacks": {type(callback).__name__: callback.state_dict() for callback in self.callbacks},
         }
 
@@ -115,7 +123,8 @@ class Trainer:
         self.module.load_state_dict(state["module"])
         # The groups are not in the state: the recipe makes them, with schedules that are no plain values.
         groups = self.optimizer.state_dict()["param_groups"]
-        self.optimizer.load_state_dict({"state": state["optimizer"], "param_groups": groups})
+        moments = {int(key): value for key, value in state["optimizer"].items()}
+        self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
         for callback in self.callbacks:
             callback.load_state_dict(state["callbacks"].get(type(callback).__name__, {}))
 

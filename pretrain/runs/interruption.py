@@ -1,0 +1,73 @@
+"""Signals that end a process: a training loop saves its state first, and everything else stops at once."""
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+# Ctrl-C; the end of a cluster's time limit; a closed terminal. Not every system has all of them.
+ENDING = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+
+
+class Interruption(KeyboardInterrupt):
+    """A signal asked the process to end.
+
+    Attributes
+    ----------
+    status : int
+        Exit status by which a shell names the signal: 130 for Ctrl-C, 143 for SIGTERM.
+    """
+
+    def __init__(self, received: int):
+        super().__init__(signal.Signals(received).name)
+        self.status = 128 + received
+
+
+class _Pending:
+    """What the handler shares with the training loop: whether signals wait, and the one that does."""
+
+    deferred = False
+    received: int | None = None
+
+
+@contextmanager
+def signals_end_the_process() -> Iterator[None]:
+    """Raise an `Interruption` in the block at each signal of `ENDING`, except those that the process ignores."""
+    # Python handles signals in the main thread alone, and nohup has a process ignore some.
+    alone = threading.current_thread() is threading.main_thread()
+    answered = [each for each in ENDING if alone and signal.getsignal(each) not in (signal.SIG_IGN, None)]
+    before = {each: signal.signal(each, _handle) for each in answered}
+    try:
+        yield
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
+
+
+@contextmanager
+def deferred_signals(deferred: bool = True) -> Iterator[None]:
+    """Let the first signal wait until `stop_if_asked`, or the end of the block; a second one raises at once."""
+    outer, _Pending.deferred = _Pending.deferred, deferred
+    try:
+        yield
+        stop_if_asked()
+    finally:
+        _Pending.deferred, _Pending.received = outer, None
+
+
+def asked_to_stop() -> bool:
+    """Return whether a signal is waiting."""
+    return _Pending.received is not None
+
+
+def stop_if_asked() -> None:
+    """Raise the `Interruption` of a signal that is waiting."""
+    if _Pending.received is not None:
+        raise Interruption(_Pending.received)
+
+
+def _handle(received: int, frame: FrameType | None) -> None:
+    if not _Pending.deferred or _Pending.received is not None:
+        raise Interruption(received)
+    _Pending.received = received

@@ -1,0 +1,89 @@
+"""Small files that carry a digest of their content, which is checked whenever they are read."""
+
+import hashlib
+import json
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pretrain.errors import DamagedFileError
+from pretrain.runs.atomic_files import write_text
+
+DIGEST = "digest"
+_COMMENT = re.compile(rf"^# {DIGEST}: (\w+)$", flags=re.M)
+
+
+def digest_of(content: bytes) -> str:
+    """Return the digest of bytes, in 32 hexadecimal digits."""
+    return hashlib.blake2b(content, digest_size=16).hexdigest()
+
+
+def digest_of_values(values: Any) -> str:
+    """Return the digest of plain values, whatever the order of their keys."""
+    return digest_of(json.dumps(values, sort_keys=True, default=str).encode())
+
+
+def write_json(file: Path, values: Mapping[str, Any]) -> None:
+    """Write an object as JSON, with the digest of its other values under "digest"."""
+    # What is read back is digested, since JSON makes lists of tuples and text of numeric keys.
+    content = json.loads(json.dumps(values))
+    write_text(file, json.dumps({**content, DIGEST: digest_of_values(content)}, indent=2) + "\n")
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """Read an object that `write_json` wrote, without its digest; older files have none.
+
+    Raises
+    ------
+    DamagedFileError
+        When the file is no JSON object, or its content does not match its digest.
+    """
+    values = _parsed(file, json.loads)
+    digest = values.pop(DIGEST, None)
+    return _checked(file, values, digest)
+
+
+def write_yaml(file: Path, values: Mapping[str, Any]) -> None:
+    """Write an object as YAML, with its digest in a comment at the end."""
+    text = yaml.safe_dump(dict(values), sort_keys=False, allow_unicode=True)
+    write_text(file, f"{text}# {DIGEST}: {digest_of_values(yaml.safe_load(text))}\n")
+
+
+def read_yaml(file: Path) -> dict[str, Any]:
+    """Read an object that `write_yaml` wrote; older files have no digest.
+
+    Raises
+    ------
+    DamagedFileError
+        When the file is no YAML mapping, or its content does not match its digest.
+    """
+    digest: str | None = None
+
+    def parse(text: str) -> Any:
+        nonlocal digest
+        found = _COMMENT.search(text)
+        digest = found[1] if found else None
+        return yaml.safe_load(text)
+
+    values = _parsed(file, parse)
+    return _checked(file, values, digest)
+
+
+def _parsed(file: Path, parse: Callable[[str], Any]) -> dict[str, Any]:
+    try:
+        values = parse(file.read_text(encoding="utf-8"))
+    # A parser may raise errors of many kinds, too deep a nesting among them.
+    except (ValueError, yaml.YAMLError, RecursionError):
+        values = None
+    if not isinstance(values, dict):
+        raise DamagedFileError(file, "its content cannot be read")
+    return values
+
+
+def _checked(file: Path, values: dict[str, Any], digest: object) -> dict[str, Any]:
+    if digest is not None and digest != digest_of_values(values):
+        raise DamagedFileError(file, "its content has changed since it was written")
+    return values
