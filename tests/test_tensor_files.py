@@ -101,7 +101,7 @@ def header(text):
         header(b'{"a":{"dtype":"F32","shape":[-1],"data_offsets":[0,4]}}') + b"0000",
         header(b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}') + b"0000",
         header(b"[" * 100_000),
-        header(b'{"__metadata__":{"plain":"' + b"[" * 100_000 + b'","digest":"0"}}'),
+        header(b'{"__metadata__":{"pretrain":"' + b"[" * 100_000 + b'"}}'),
     ],
     ids=["gigantic header", "gigantic tensor", "negative shape", "no digest", "deep header", "deep values"],
 )

@@ -23,7 +23,7 @@ LOG = SavedStates.LOG
 # A run writes these before its work, so overwriting them loses nothing.
 SETUP_FILES = {"config.yaml", "env.json", "skipped.csv", "leakage.json", "failure.txt"}
 RESULT_FILES = {LOG, f"checkpoint{SUFFIX}", "*.previous" + SUFFIX, "summary.json"}
-# Versions before 0.2 wrote these with torch.save, which does not notice damage.
+# Earlier versions wrote these with torch.save, which does not notice damage.
 OLD_FILES = {"checkpoint.pt", "stack.pt", "network.pt"}
 # Systems put these into folders that are empty to their users.
 CLUTTER = {"lost+found", "Thumbs.db", "desktop.ini"}

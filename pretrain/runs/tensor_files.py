@@ -18,6 +18,7 @@ from pretrain.errors import DamagedFileError
 from pretrain.runs.atomic_files import write_bytes
 
 SUFFIX = ".safetensors"
+_PLAIN = "pretrain"  # key of the plain values and the digest in the file's metadata
 _TENSOR = "__tensor__"  # key that marks the place of a tensor among the plain values
 
 
@@ -34,7 +35,8 @@ def save_state(file: Path, state: Mapping[str, Any]) -> str:
     tensors: dict[str, Tensor] = {}
     plain = json.dumps(_without_tensors(state, "", tensors))
     digest = state_digest(plain, tensors)
-    write_bytes(file, save(tensors, metadata={"plain": plain, "digest": digest}))
+    # More keys than one would be written in random order, and equal states would have files that differ.
+    write_bytes(file, save(tensors, metadata={_PLAIN: json.dumps([digest, plain])}))
     return digest
 
 
@@ -53,9 +55,8 @@ def load_with_digest(file: Path) -> tuple[dict[str, Any], str]:
     """Read what `save_state` wrote, and the digest that it returned; see `load_state`."""
     try:
         with safetensors.safe_open(file, "pt") as opened:
-            metadata = opened.metadata() or {}
+            digest, plain = json.loads((opened.metadata() or {})[_PLAIN])
             tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
-        plain, digest = metadata["plain"], metadata["digest"]
         intact = digest == state_digest(plain, tensors)
         state = _with_tensors(json.loads(plain), tensors) if intact else {}
     except FileNotFoundError:
