@@ -86,6 +86,7 @@ class Comparison:
     def __post_init__(self) -> None:
         """Refuse settings that contradict each other."""
         settle(self)
+        self.data.refuse_output("out", self.out)
         check_stack_settings(self.stack, self.data.shape)
         choose("baseline", self.baseline, self.arms)
         for name in ("labels", "seeds"):

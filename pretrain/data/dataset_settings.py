@@ -1,10 +1,12 @@
 """The settings of each data set, with the shape and the classes of its images."""
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
+from pretrain.data.class_folders import class_folders
 from pretrain.errors import UserError, choose, require_between
 from pretrain.runs.typed_settings import Config, Resuming, complaints_at, setting, settle, typed
 
@@ -39,14 +41,36 @@ class DataSource:
         choose("data.duplicates", self.duplicates, ("remove", "keep"))
         given = [] if self.unlabelled is None else self.unlabelled
         folders = given if isinstance(given, Sequence) and not isinstance(given, str) else [given]
+        refuse_empty_names(folders)
         object.__setattr__(self, "unlabelled", [str(folder) for folder in folders])
         with complaints_at("data"):
             settle(self)
+        if self.cache is not None:
+            self.refuse_output("data.cache", self.cache)
 
     @property
     def shape(self) -> tuple[int, int, int]:
         """The volume (C, H, W) of an image."""
         raise NotImplementedError
+
+    @property
+    def image_folders(self) -> list[Path]:
+        """The folders whose images are read at any depth."""
+        return [Path(os.path.expanduser(folder)) for folder in self.unlabelled]
+
+    def refuse_output(self, where: str, folder: str) -> None:
+        """Raise a `UserError` if a folder to be written, of the setting `where`, lies inside a folder of images."""
+        written = Path(os.path.realpath(folder))
+        for images in self.image_folders:
+            inside = Path(os.path.realpath(images))
+            if not written.is_relative_to(inside):
+                continue
+            # Hidden folders are not read.
+            if not any(name.startswith(".") for name in written.relative_to(inside).parts):
+                raise UserError(
+                    f"{where}={folder} lies inside {images}, so what is written there would be read as images: "
+                    "give a folder outside it."
+                )
 
     def class_names(self) -> list[str]:
         """Return the names of the classes, in the order of the labels."""
@@ -145,6 +169,11 @@ class FolderData(DataSource):
         """The volume (C, H, W) of an image."""
         return self.channels, self.image_size, self.image_size
 
+    @property
+    def image_folders(self) -> list[Path]:
+        """The folders whose images are read at any depth."""
+        return [Path(self.root, split) for split in ("train", "test")] + super().image_folders
+
     def class_names(self) -> list[str]:
         """Return the names of the folders of training images.
 
@@ -159,24 +188,14 @@ class FolderData(DataSource):
 SOURCES: dict[str, type[DataSource]] = {kind.name: kind for kind in (DigitsData, CIFAR10Data, FolderData)}
 
 
+def refuse_empty_names(folders: Iterable[str | Path]) -> None:
+    """Raise a `UserError` if a folder of unlabelled images has no name, which would mean the current folder."""
+    if "" in map(str, folders):
+        raise UserError("data.unlabelled is empty, or has a folder without a name: name it, or give [] for none.")
+
+
 def check_image_format(image_size: int, channels: int) -> None:
     """Raise a `UserError` unless images can be brought to so many pixels a side and so many channels."""
     require_between("data.image_size", image_size, 1)
     if channels not in (1, 3):
         raise UserError(f"data.channels={channels}: give 1 (gray) or 3 (RGB).")
-
-
-def class_folders(folder: Path) -> list[str]:
-    """Return the names of the class folders in `folder`, in alphabetical order.
-
-    Raises
-    ------
-    UserError
-        When the folder is missing or has no class folder.
-    """
-    if not folder.is_dir():
-        raise UserError(f"{folder} is missing: put the labelled images into {folder}/<class>/.")
-    classes = sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
-    if not classes:
-        raise UserError(f"{folder} has no class folders: put the labelled images into {folder}/<class>/.")
-    return classes

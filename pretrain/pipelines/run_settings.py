@@ -43,6 +43,7 @@ class RunSettings:
     def __post_init__(self) -> None:
         """Reject a stack that does not fit the images."""
         settle(self)
+        self.data.refuse_output("out", self.out)
         check_stack_settings(self.stack, self.data.shape)
 
 

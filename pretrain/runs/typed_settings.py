@@ -109,7 +109,7 @@ def typed(kind: type[T], config: Config, where: str = "") -> T:
     nested = {
         name: _nested(hints[name], config[name], _join(where, name)) for name in config if _is_nested(hints[name])
     }
-    plain = {name: _as_path(known[name], value) for name, value in config.items() if name not in nested}
+    plain = {name: _as_path(known[name], value, where) for name, value in config.items() if name not in nested}
     with complaints_at(where):
         return kind(**_checked({name: hints[name] for name in plain}, plain, where), **nested)
 
@@ -139,6 +139,13 @@ def _named_path(name: str, value: Any, hint: Any) -> str | None:
         return None
     if value is None or isinstance(value, bool | list | tuple | dict):
         raise UserError(f"{name}={value}: give the name of a file or folder.")
+    return _expanded(name, value)
+
+
+def _expanded(name: str, value: Any) -> str:
+    """Return a path as text; an empty one, as from an unset variable, would mean the current folder."""
+    if value == "":
+        raise UserError(f"{name} is empty: give the name of a file or folder.")
     return os.path.expanduser(str(value))
 
 
@@ -209,10 +216,10 @@ def _nested(hint: Any, value: Any, where: str) -> Any:
     return value if isinstance(value, hint) else typed(hint, {} if value is None else value, where)
 
 
-def _as_path(known: Field[Any], value: Any) -> Any:
+def _as_path(known: Field[Any], value: Any, where: str) -> Any:
     """Return a setting's value; for a path, the text with the home folder in place of ``~``."""
     named = known.metadata.get("path") and not isinstance(value, bool | list | dict | NoneType)
-    return os.path.expanduser(str(value)) if named else value
+    return _expanded(_join(where, known.name), value) if named else value
 
 
 def _join(where: str, name: str) -> str:
