@@ -1,7 +1,9 @@
 import importlib
 import os
 import sys
+import tempfile
 import warnings
+from pathlib import Path
 from subprocess import CompletedProcess
 
 # More threads would slow tiny models down. This must be set before torch is imported.
@@ -49,6 +51,22 @@ def stack(digits):
     torch.manual_seed(0)
     stages = [pretrain.ConvAutoencoder(pretrain.Layer(1, 8)), pretrain.ConvAutoencoder(pretrain.Layer(8, 12))]
     return pretrain.Stack(stages, digits.unlabelled)
+
+
+@pytest.fixture
+def ordinary_user(tmp_path):
+    """Give up the rights of an administrator, who may list and read everything; return a folder to work in."""
+    if sys.platform == "win32":
+        pytest.skip("Windows has other rights")
+    if os.geteuid():
+        yield tmp_path
+        return
+    nobody = 65534
+    with tempfile.TemporaryDirectory() as folder:
+        os.chown(folder, nobody, nobody)
+        os.seteuid(nobody)
+        yield Path(folder)
+        os.seteuid(0)
 
 
 @pytest.fixture(scope="session")

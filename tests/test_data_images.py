@@ -1,14 +1,14 @@
-import os
-import sys
-from pathlib import Path
+import re
+import struct
+import tracemalloc
+import zlib
 
 import numpy as np
 import pytest
-import torch
-from PIL import Image
+from PIL import Image, features
 
-from pretrain.data.decoding import decode_image, list_files
-from pretrain.data.image_cache import decode_files
+from pretrain.data.decoding import FORMATS, decode_image, known_formats
+from pretrain.data.pixel_depth import UnreadableImage
 
 RNG = np.random.default_rng(0)
 GRAY = RNG.integers(0, 256, (8, 8), dtype=np.uint8)
@@ -56,31 +56,35 @@ def mode_on_disk(path):
         return opened.mode
 
 
+def pixels(path, size, channels):
+    return decode_image(path, size, channels).pixels
+
+
 def gray(path, size=8):
-    return decode_image(path, size, 1)[:, :, 0]
+    return pixels(path, size, 1)[:, :, 0]
 
 
 def test_gray_comes_back_as_it_was_in_one_channel_and_in_three(tmp_path):
     path = save(Image.fromarray(GRAY), tmp_path / "gray.png")
-    assert np.array_equal(decode_image(path, 8, 1), GRAY[:, :, None])
-    assert np.array_equal(decode_image(path, 8, 3), np.stack([GRAY] * 3, axis=2))
+    assert np.array_equal(pixels(path, 8, 1), GRAY[:, :, None])
+    assert np.array_equal(pixels(path, 8, 3), np.stack([GRAY] * 3, axis=2))
 
 
 def test_color_comes_back_as_it_was_and_as_luma(tmp_path):
     path = save(Image.fromarray(COLOR), tmp_path / "color.png")
-    assert np.array_equal(decode_image(path, 8, 3), COLOR)
+    assert np.array_equal(pixels(path, 8, 3), COLOR)
     luma = COLOR @ np.array([0.299, 0.587, 0.114])
     assert np.abs(gray(path) - luma).max() < 0.505  # rounded, with 16-bit coefficients
 
 
-@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I", "I;16", "F"])
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "LAB", "I;16", "F"])
 @pytest.mark.parametrize("channels", [1, 3])
 def test_every_mode_gives_bytes_of_the_shape_asked_for(tmp_path, mode, channels):
     path = save(Image.new(mode, (20, 10)), tmp_path / "image.tif")
     assert mode_on_disk(path) == mode
-    pixels = decode_image(path, 5, channels)
-    assert pixels.shape == (5, 5, channels)
-    assert pixels.dtype == np.uint8
+    decoded = pixels(path, 5, channels)
+    assert decoded.shape == (5, 5, channels)
+    assert decoded.dtype == np.uint8
 
 
 def test_a_palette_is_looked_up(tmp_path):
@@ -88,9 +92,9 @@ def test_a_palette_is_looked_up(tmp_path):
     palette = RNG.integers(0, 256, (4, 3), dtype=np.uint8)
     image = Image.fromarray(indices)
     image.putpalette(palette.tobytes())
-    assert np.array_equal(decode_image(save(image, tmp_path / "plain.png"), 8, 3), palette[indices])
+    assert np.array_equal(pixels(save(image, tmp_path / "plain.png"), 8, 3), palette[indices])
     clear = save(image, tmp_path / "clear.png", transparency=2)
-    assert np.array_equal(decode_image(clear, 8, 3), np.where(indices[:, :, None] == 2, 255, palette[indices]))
+    assert np.array_equal(pixels(clear, 8, 3), np.where(indices[:, :, None] == 2, 255, palette[indices]))
 
 
 @pytest.mark.parametrize(("mode", "black"), [("RGBA", (0, 0, 0)), ("LA", (0,))])
@@ -98,13 +102,13 @@ def test_a_palette_is_looked_up(tmp_path):
 @pytest.mark.parametrize("channels", [1, 3])
 def test_transparency_lies_on_white(tmp_path, mode, black, alpha, expected, channels):
     path = save(Image.new(mode, (8, 8), (*black, alpha)), tmp_path / "image.png")
-    assert (decode_image(path, 8, channels) == expected).all()
+    assert (pixels(path, 8, channels) == expected).all()
 
 
 @pytest.mark.parametrize(("mode", "key"), [("L", 7), ("RGB", (7, 8, 9))])
 def test_a_color_declared_transparent_lies_on_white(tmp_path, mode, key):
     image = Image.new(mode, (8, 8), key)
-    assert (decode_image(save(image, tmp_path / "image.png", transparency=key), 8, 3) == 255).all()
+    assert (pixels(save(image, tmp_path / "image.png", transparency=key), 8, 3) == 255).all()
 
 
 @pytest.mark.parametrize(
@@ -113,37 +117,249 @@ def test_a_color_declared_transparent_lies_on_white(tmp_path, mode, key):
 )
 def test_ink_becomes_light(tmp_path, ink, color):
     path = save(Image.new("CMYK", (8, 8), ink), tmp_path / "print.tif")
-    assert (decode_image(path, 8, 3) == color).all()
+    assert (pixels(path, 8, 3) == color).all()
 
 
-@pytest.mark.parametrize("name", ["deep.png", "deep.tif"])
-@pytest.mark.parametrize("order", ["<u2", ">u2"])
-def test_sixteen_bits_are_scaled_by_their_full_range(tmp_path, name, order):
-    path = save(Image.fromarray((GRAY.astype(np.uint16) * 257).astype(order)), tmp_path / name)
+# --- Pixels of more than eight bits
+
+
+def tiff(path, order, rows, bits, **tags):
+    """Write an uncompressed gray TIFF of one strip by hand, since Pillow writes few of its kinds.
+
+    `order` is "<" or ">", `rows` are the bytes of 8x8 pixels, and `tags` are further fields of 16 bits.
+    """
+    numbers = {"photometric": 262, "samples": 277, "extra": 338, "format": 339}
+    fields = {256: [8], 257: [8], 258: bits, 259: [1], 262: [1], 273: [8], 277: [1], 278: [8], 279: [len(rows)]}
+    fields |= {numbers[name]: [value] for name, value in tags.items() if name in numbers}
+    if "palette" in tags:
+        fields[320] = tags["palette"]
+    start, extra = 8 + len(rows), b""
+    beyond = start + 2 + 12 * len(fields) + 4
+    entries = struct.pack(order + "H", len(fields))
+    for number, field in sorted(fields.items()):
+        packed = struct.pack(f"{order}{len(field)}H", *field)
+        if len(packed) > 4:
+            extra, packed = extra + packed, struct.pack(order + "I", beyond + len(extra))
+        entries += struct.pack(order + "HHI", number, 3, len(field)) + packed.ljust(4, b"\0")
+    magic = b"II*\0" if order == "<" else b"MM\0*"
+    path.write_bytes(magic + struct.pack(order + "I", start) + rows + entries + b"\0" * 4 + extra)
+    return path
+
+
+@pytest.mark.parametrize("name", ["deep.png", "deep.tif", "deep.jp2"])
+def test_sixteen_bits_are_scaled_by_their_full_range(tmp_path, name):
+    path = save(Image.fromarray(GRAY.astype(np.uint16) * 257), tmp_path / name)
     assert mode_on_disk(path).startswith("I;16")
     assert np.array_equal(gray(path), GRAY)
-    assert np.array_equal(decode_image(path, 8, 3), np.stack([GRAY] * 3, axis=2))
+    assert np.array_equal(pixels(path, 8, 3), np.stack([GRAY] * 3, axis=2))
 
 
-@pytest.mark.parametrize("dtype", [np.int32, np.float32])
-def test_deeper_pixels_are_scaled_by_their_own_range(tmp_path, dtype):
-    pixels = np.clip(GRAY, 1, 254)
-    pixels[0, :2] = 0, 255
-    path = save(Image.fromarray(pixels.astype(dtype) * 1000 - 5000), tmp_path / "deeper.tif")
-    assert np.array_equal(gray(path), pixels)
+def test_sixteen_bits_of_a_portable_graymap_are_scaled_by_its_own_maximum(tmp_path):
+    path = tmp_path / "gray.pgm"
+    path.write_bytes(b"P5 8 8 65535\n" + (GRAY.astype(">u2") * 257).tobytes())
+    assert np.array_equal(gray(path), GRAY)
+    path.write_bytes(b"P5 8 8 1000\n" + np.full((8, 8), 500, ">u2").tobytes())
+    assert (gray(path) == 128).all()  # half of 255, rounded to even
+
+
+@pytest.mark.parametrize("order", "<>")
+@pytest.mark.parametrize(("value", "expected"), [(0, 0), (128, 0), (129, 1), (32767, 127), (32768, 128), (65535, 255)])
+def test_sixteen_bits_of_either_byte_order_are_rounded_to_the_nearest(tmp_path, order, value, expected):
+    rows = np.full((8, 8), value, f"{order}u2").tobytes()
+    assert (gray(tiff(tmp_path / "deep.tif", order, rows, [16])) == expected).all()  # value / 257
+    inverted = tiff(tmp_path / "inverted.tif", order, rows, [16], photometric=0)
+    if order == "<":  # which of the two Pillow reads
+        assert (gray(inverted) == 255 - expected).all()
+
+
+def test_twelve_bits_are_scaled_by_the_range_of_twelve(tmp_path):
+    rows = b"\xff\xf0\x00" * 32  # pairs of 4095 and 0
+    path = tiff(tmp_path / "twelve.tif", "<", rows, [12])
+    assert np.array_equal(gray(path), np.tile([255, 0], (8, 4)))
+
+
+@pytest.mark.parametrize(
+    ("rows", "bits", "sign"),
+    [
+        (np.full((8, 8), 200, "<i4"), 32, 2),
+        (np.full((8, 8), 200, "<u4"), 32, 1),
+        (np.full((8, 8), 200, "<i2"), 16, 2),
+    ],
+)
+def test_integers_without_an_agreed_range_are_refused(tmp_path, rows, bits, sign):
+    path = tiff(tmp_path / "wide.tif", "<", rows.tobytes(), [bits], format=sign)
+    with pytest.raises(UnreadableImage, match="convert the file to 8 or 16 bits"):
+        gray(path)
+
+
+@pytest.mark.parametrize(("value", "expected"), [(0, 0), (0.25, 64), (0.5, 128), (0.7, 178), (1, 255)])
+def test_floating_point_runs_from_zero_to_one_whatever_else_is_in_the_image(tmp_path, value, expected):
+    values = np.full((8, 8), value, dtype=np.float32)
+    assert (gray(save(Image.fromarray(values), tmp_path / "flat.tif")) == expected).all()
+    white_is_zero = tiff(tmp_path / "inverted.tif", "<", values.tobytes(), [32], photometric=0, format=3)
+    assert (gray(white_is_zero) == 255 - expected).all()
+
+
+@pytest.mark.parametrize(
+    ("odd", "reason"),
+    [
+        (np.nan, "not finite"),
+        (np.inf, "not finite"),
+        (-np.inf, "not finite"),
+        (-9999, "run from -9999 to 0.5: scale them to 0 to 1"),
+        (255, "run from 0.5 to 255"),
+    ],
+)
+def test_floating_point_beyond_is_refused_and_the_reason_says_what_to_do(tmp_path, odd, reason):
+    values = np.full((8, 8), 0.5, dtype=np.float32)
+    values[3, 4] = odd
+    with pytest.raises(UnreadableImage, match=reason):
+        gray(save(Image.fromarray(values), tmp_path / "odd.tif"))
+
+
+def png(path, depth, kind, rows, *chunks):
+    """Write an 8x8 PNG by hand: `rows` are the bytes of its lines, `chunks` pairs of a name and a content."""
+
+    def chunk(name, content):
+        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 8, 8, depth, kind, 0, 0, 0))
+    lines = zlib.compress(b"".join(b"\0" + row for row in rows))
+    middle = b"".join(chunk(*each) for each in chunks)
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + header + middle + chunk(b"IDAT", lines) + chunk(b"IEND", b""))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("depth", "row", "key", "expected"),
+    [
+        (1, b"\x55", 0, [255] * 8),
+        (2, b"\x1b\x1b", 1, [0, 255, 170, 255] * 2),
+        (4, b"\x05\xaf" * 2, 5, [0, 255, 170, 255] * 2),
+        (8, bytes([0, 5, 10, 15] * 2), 5, [0, 255, 10, 15] * 2),
+        (16, struct.pack(">8H", *[0, 300, 40000, 65535] * 2), 300, [0, 255, 156, 255] * 2),
+    ],
+)
+def test_a_shade_declared_transparent_is_white_at_every_depth(tmp_path, depth, row, key, expected):
+    path = png(tmp_path / "key.png", depth, 0, [row] * 8, (b"tRNS", struct.pack(">H", key)))
+    assert np.array_equal(gray(path), [expected] * 8)
+
+
+def test_a_color_of_sixteen_bits_keeps_its_high_bytes_and_its_transparent_color(tmp_path):
+    row = struct.pack(">24H", *[256, 40000, 65535, 513, 300, 9] * 4)
+    key = (b"tRNS", struct.pack(">3H", 513, 300, 9))
+    first, second = [1, 156, 255], [2, 1, 0]
+    assert np.array_equal(pixels(png(tmp_path / "color.png", 16, 2, [row] * 8), 8, 3), [[first, second] * 4] * 8)
+    clear = pixels(png(tmp_path / "clear.png", 16, 2, [row] * 8, key), 8, 3)
+    assert np.array_equal(clear, [[first, [255] * 3] * 4] * 8)
+
+
+@pytest.mark.parametrize(("largest", "peak"), [(255, 1), (4095, 16), (65535, 255)])
+def test_how_much_of_sixteen_bits_is_used_is_noted(tmp_path, largest, peak):
+    values = np.zeros((8, 8), np.uint16)
+    values[0, 0] = largest
+    assert decode_image(save(Image.fromarray(values), tmp_path / "deep.png"), 8, 1).deep_peak == peak
+    assert decode_image(save_flat(tmp_path / "shallow.png", 3), 8, 1).deep_peak is None
+
+
+# --- Other modes
 
 
 def test_one_bit_is_black_or_white(tmp_path):
     bits = GRAY > 127
     assert np.array_equal(gray(save(Image.fromarray(bits), tmp_path / "bits.png")), np.where(bits, 255, 0))
+    assert np.array_equal(gray(save(Image.fromarray(bits), tmp_path / "bits.tif")), np.where(bits, 255, 0))
 
 
-def test_of_an_animation_the_first_frame_is_taken(tmp_path):
-    first, second = Image.new("L", (8, 8), 10), Image.new("L", (8, 8), 200)
-    path = save(first, tmp_path / "moving.gif", save_all=True, append_images=[second])
+def test_a_palette_with_alpha_lies_on_white(tmp_path):
+    palette = [value * 257 for value in (255, *[0] * 255, 0, *[0] * 255, 0, *[0] * 255)]  # 0 is red, the others black
+    rows = bytes([0, 255, 0, 0, 1, 51, 1, 255] * 8 * 2)  # pairs of an index and its alpha
+    tags = {"photometric": 3, "samples": 2, "extra": 2, "palette": palette}
+    path = tiff(tmp_path / "palette.tif", "<", rows, [8, 8], **tags)
+    assert mode_on_disk(path) == "PA"
+    expected = [[255, 0, 0], [255, 255, 255], [204, 204, 204], [0, 0, 0]]
+    assert np.array_equal(pixels(path, 8, 3), [expected * 2] * 8)
+
+
+def test_a_palette_with_an_alpha_for_each_color_lies_on_white(tmp_path):
+    image = Image.new("P", (8, 8), 1)
+    image.putpalette([9, 9, 9, 0, 0, 0])
+    path = save(image, tmp_path / "palette.png", transparency=bytes([255, 51]))
+    assert (pixels(path, 8, 3) == 204).all()
+
+
+@pytest.mark.parametrize(
+    ("value", "color"),
+    [((255, 128, 128), (255, 255, 255)), ((0, 128, 128), (0, 0, 0)), ((76, 85, 255), (254, 0, 0))],
+)
+def test_luma_and_chroma_become_color(tmp_path, value, color):
+    path = save(Image.new("YCbCr", (8, 8), value), tmp_path / "video.tif")
+    assert mode_on_disk(path) == "YCbCr"
+    assert (pixels(path, 8, 3) == color).all()  # the equations of JFIF, rounded
+    assert (gray(path) == value[0]).all()
+
+
+@pytest.mark.parametrize(("lightness", "expected"), [(0, 0), (255, 255), (137, 128)])
+def test_lightness_becomes_gray(tmp_path, lightness, expected):
+    path = save(Image.new("LAB", (8, 8), (lightness, 128, 128)), tmp_path / "lab.tif")
+    assert mode_on_disk(path) == "LAB"
+    assert np.abs(pixels(path, 8, 3).astype(int) - expected).max() <= 1  # L* = 53.7 is sRGB 128.3
+
+
+@pytest.mark.parametrize("suffix", ["gif", "png", "webp", "tif", "avif"])
+def test_of_several_frames_or_pages_the_first_is_taken(tmp_path, suffix):
+    if suffix in ("webp", "avif") and not features.check(suffix):
+        pytest.skip(f"this Pillow does not read {suffix}")
+    first, second = Image.new("RGB", (8, 8), (10, 10, 10)), Image.new("RGB", (8, 8), (200, 200, 200))
+    options = {} if suffix in ("gif", "png", "tif", "avif") else {"lossless": True}
+    path = save(first, tmp_path / f"moving.{suffix}", save_all=True, append_images=[second], **options)
     with Image.open(path) as opened:
         assert opened.n_frames == 2
-    assert (decode_image(path, 8, 3) == 10).all()
+    decoded = pixels(path, 8, 3)
+    assert (np.abs(decoded.astype(int) - 10) <= (2 if suffix == "avif" else 0)).all()
+
+
+def test_heic_is_read_where_a_plugin_is_installed(tmp_path):
+    pytest.importorskip("pillow_heif").register_heif_opener()
+    known_formats.cache_clear()
+    path = save(Image.new("RGB", (64, 64), (200, 100, 50)), tmp_path / "phone.heic", quality=-1)
+    assert np.abs(pixels(path, 8, 3).astype(int) - [200, 100, 50]).max() <= 2
+    known_formats.cache_clear()
+
+
+def test_heic_without_a_plugin_is_refused_with_what_to_do(tmp_path):
+    if "HEIF" in known_formats():
+        pytest.skip("a plugin is installed")
+    path = tmp_path / "phone.jpg"
+    path.write_bytes(b"\0\0\0\x18ftypheic" + b"\0" * 100)
+    with pytest.raises(UnreadableImage, match="install pillow-heif, or convert the file"):
+        gray(path)
+
+
+@pytest.mark.parametrize(
+    "suffix", ["bmp", "png", "tif", "ppm", "tga", "pcx", "qoi", "sgi", "ico", "gif", "webp", "jp2"]
+)
+def test_each_format_without_loss_comes_back_as_it_was(tmp_path, suffix):
+    pixels_in = np.tile(COLOR, (2, 2, 1)) if suffix == "ico" else COLOR  # the smallest icon is of 16x16
+    size = len(pixels_in)
+    image = Image.fromarray(pixels_in)
+    options = {"webp": {"lossless": True}, "ico": {"sizes": [(size, size)]}, "jp2": {"irreversible": False}}
+    path = save(image, tmp_path / f"image.{suffix}", **options.get(suffix, {}))
+    assert np.array_equal(pixels(path, size, 3), pixels_in)
+
+
+def test_white_on_transparent_is_blank_and_said_to_be(tmp_path):
+    image = Image.new("RGBA", (8, 8), (255, 255, 255, 0))
+    image.paste((255, 255, 255, 255), (2, 2, 6, 6))
+    decoded = decode_image(save(image, tmp_path / "white.png"), 8, 3)
+    assert (decoded.pixels == 255).all()
+    assert decoded.vanished
+    image.paste((0, 0, 0, 255), (2, 2, 4, 4))
+    assert not decode_image(save(image, tmp_path / "both.png"), 8, 3).vanished
+    assert not decode_image(save_flat(tmp_path / "opaque.png", 255), 8, 3).vanished
+
+
+# --- Rotation, size and limits
 
 
 @pytest.mark.parametrize("orientation", STORED)
@@ -172,114 +388,47 @@ def test_a_ramp_shrunk_by_half_takes_the_mean_of_each_two_pixels(tmp_path):
     assert np.array_equal(small[:, inside], np.tile(np.arange(32) * 8 + 2, (32, 1))[:, inside])
 
 
-def test_files_of_every_depth_are_listed_by_path_without_the_hidden_ones(tmp_path):
-    shown = ["a/z/deep.png", "a/b.png", "b.png", "c/d/e/f.png", "z.png", "A.png"]
-    hidden = [".b.png", ".git/x.png", "a/.thumbs/y.png", "c/d/.z.png"]
-    for name in shown + hidden:
-        save_flat(tmp_path / name, 0)
-    assert list_files(tmp_path) == sorted(tmp_path / name for name in shown)
+@pytest.mark.parametrize("content", [b"", b"Exif\0\0", b"II*\0\xff\xff\xff\xff", b"MM\0*\0\0\0\x08\xff\xff", b"x" * 99])
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF")
+def test_a_damaged_exif_block_leaves_the_picture_as_it_is(tmp_path, content):
+    path = png(tmp_path / "image.png", 8, 0, [bytes(row) for row in GRAY], (b"eXIf", content))
+    assert np.array_equal(gray(path), GRAY)
 
 
-def test_links_to_folders_are_followed_but_not_in_circles(tmp_path):
-    save_flat(tmp_path / "real/x.png", 0)
-    (tmp_path / "pool").mkdir()
-    (tmp_path / "pool/linked").symlink_to(tmp_path / "real")
-    (tmp_path / "real/back").symlink_to(tmp_path)
-    assert list_files(tmp_path / "pool") == [tmp_path / "pool/linked/x.png"]
+def test_an_orientation_that_does_not_exist_leaves_the_picture_as_it_is(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 77
+    assert np.array_equal(gray(save(Image.fromarray(GRAY), tmp_path / "image.png", exif=exif)), GRAY)
 
 
-def test_links_that_lead_to_each_other_are_followed_once(tmp_path):
-    for one, other in ("ab", "ba"):
-        save_flat(tmp_path / one / "x.png", 0)
-        (tmp_path / one / "to").symlink_to(tmp_path / other)
-    assert list_files(tmp_path) == [tmp_path / name for name in ("a/to/x.png", "a/x.png", "b/to/x.png", "b/x.png")]
+@pytest.mark.parametrize("sides", [(50_000, 50_000), (65_535, 65_535), (2**31 - 1, 1), (2**31 - 1, 2**31 - 1)])
+def test_a_header_of_a_gigantic_image_is_refused_before_anything_is_decoded(tmp_path, sides):
+    path = png(tmp_path / "bomb.png", 8, 2, [b"\0" * 24] * 8)
+    content = path.read_bytes()
+    header = b"IHDR" + struct.pack(">II", *sides) + content[24:29]
+    path.write_bytes(content[:12] + header + struct.pack(">I", zlib.crc32(header)) + content[33:])
+    tracemalloc.start()
+    with pytest.raises(UnreadableImage, match="has more than 178,956,970 pixels: scale it down"):
+        gray(path)
+    assert tracemalloc.get_traced_memory()[1] < 2**20
+    tracemalloc.stop()
 
 
-@pytest.fixture
-def messy(tmp_path):
-    """Two good images among what folders of photographs gather, in the order of their paths."""
-    folder = tmp_path / "messy"
-    return [
-        save_flat(folder / "a.png", 10),
-        save_truncated(folder / "b.jpg"),
-        save_flat(folder / "c.png", 20),
-        _write(folder / "d.jpg", b"not an image at all"),
-        _write(folder / "e.png", b""),
-    ]
+@pytest.mark.parametrize("sides", [(1, 100_000), (100_000, 1), (8, 801)])
+def test_a_strip_is_refused_with_its_sides(tmp_path, sides):
+    path = save(Image.new("L", sides), tmp_path / "strip.png")
+    with pytest.raises(UnreadableImage, match=re.escape(f"a strip of {sides[0]:,} x {sides[1]:,} pixels")):
+        gray(path)
 
 
-def _write(path, content):
-    path.write_bytes(content)
-    return path
+def test_a_hundred_times_as_long_as_wide_is_still_an_image(tmp_path):
+    assert (gray(save(Image.new("L", (8, 800), 7), tmp_path / "long.png")) == 7).all()
 
 
-@pytest.mark.parametrize("cached", [False, True])
-def test_what_cannot_be_read_is_skipped_and_listed_and_the_rest_is_intact(messy, tmp_path, cached):
-    for _ in range(2):  # with a cache, the second time from there
-        decoded = decode_files(messy, 8, 3, tmp_path / "cache" if cached else None)
-        assert decoded.images.shape == (2, 3, 8, 8)
-        assert decoded.images.dtype == torch.uint8
-        assert values(decoded) == [10, 20]
-        assert decoded.paths == [messy[0], messy[2]]
-        assert [skip.path for skip in decoded.skipped] == [str(messy[k]) for k in (1, 3, 4)]
-        reasons = [skip.reason for skip in decoded.skipped]
-        assert "truncated" in reasons[0]
-        assert "cannot identify" in reasons[1]
-        assert "cannot identify" in reasons[2]
-
-
-@pytest.mark.parametrize("cached", [False, True])
-def test_a_link_to_nowhere_is_skipped_and_listed(tmp_path, cached):
-    link = tmp_path / "link.png"
-    link.symlink_to(tmp_path / "nowhere.png")
-    good = save_flat(tmp_path / "good.png", 10)
-    decoded = decode_files([good, link], 8, 1, tmp_path / "cache" if cached else None)
-    assert values(decoded) == [10]
-    assert [skip.path for skip in decoded.skipped] == [str(link)]
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")
-@pytest.mark.parametrize("cached", [False, True])
-def test_a_name_in_an_old_encoding_does_no_harm(tmp_path, cached):
-    plain = save_flat(tmp_path / "cafe.png", 10)
-    path = plain.rename(Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.png")))
-    assert values(decode_files([path], 8, 1, tmp_path / "cache" if cached else None)) == [10]
-
-
-def test_the_cache_holds_what_decoding_gives(tmp_path):
-    paths = [
-        save(Image.fromarray(RNG.integers(0, 256, (9 + k, 12, 3), dtype=np.uint8)), tmp_path / f"{k}.png")
-        for k in range(5)
-    ]
-    fresh = decode_files(paths, 6, 3, None)
-    assert np.array_equal(fresh.images.permute(0, 2, 3, 1), [decode_image(path, 6, 3) for path in paths])
-    for _ in range(2):
-        assert torch.equal(decode_files(paths, 6, 3, tmp_path / "cache").images, fresh.images)
-
-
-def test_unchanged_files_are_not_decoded_again_and_changed_ones_are(tmp_path):
-    path, cache = save_flat(tmp_path / "image.bmp", 10), tmp_path / "cache"
-    assert values(decode_files([path], 8, 1, cache)) == [10]
-    before = path.stat()
-    save_flat(path, 99)
-    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
-    assert path.stat().st_size == before.st_size
-    assert values(decode_files([path], 8, 1, cache)) == [10]  # the old pixels: nothing showed that they changed
-    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns + 1))
-    assert values(decode_files([path], 8, 1, cache)) == [99]
-
-
-def test_a_cache_serves_only_the_files_the_size_and_the_channels_it_was_made_for(tmp_path):
-    one, two = save_flat(tmp_path / "1.png", 10), save_flat(tmp_path / "2.png", 20)
-    cache = tmp_path / "cache"
-    assert values(decode_files([one, two], 8, 1, cache)) == [10, 20]
-    assert values(decode_files([two, one], 8, 1, cache)) == [20, 10]
-    assert values(decode_files([two], 8, 1, cache)) == [20]
-    assert decode_files([one, two], 4, 1, cache).images.shape == (2, 1, 4, 4)
-    assert decode_files([one, two], 8, 3, cache).images.shape == (2, 3, 8, 8)
-
-
-def test_writing_to_cached_images_leaves_the_cache_alone(tmp_path):
-    path, cache = save_flat(tmp_path / "image.png", 10), tmp_path / "cache"
-    decode_files([path], 8, 1, cache).images.fill_(0)
-    assert values(decode_files([path], 8, 1, cache)) == [10]
+def test_a_program_for_a_printer_is_never_run(tmp_path):
+    program = "%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n"
+    for name in ("drawing.eps", "drawing.png"):
+        (tmp_path / name).write_text(program)
+        with pytest.raises(UnreadableImage, match="not an image in a format that is read"):
+            gray(tmp_path / name)
+    assert "EPS" not in FORMATS

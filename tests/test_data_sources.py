@@ -1,5 +1,4 @@
 import hashlib
-import os
 import pickle
 import shutil
 import socket
@@ -77,13 +76,12 @@ def test_a_single_pool_needs_no_list(tmp_path, kind):
 
 @pytest.mark.parametrize("kind", [str, Path])
 def test_pools_are_cached_where_asked(tmp_path, kind):
-    path = save_flat(tmp_path / "pool/x.bmp", 10)
-    load = partial(load_unlabelled, tmp_path / "pool", 8, 1, cache=kind(tmp_path / "cache"))
-    before = path.stat()
-    assert values(load().images) == [10]
-    save_flat(path, 20)
-    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
-    assert values(load().images) == [10]
+    save_flat(tmp_path / "pool/x.bmp", 10)
+    for _ in range(2):
+        decoded = load_unlabelled(tmp_path / "pool", 8, 1, cache=kind(tmp_path / "cache"))
+        assert values(decoded.images) == [10]
+    (images,) = (tmp_path / "cache").glob("*/images.bin")
+    assert images.read_bytes() == bytes([10] * 64)
 
 
 def test_a_missing_pool_is_named(tmp_path):
@@ -99,7 +97,7 @@ def test_a_pool_without_images_is_refused(tmp_path, cached):
     with pytest.raises(UserError, match="pool has no readable image"):
         load_unlabelled(pool, cache=cache)
     (pool / "notes.txt").write_text("nothing to see")
-    with pytest.raises(UserError, match="the first of 1: UnidentifiedImageError"):
+    with pytest.raises(UserError, match="the first of 1: not an image in a format that is read"):
         load_unlabelled(pool, cache=cache)
 
 
@@ -107,6 +105,16 @@ def test_two_channels_are_refused(tmp_path):
     save_flat(tmp_path / "x.png", 10)
     with pytest.raises(UserError, match=r"data\.channels=2"):
         load_unlabelled(tmp_path, channels=2, cache=None)
+
+
+@pytest.mark.parametrize("empty", ["", [""], ["pool", ""]])
+def test_a_folder_without_a_name_is_not_the_current_one(tmp_path, monkeypatch, empty):
+    save_flat(tmp_path / "x.png", 10)
+    save_flat(tmp_path / "pool/x.png", 10)
+    monkeypatch.chdir(tmp_path)
+    for load in (lambda: load_unlabelled(empty, 8, 1, cache=None), lambda: load_digits(unlabelled=empty, cache=None)):
+        with pytest.raises(UserError, match=r"data\.unlabelled is empty, or has a folder without a name"):
+            load()
 
 
 # --- Digits

@@ -1,66 +1,182 @@
-"""Decode image files of any kind to arrays of one size."""
+"""Decode image files of many kinds to arrays of one size."""
 
 import os
+import stat
+import threading
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
+from pretrain.data.pixel_depth import UnreadableImage, deep_to_gray, scale_transparent_color, stored_bits
+
+# Increase this number when decoding changes, so that older caches are not used.
+DECODER_VERSION = 2
+# Pillow's names of the formats that are tried. Others are none of photographs and drawings, or run other programs, as
+# EPS does. HEIF is read where a plugin of Pillow is installed.
+FORMATS = (
+    *("JPEG", "PNG", "GIF", "WEBP", "TIFF", "BMP", "AVIF", "HEIF"),
+    *("JPEG2000", "PPM", "ICO", "PCX", "SGI", "QOI"),
+)
+# A TGA file is told from random bytes by its name only.
+FORMATS_BY_SUFFIX = {".tga": "TGA"}
+HEIC_BRANDS = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")
+# Larger images, beyond those of common cameras, are decoded one at a time, however many threads there are.
+LARGE = 2**25  # pixels
+_one_large_image = threading.Lock()
+# Of a longer strip, less than a hundredth would be left by the crop of its center.
+LONGEST_STRIP = 100  # times its width
+NEARLY_WHITE = 250  # of 255
 PILLOW_MODES = {1: "L", 3: "RGB"}
+TRANSPOSES = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+NO_PLAIN_FILES = {
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+    stat.S_IFDIR: "a folder",
+}
 
 
-def decode_image(path: Path, size: int, channels: int) -> np.ndarray:
+@dataclass(frozen=True)
+class DecodedImage:
+    """An image of the size asked for, and what a set of images is told about.
+
+    Attributes
+    ----------
+    pixels : ndarray, (size, size, channels), uint8
+        The image.
+    deep_peak : int, optional
+        Largest value, 0 to 255, before the image is scaled; None unless the file stores more than 8 bits a sample.
+    vanished : bool
+        Whether nothing can be seen of the image, which is transparent, on white.
+    """
+
+    pixels: np.ndarray
+    deep_peak: int | None = None
+    vanished: bool = False
+
+
+def decode_image(path: Path, size: int, channels: int) -> DecodedImage:
     """Read an image, scale its shorter side to `size` and crop the center.
 
-    EXIF rotation is applied, and transparent images are put on white.
+    EXIF rotation is applied, and transparent images are put on white. Of several frames or pages, the first is read.
 
     Parameters
     ----------
     path : Path
-        File in any format and mode that Pillow reads. An animation gives its first frame.
+        File in one of the `FORMATS`, in any mode. It is opened only if it is a plain file.
     size : int
         Side of the result in pixels.
     channels : {1, 3}
         Number of channels: 1 for gray, 3 for RGB.
 
-    Returns
-    -------
-    ndarray, (size, size, channels), uint8
+    Raises
+    ------
+    UnreadableImage
+        When the file is no image, or too large, or when its pixels have no agreed meaning.
+    OSError, MemoryError
+        When the file could not be read just now.
+    Exception
+        Any error that Pillow raises for a damaged file.
+    """
+    require_plain_file(path)
+    # Pillow maps files that it opens itself; one that is cut meanwhile would then end the process.
+    with path.open("rb") as file, _opened(file) as image:
+        _check_sides(*image.size)
+        with _one_large_image if image.width * image.height > LARGE else nullcontext():
+            return _decoded(image, size, channels)
+
+
+def require_plain_file(path: Path) -> os.stat_result:
+    """Return the status of a plain file, through links.
 
     Raises
     ------
-    Exception
-        Any error that Pillow raises for a file that it cannot read.
+    UnreadableImage
+        When it is none, such as a named pipe, or a link that leads nowhere.
+    OSError
+        When the file could not be looked at just now.
     """
-    with Image.open(path) as opened:
-        image = ImageOps.exif_transpose(opened)
-        if image.mode.startswith(("I", "F")):
-            image = _to_eight_bits(image)
-        if image.has_transparency_data:
-            image = image.convert("RGBA")
-            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-        image = ImageOps.fit(image.convert(PILLOW_MODES[channels]), (size, size), Image.Resampling.BICUBIC)
-        return np.asarray(image, dtype=np.uint8).reshape(size, size, channels)
+    try:
+        status = path.stat()
+    except OSError:
+        if path.is_symlink():
+            raise UnreadableImage("a link to nothing, or in a circle") from None
+        raise
+    if not stat.S_ISREG(status.st_mode):
+        raise UnreadableImage(f"{NO_PLAIN_FILES.get(stat.S_IFMT(status.st_mode), 'something')}, not a file")
+    return status
 
 
-def _to_eight_bits(image: Image.Image) -> Image.Image:
-    """Scale 16-bit gray by its full range and other deep modes by the image's own, where Pillow would clip."""
-    pixels = np.asarray(image, dtype=np.float64)
-    low, high = (0, 65535) if image.mode.startswith("I;16") else (pixels.min(), pixels.max())
-    return Image.fromarray(np.uint8(np.rint((pixels - low) / max(high - low, 1e-12) * 255)))
+@cache
+def known_formats() -> tuple[str, ...]:
+    """Return those of the `FORMATS` that Pillow reads here."""
+    Image.init()
+    return tuple(name for name in FORMATS if name in Image.OPEN)
 
 
-def list_files(folder: Path) -> list[Path]:
-    """Return every file at any depth below `folder`, sorted by path, without hidden ones.
+def _opened(file) -> Image.Image:  # type: ignore[no-untyped-def]
+    beginning = file.read(12)
+    if not beginning:
+        raise UnreadableImage("the file is empty")
+    named = FORMATS_BY_SUFFIX.get(Path(os.fsdecode(file.name)).suffix.lower())
+    try:
+        return Image.open(file, formats=(*known_formats(), *([named] if named else ())))
+    except Image.UnidentifiedImageError:
+        if beginning[4:8] == b"ftyp" and beginning[8:12] in HEIC_BRANDS:
+            raise UnreadableImage("HEIC is not read here: install pillow-heif, or convert the file") from None
+        raise UnreadableImage("not an image in a format that is read, or its beginning is damaged") from None
+    except Image.DecompressionBombError:
+        most = 2 * (Image.MAX_IMAGE_PIXELS or 0)
+        raise UnreadableImage(f"it has more than {most:,} pixels: scale it down") from None
 
-    Links to folders are followed, except to a folder that contains the link, which would never end.
-    """
-    found = []
-    # For each folder still to be searched: the folders on the way to it, including itself.
-    passed = {os.fspath(folder): {folder.resolve()}}
-    for root, folders, names in os.walk(folder, followlinks=True):
-        above = passed.pop(root) | {*Path(root).resolve().parents}
-        folders[:] = [name for name in folders if name[0] != "." and Path(root, name).resolve() not in above]
-        passed |= {os.path.join(root, name): above | {Path(root, name).resolve()} for name in folders}
-        found += [Path(root, name) for name in names if name[0] != "."]
-    return sorted(found)
+
+def _check_sides(width: int, height: int) -> None:
+    if max(width, height) > LONGEST_STRIP * min(width, height):
+        raise UnreadableImage(
+            f"a strip of {width:,} x {height:,} pixels, of which the center would show next to nothing: cut it up"
+        )
+
+
+def _decoded(image: Image.Image, size: int, channels: int) -> DecodedImage:
+    bits = stored_bits(image)
+    scale_transparent_color(image)
+    image.load()
+    transpose = _transpose(image)
+    if image.mode.startswith(("I", "F")):
+        image = deep_to_gray(image, bits)
+    if image.mode == "LAB":
+        image = image.convert("RGB")  # Pillow has no way to gray.
+    transparent = image.has_transparency_data
+    if transparent:
+        image = image if image.mode == "RGBA" else image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    if image.mode != PILLOW_MODES[channels]:
+        image = image.convert(PILLOW_MODES[channels])
+    if transpose is not None:
+        image = image.transpose(transpose)
+    peak = int(np.max(image.getextrema())) if bits > 8 else None
+    image = ImageOps.fit(image, (size, size), Image.Resampling.BICUBIC)
+    pixels = np.asarray(image, dtype=np.uint8).reshape(size, size, channels)
+    return DecodedImage(pixels, peak, bool(transparent and pixels.min() >= NEARLY_WHITE))
+
+
+def _transpose(image: Image.Image) -> Image.Transpose | None:
+    """Return what turns a loaded image upright; a damaged EXIF block says nothing."""
+    try:
+        return TRANSPOSES.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    # Pillow raises many kinds of errors for it, and the pixels are intact.
+    except Exception:
+        return None

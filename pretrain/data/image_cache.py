@@ -1,25 +1,30 @@
 """Decode image files once, into a cache that later runs map."""
 
-import hashlib
-import json
 import os
-import tempfile
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from hashlib import blake2b
 from pathlib import Path
 
 import numpy as np
+import PIL
 import torch
-from numpy.lib.format import open_memmap
+from filelock import FileLock, Timeout
+from PIL import features
 from torch import Tensor
 
-from pretrain.data.decoding import decode_image
+from pretrain.data.cache_blocks import INDEX, CacheWriter, Stored, read_cache
+from pretrain.data.decoding import DECODER_VERSION, known_formats, require_plain_file
+from pretrain.data.image_remarks import remarks_on
+from pretrain.data.parallel_decoding import decode_blocks, try_decoding
+from pretrain.data.pixel_depth import UnreadableImage
 from pretrain.data.skipped_files import Skipped
-from pretrain.runs.progress import Progress
+from pretrain.runs.progress import complain
 
-# Increase this number when decoding changes, so that old caches are not used.
-CACHE_VERSION = 1
+# The libraries of Pillow that decode pixels or change them.
+LIBRARIES = ("jpg", "jpg_2000", "zlib", "libtiff", "webp", "avif", "littlecms2")
 
 
 @dataclass(frozen=True)
@@ -34,11 +39,14 @@ class Decoded:
         File of each image.
     skipped : list of Skipped
         Files that could not be read.
+    remarks : list of str
+        Lines for the user on what may be wrong with the images.
     """
 
     images: Tensor
     paths: list[Path]
     skipped: list[Skipped]
+    remarks: list[str] = field(default_factory=list)
 
 
 def decode_files(paths: Sequence[Path], size: int, channels: int, cache: Path | None) -> Decoded:
@@ -51,71 +59,140 @@ def decode_files(paths: Sequence[Path], size: int, channels: int, cache: Path | 
     size, channels : int
         Side in pixels and number of channels, as in `decode_image`.
     cache : Path, optional
-        Folder of the caches. A cache is used again as long as each file has the same path, size and modification
-        time. None decodes into memory.
+        Folder of the caches. A cache is used again as long as each file has the same path, inode, size and times of
+        change, and the decoder and its libraries are the same. A folder that cannot be written is told on standard
+        error. None decodes into memory.
     """
-    folder = cache / _fingerprint(paths, size, channels) if cache else None
-    if folder and (folder / "index.json").exists():
-        return _open_cache(folder, paths)
-    if folder is None:
-        rows = np.empty((len(paths), size, size, channels), dtype=np.uint8)
-        kept, skipped = _decode_into(rows, paths, size, channels)
-        return Decoded(_as_tensor(rows[: len(kept)]), [paths[k] for k in kept], skipped)
-    folder.mkdir(parents=True, exist_ok=True)
-    # Two runs may decode at once; the last to finish replaces the other's files.
-    with tempfile.TemporaryDirectory(dir=folder) as scratch:
-        target = Path(scratch, "images.npy")
-        rows = open_memmap(target, mode="w+", dtype=np.uint8, shape=(max(len(paths), 1), size, size, channels))
-        kept, skipped = _decode_into(rows, paths, size, channels)
-        rows.flush()
-        index = Path(scratch, "index.json")
-        index.write_text(json.dumps({"kept": kept, "skipped": [asdict(s) for s in skipped]}))
-        target.replace(folder / "images.npy")
-        index.replace(folder / "index.json")
-    return _open_cache(folder, paths)
-
-
-def _decode_into(rows: np.ndarray, paths: Sequence[Path], size: int, channels: int) -> tuple[list[int], list[Skipped]]:
-    """Fill the first rows with the readable images; return their positions in `paths`, and the skipped files."""
-
-    def attempt(path: Path) -> np.ndarray | Skipped:
+    files, odd = _plain_files(paths)
+    plain = [path for path, _ in files]
+    stored = None
+    if cache is not None and files:
         try:
-            return decode_image(path, size, channels)
-        # Pillow raises many kinds of errors for damaged files; each means that the file is skipped.
-        except Exception as error:
-            return Skipped(str(path), f"{type(error).__name__}: {error}".splitlines()[0])
+            stored = _stored(cache, _fingerprint(files, size, channels), plain, size, channels)
+        # Some file systems know no locks.
+        except (OSError, NotImplementedError) as error:
+            complain(_cannot_be_kept(cache, error))
+    if stored is None:
+        stored = _in_memory(plain, size, channels)
+    skipped = [
+        Skipped(str(plain[k]), reason, k in block.passing)
+        for block in stored.blocks
+        for k, reason in block.skipped.items()
+    ]
+    skipped = sorted([*odd, *skipped], key=lambda skip: skip.path)
+    kept = [plain[k] for block in stored.blocks for k in block.kept]
+    images = torch.from_numpy(stored.rows).permute(0, 3, 1, 2)  # channels last in storage
+    return Decoded(images, kept, skipped, remarks_on(stored.blocks, plain, skipped))
 
-    kept: list[int] = []
-    skipped: list[Skipped] = []
-    with Progress("decoding images", len(paths), unit="images") as progress, ThreadPoolExecutor() as pool:
-        for position, result in enumerate(pool.map(attempt, paths)):
-            if isinstance(result, Skipped):
-                skipped.append(result)
-            else:
-                rows[len(kept)] = result
-                kept.append(position)
-            progress.update(position + 1)
-    return kept, skipped
 
-
-def _fingerprint(paths: Sequence[Path], size: int, channels: int) -> str:
-    digest = hashlib.blake2b(f"{CACHE_VERSION} {size} {channels}".encode(), digest_size=16)
+def _plain_files(paths: Sequence[Path]) -> tuple[list[tuple[Path, os.stat_result]], list[Skipped]]:
+    """Return each plain file with its status, and the others, which are never opened."""
+    files, skipped = [], []
     for path in paths:
-        digest.update(os.fsencode(path.resolve()))
-        # A broken link does not exist.
-        if path.exists():
-            status = path.stat()
-            digest.update(f"|{status.st_size}|{status.st_mtime_ns}\n".encode())
+        try:
+            files.append((path, require_plain_file(path)))
+        except UnreadableImage as error:
+            skipped.append(Skipped(str(path), str(error)))
+        except OSError as error:
+            skipped.append(Skipped(str(path), f"{type(error).__name__}: {error.strerror}", passing=True))
+    return files, skipped
+
+
+def _fingerprint(files: Sequence[tuple[Path, os.stat_result]], size: int, channels: int) -> str:
+    """Return a digest of all that the decoded pixels depend on."""
+    libraries = [features.version(name) for name in LIBRARIES]
+    decoder = f"{DECODER_VERSION} {PIL.__version__} {libraries} {known_formats()} {size} {channels}"
+    digest = blake2b(decoder.encode(), digest_size=16)
+    for path, status in files:
+        seen = (status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
+        digest.update(os.fsencode(path.absolute()) + f"|{seen}\n".encode())
     return digest.hexdigest()
 
 
-def _open_cache(folder: Path, paths: Sequence[Path]) -> Decoded:
-    index = json.loads((folder / "index.json").read_text())
-    kept, skipped = index["kept"], [Skipped(**s) for s in index["skipped"]]
-    rows = np.load(folder / "images.npy", mmap_mode="c")[: len(kept)]
-    return Decoded(_as_tensor(rows), [paths[k] for k in kept], skipped)
+def _in_memory(paths: Sequence[Path], size: int, channels: int) -> Stored:
+    rows = np.empty((len(paths), size, size, channels), dtype=np.uint8)
+    blocks, count = [], 0
+    for block, images in decode_blocks(paths, size, channels):
+        blocks.append(block)
+        for image in images:
+            rows[count] = image
+            count += 1
+    return Stored(blocks, [], rows[:count])
 
 
-def _as_tensor(rows: np.ndarray) -> Tensor:
-    """Return a view of shape (N, C, H, W) of images stored with channels last."""
-    return torch.from_numpy(rows).permute(0, 3, 1, 2)
+def _stored(cache: Path, key: str, paths: Sequence[Path], size: int, channels: int) -> Stored:
+    """Return the cache of some files, after whatever of it is missing is decoded.
+
+    A complete cache is never changed, since other processes may have mapped it, but only replaced.
+
+    Raises
+    ------
+    OSError, NotImplementedError
+        When there is no cache, and none can be written.
+    """
+    if str(cache).startswith("~"):
+        raise OSError("there is no home folder")
+    shape = (size, size, channels)
+    complete, part = cache / key, cache / f"{key}.part"
+    stored = _still_valid(read_cache(complete, key, shape), paths, size, channels)
+    if stored.files == len(paths):
+        return stored
+    cache.mkdir(parents=True, exist_ok=True)
+    with _alone(cache / f"{key}.lock"):
+        # Another process may have completed it meanwhile.
+        if complete.exists():
+            stored = read_cache(complete, key, shape)
+            _tell_damage(stored, complete, len(paths))
+            stored = _still_valid(stored, paths, size, channels)
+            if stored.files == len(paths):
+                return stored
+            shutil.rmtree(part, ignore_errors=True)
+            shutil.copytree(complete, part)
+            shutil.rmtree(complete)
+        else:
+            stored = read_cache(part, key, shape)
+            _tell_damage(stored, part, 0)
+            stored = _still_valid(stored, paths, size, channels)
+        with CacheWriter(part, key, stored, len(paths), shape) as writer:
+            for block, images in decode_blocks(paths, size, channels, stored.files):
+                writer.append(block, images)
+        part.rename(complete)
+        return read_cache(complete, key, shape)
+
+
+def _still_valid(stored: Stored, paths: Sequence[Path], size: int, channels: int) -> Stored:
+    """Return the blocks before the first with a file that could not be read and now can be."""
+    for number, block in enumerate(stored.blocks):
+        again = (try_decoding(paths[k], size, channels) for k in block.passing)
+        if not all(isinstance(each, Skipped) and each.passing for each in again):
+            return stored.until(number)
+    return stored
+
+
+def _tell_damage(stored: Stored, folder: Path, files: int) -> None:
+    damaged = stored.damaged or (folder / INDEX if stored.files < files else None)
+    if damaged:
+        complain(f"{damaged} is damaged or cut: the images after the first {len(stored.rows):,} are decoded again")
+
+
+@contextmanager
+def _alone(lock: Path) -> Iterator[None]:
+    """Hold a lock, which a process that ends gives back, however it ends."""
+    held = FileLock(lock)
+    try:
+        held.acquire(timeout=1)
+    except Timeout:
+        complain("another process decodes the same images: waiting for it")
+        held.acquire()
+    try:
+        yield
+    finally:
+        held.release()
+
+
+def _cannot_be_kept(cache: Path, error: Exception) -> str:
+    reason = (isinstance(error, OSError) and error.strerror) or error
+    return (
+        f"data.cache={cache}: decoded images cannot be kept there ({reason}), so they stay in memory, and the next run "
+        "decodes them again; give data.cache another folder, or data.cache=null to keep none"
+    )

@@ -1,17 +1,21 @@
 """The user's own images, read from folders."""
 
+import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
+from pretrain.data.class_folders import class_folders, unlistable
 from pretrain.data.dataset import Dataset, Labelled, gather
-from pretrain.data.dataset_settings import DEFAULT_CACHE, FolderData, check_image_format, class_folders
-from pretrain.data.decoding import list_files
+from pretrain.data.dataset_settings import DEFAULT_CACHE, FolderData, check_image_format, refuse_empty_names
+from pretrain.data.file_listing import list_files
 from pretrain.data.image_cache import Decoded, decode_files
 from pretrain.data.leakage_check import Named
 from pretrain.data.skipped_files import Skipped
 from pretrain.errors import UserError
+from pretrain.runs.progress import complain
 
 Folder = str | Path
 
@@ -24,7 +28,7 @@ def read_folder(source: FolderData) -> Dataset:
     UserError
         When a folder is missing or has no readable image, or when a test class has no training folder.
     """
-    root, form = Path(source.root).expanduser(), (source.image_size, source.channels, source.cache)
+    root, form = Path(os.path.expanduser(source.root)), (source.image_size, source.channels, source.cache)
     classes = class_folders(root / "train")
     _refuse_overlap(root, source.unlabelled)
     train, names, skipped = _load_classes(root / "train", classes, *form)
@@ -38,7 +42,7 @@ def read_folder(source: FolderData) -> Dataset:
         return test
 
     def test_images() -> Named:
-        decoded = _load_files(root / "test", *form)
+        decoded = _load_split(root / "test", classes, *form)
         return Named(decoded.images, [*map(str, decoded.paths)])
 
     return gather(source, classes, train, names, open_test, test_images, pools, skipped)
@@ -48,7 +52,7 @@ def _refuse_overlap(root: Path, pools: Sequence[Folder]) -> None:
     """Reject pools that contain labelled images: stages would see test images, and training images twice."""
     for pool in pools:
         for split in (root / "train", root / "test"):
-            one, other = Path(pool).expanduser().resolve(), split.resolve()
+            one, other = (Path(os.path.realpath(os.path.expanduser(each))) for each in (pool, split))
             if one.is_relative_to(other) or other.is_relative_to(one):
                 raise UserError(f"data.unlabelled={pool} shares images with {split}: give folders beside it.")
 
@@ -65,7 +69,8 @@ def load_unlabelled(
     """
     if isinstance(folders, str | Path):
         folders = [folders]
-    decoded = [_load_files(Path(folder).expanduser(), image_size, channels, cache) for folder in folders]
+    refuse_empty_names(folders)
+    decoded = [_load_pool(Path(os.path.expanduser(folder)), image_size, channels, cache) for folder in folders]
     return Decoded(
         decoded[0].images if len(decoded) == 1 else torch.cat([d.images for d in decoded]),
         [path for d in decoded for path in d.paths],
@@ -73,28 +78,67 @@ def load_unlabelled(
     )
 
 
-def _load_files(folder: Path, image_size: int, channels: int, cache: Folder | None) -> Decoded:
-    if not folder.is_dir():
-        raise UserError(f"{folder} is not a folder.")
-    check_image_format(image_size, channels)
-    decoded = decode_files(list_files(folder), image_size, channels, Path(cache).expanduser() if cache else None)
-    if not decoded.paths:
-        what = f"; the first of {len(decoded.skipped)}: {decoded.skipped[0].reason}" if decoded.skipped else ""
-        raise UserError(f"{folder} has no readable image{what}.")
+def _load_pool(folder: Path, image_size: int, channels: int, cache: Folder | None) -> Decoded:
+    """Decode unlabelled images; those in folders that cannot be listed are left out, and the user is told."""
+    files, odd = _files_in(folder)
+    for skip in odd:
+        if skip.passing:
+            complain(f"{skip.path} {skip.reason}: its images are left out")
+    return _decode(folder, files, odd, image_size, channels, cache)
+
+
+def _load_split(folder: Path, classes: Sequence[str], image_size: int, channels: int, cache: Folder | None) -> Decoded:
+    """Decode labelled images, and refuse to go on where a class would silently be missing."""
+    files, odd = _files_in(folder)
+    if unlisted := [skip for skip in odd if skip.passing]:
+        raise unlistable(unlisted[0].path, unlisted[0].reason)
+    decoded = _decode(folder, files, odd, image_size, channels, cache)
+    lost = {*classes} - {_class_of(path, folder) for path in decoded.paths}
+    skipped = [skip for skip in decoded.skipped if _class_of(skip.path, folder) in lost]
+    # A test split may lack the folder of a class.
+    missing = lost if folder.name == "train" else {_class_of(skip.path, folder) for skip in skipped}
+    if missing:
+        raise UserError(f"{folder} has no readable image of the class {', '.join(sorted(missing))}{_reason(skipped)}.")
     return decoded
+
+
+def _class_of(path: str | Path, folder: Path) -> str:
+    return Path(path).relative_to(folder).parts[0]
+
+
+def _files_in(folder: Path) -> tuple[list[Path], list[Skipped]]:
+    if not os.path.isdir(folder):
+        raise UserError(f"{folder} is not a folder.")
+    return list_files(folder)
+
+
+def _decode(
+    folder: Path, files: Sequence[Path], odd: Sequence[Skipped], image_size: int, channels: int, cache: Folder | None
+) -> Decoded:
+    """Decode files, tell the user what may be wrong with them, and add what is `odd` to the skipped files."""
+    check_image_format(image_size, channels)
+    decoded = decode_files(files, image_size, channels, Path(os.path.expanduser(cache)) if cache else None)
+    skipped = [*odd, *decoded.skipped]
+    if not decoded.paths:
+        raise UserError(f"{folder} has no readable image{_reason(skipped)}.")
+    for line in decoded.remarks:
+        complain(line)
+    return replace(decoded, skipped=skipped)
+
+
+def _reason(skipped: Sequence[Skipped]) -> str:
+    return f"; the first of {len(skipped)}: {skipped[0].reason}" if skipped else ""
 
 
 def _load_classes(
     folder: Path, classes: Sequence[str], image_size: int, channels: int, cache: Folder | None
 ) -> tuple[Labelled, list[str], list[Skipped]]:
     """Load images whose class is the first folder of their path in `folder`; return the paths as well."""
-    decoded = _load_files(folder, image_size, channels, cache)
-    names = [path.relative_to(folder).parts[0] for path in decoded.paths]
+    decoded = _load_split(folder, classes, image_size, channels, cache)
+    names = [_class_of(path, folder) for path in decoded.paths]
     stray = [k for k, name in enumerate(names) if name not in classes]
     skipped = [*decoded.skipped, *(Skipped(str(decoded.paths[k]), "not in a class folder") for k in stray)]
     labels = torch.tensor([classes.index(name) for name in names if name in classes])
-    if folder.name == "train" and (empty := sorted(set(classes) - set(names))):
-        raise UserError(f"{folder} has no readable image of the class {', '.join(empty)}.")
     if len(stray) == len(names):
         raise UserError(f"{folder} has no readable image in its class folders ({folder}/<class>/).")
     kept = [k for k, name in enumerate(names) if name in classes]

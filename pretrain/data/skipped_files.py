@@ -11,10 +11,19 @@ from pretrain.runs.atomic_files import write_text
 
 @dataclass(frozen=True)
 class Skipped:
-    """A file that could not be read as an image, and why."""
+    """A file that could not be read as an image, and why.
+
+    Attributes
+    ----------
+    path, reason : str
+        The file, and why it was skipped.
+    passing : bool
+        Whether this may be over at the next run, as a missing permission may be.
+    """
 
     path: str
     reason: str
+    passing: bool = False
 
 
 def write_skipped(file: Path, skipped: Sequence[Skipped]) -> None:

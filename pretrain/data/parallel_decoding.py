@@ -1,0 +1,115 @@
+"""Decode many image files at once, and note what became of each."""
+
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from pretrain.data.decoding import DecodedImage, decode_image, known_formats
+from pretrain.data.pixel_depth import UnreadableImage
+from pretrain.data.skipped_files import Skipped
+from pretrain.runs.progress import Progress
+
+FILES_PER_BLOCK = 256
+# The images of a block are held in memory twice for a moment.
+BYTES_PER_BLOCK = 2**26
+
+
+@dataclass(frozen=True)
+class Block:
+    """What became of some files that follow each other.
+
+    Attributes
+    ----------
+    first, files : int
+        Position of the first file, and number of files.
+    skipped : dict of int to str
+        Reason for each file that is no image, by its position.
+    passing : list of int
+        Positions of the skipped files that could not be read just now, and may be at the next run.
+    deep : list of int
+        Positions of the images that store more than 8 bits a sample.
+    deep_peak : int
+        Largest value of these, 0 to 255.
+    vanished : list of int
+        Positions of the transparent images of which nothing can be seen on white.
+    """
+
+    first: int
+    files: int
+    skipped: dict[int, str] = field(default_factory=dict)
+    passing: list[int] = field(default_factory=list)
+    deep: list[int] = field(default_factory=list)
+    deep_peak: int = 0
+    vanished: list[int] = field(default_factory=list)
+
+    @property
+    def kept(self) -> list[int]:
+        """The positions of the images."""
+        return [k for k in range(self.first, self.first + self.files) if k not in self.skipped]
+
+
+def try_decoding(path: Path, size: int, channels: int) -> DecodedImage | Skipped:
+    """Return the decoded image, or why there is none; a passing reason is one of the system's and not of the file."""
+    try:
+        return decode_image(path, size, channels)
+    except UnreadableImage as error:
+        return Skipped(str(path), str(error))
+    # Pillow raises many kinds of errors for damaged files; each means that the file is skipped.
+    except Exception as error:
+        # Only errors of the system have a number.
+        of_system = isinstance(error, OSError) and error.errno is not None
+        passing = of_system or isinstance(error, MemoryError) or "out of memory" in str(error)
+        text = (error.strerror if of_system else str(error)) or ""  # type: ignore[attr-defined]
+        return Skipped(str(path), " ".join(f"{type(error).__name__}: {text}".split()).rstrip(": "), passing)
+
+
+def decode_blocks(
+    paths: Sequence[Path], size: int, channels: int, start: int = 0
+) -> Iterator[tuple[Block, list[np.ndarray]]]:
+    """Decode files from position `start` on; yield what became of each block of files, and its images in order."""
+    known_formats()  # Threads would otherwise load Pillow's formats at once.
+    step = max(1, min(FILES_PER_BLOCK, BYTES_PER_BLOCK // (size * size * channels)))
+    progress = Progress("decoding images", len(paths), initial=start, unit="images")
+    with progress, ThreadPoolExecutor() as pool, _without_pillows_warnings():
+        for first in range(start, len(paths), step):
+            some = paths[first : first + step]
+            results = []
+            for result in pool.map(lambda path: try_decoding(path, size, channels), some):
+                results.append(result)
+                progress.update(first + len(results))
+            yield _block(first, results), [each.pixels for each in results if isinstance(each, DecodedImage)]
+
+
+def _block(first: int, results: Sequence[DecodedImage | Skipped]) -> Block:
+    skipped = {k: each for k, each in enumerate(results, first) if isinstance(each, Skipped)}
+    images = {k: each for k, each in enumerate(results, first) if isinstance(each, DecodedImage)}
+    peaks = {k: each.deep_peak for k, each in images.items() if each.deep_peak is not None}
+    return Block(
+        first,
+        len(results),
+        {k: each.reason for k, each in skipped.items()},
+        [k for k, each in skipped.items() if each.passing],
+        [*peaks],
+        max(peaks.values(), default=0),
+        [k for k, each in images.items() if each.vanished],
+    )
+
+
+@contextmanager
+def _without_pillows_warnings() -> Iterator[None]:
+    """Silence what Pillow says about odd files: those that it cannot read are listed with their reasons."""
+    logger = logging.getLogger("PIL")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
