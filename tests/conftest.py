@@ -9,6 +9,7 @@ from subprocess import CompletedProcess
 # More threads would slow tiny models down. This must be set before torch is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import hypothesis
 import pytest
 import torch
 from hydra import compose as hydra_compose
@@ -21,6 +22,10 @@ from pretrain.pipelines.run_settings import FinetuningRun, ProbeRun, StageRun
 from pretrain.runs.typed_settings import typed
 
 SETTINGS = {"stage": StageRun, "finetune": FinetuningRun, "probe": ProbeRun, "compare": pretrain.Comparison}
+
+# Examples are the same in each run, and none is kept on disk or measured by the clock.
+hypothesis.settings.register_profile("fixed", derandomize=True, database=None, deadline=None)
+hypothesis.settings.load_profile("fixed")
 
 # These overrides make a stack that trains in a moment.
 SMALL_RUN = [

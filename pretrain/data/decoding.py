@@ -3,9 +3,10 @@
 import os
 import stat
 import threading
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from functools import cache
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from pretrain.data.pixel_depth import UnreadableImage, deep_to_gray, scale_trans
 # Increase this number when decoding changes, so that older caches are not used.
 DECODER_VERSION = 2
 # Pillow's names of the formats that are tried. Others are none of photographs and drawings, or run other programs, as
-# EPS does. HEIF is read where a plugin of Pillow is installed.
+# EPS does. HEIF is read where pillow-heif is installed.
 FORMATS = (
     *("JPEG", "PNG", "GIF", "WEBP", "TIFF", "BMP", "AVIF", "HEIF"),
     *("JPEG2000", "PPM", "ICO", "PCX", "SGI", "QOI"),
@@ -124,6 +125,8 @@ def require_plain_file(path: Path) -> os.stat_result:
 def known_formats() -> tuple[str, ...]:
     """Return those of the `FORMATS` that Pillow reads here."""
     Image.init()
+    with suppress(ImportError):
+        import_module("pillow_heif").register_heif_opener()
     return tuple(name for name in FORMATS if name in Image.OPEN)
 
 

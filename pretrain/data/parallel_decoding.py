@@ -1,5 +1,6 @@
 """Decode many image files at once, and note what became of each."""
 
+import errno
 import logging
 import warnings
 from collections.abc import Iterator, Sequence
@@ -62,8 +63,8 @@ def try_decoding(path: Path, size: int, channels: int) -> DecodedImage | Skipped
         return Skipped(str(path), str(error))
     # Pillow raises many kinds of errors for damaged files; each means that the file is skipped.
     except Exception as error:
-        # Only errors of the system have a number.
-        of_system = isinstance(error, OSError) and error.errno is not None
+        # Only errors of the system have a number. This one comes from a place in the file that cannot be.
+        of_system = isinstance(error, OSError) and error.errno not in (None, errno.EINVAL)
         passing = of_system or isinstance(error, MemoryError) or "out of memory" in str(error)
         text = (error.strerror if of_system else str(error)) or ""  # type: ignore[attr-defined]
         return Skipped(str(path), " ".join(f"{type(error).__name__}: {text}".split()).rstrip(": "), passing)
