@@ -260,6 +260,8 @@ def test_how_much_of_sixteen_bits_is_used_is_noted(tmp_path, largest, peak):
     values[0, 0] = largest
     assert decode_image(save(Image.fromarray(values), tmp_path / "deep.png"), 8, 1).deep_peak == peak
     assert decode_image(save_flat(tmp_path / "shallow.png", 3), 8, 1).deep_peak is None
+    floats = save(Image.fromarray(values / np.float32(65535)), tmp_path / "floats.tif")
+    assert decode_image(floats, 8, 1).deep_peak is None
 
 
 # --- Other modes

@@ -26,7 +26,8 @@ class DataSource:
     duplicates : {"remove", "keep"}
         Treatment of unlabelled images that duplicate validation or test images, exactly or nearly.
     cache : str or Path, optional
-        Folder that keeps decoded images for later runs; None keeps them in memory.
+        Folder that keeps decoded images for later runs; None keeps them in memory. Where it cannot be written, a line
+        says so, and they stay in memory.
     """
 
     name: ClassVar[str]

@@ -59,7 +59,7 @@ class DecodedImage:
     pixels : ndarray, (size, size, channels), uint8
         The image.
     deep_peak : int, optional
-        Largest value, 0 to 255, before the image is scaled; None unless the file stores more than 8 bits a sample.
+        Largest value, 0 to 255, before the image is scaled; None unless the file stores 9 to 16 bits a sample.
     vanished : bool
         Whether nothing can be seen of the image, which is transparent, on white.
     """
@@ -170,7 +170,7 @@ def _decoded(image: Image.Image, size: int, channels: int) -> DecodedImage:
         image = image.convert(PILLOW_MODES[channels])
     if transpose is not None:
         image = image.transpose(transpose)
-    peak = int(np.max(image.getextrema())) if bits > 8 else None
+    peak = int(np.max(image.getextrema())) if 8 < bits <= 16 else None
     image = ImageOps.fit(image, (size, size), Image.Resampling.BICUBIC)
     pixels = np.asarray(image, dtype=np.uint8).reshape(size, size, channels)
     return DecodedImage(pixels, peak, bool(transparent and pixels.min() >= NEARLY_WHITE))

@@ -34,7 +34,7 @@ class Block:
     passing : list of int
         Positions of the skipped files that could not be read just now, and may be at the next run.
     deep : list of int
-        Positions of the images that store more than 8 bits a sample.
+        Positions of the images that store 9 to 16 bits a sample.
     deep_peak : int
         Largest value of these, 0 to 255.
     vanished : list of int
