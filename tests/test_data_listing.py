@@ -141,6 +141,17 @@ def test_a_part_of_a_pool_that_cannot_be_listed_is_told_and_in_the_list(ordinary
     locked.chmod(0o755)
 
 
+def test_a_link_into_a_locked_folder_is_no_link_to_nothing(ordinary_user):
+    target = save_flat(ordinary_user / "locked/a.png", 20)
+    save_flat(ordinary_user / "pool/b.png", 10)
+    (ordinary_user / "pool/a.png").symlink_to(target)
+    target.parent.chmod(0)
+    decoded = load_unlabelled(ordinary_user / "pool", 8, 1, cache=ordinary_user / "cache")
+    assert [(skip.reason, skip.passing) for skip in decoded.skipped] == [("PermissionError: Permission denied", True)]
+    target.parent.chmod(0o755)
+    assert values(load_unlabelled(ordinary_user / "pool", 8, 1, cache=ordinary_user / "cache").images) == [20, 10]
+
+
 def test_a_pool_that_cannot_be_listed_at_all_is_an_error_with_the_reason(ordinary_user):
     save_flat(ordinary_user / "pool/a.png", 10)
     (ordinary_user / "pool").chmod(0)

@@ -1,5 +1,6 @@
 """Decode image files of many kinds to arrays of one size."""
 
+import errno
 import os
 import stat
 import threading
@@ -112,8 +113,8 @@ def require_plain_file(path: Path) -> os.stat_result:
     """
     try:
         status = path.stat()
-    except OSError:
-        if path.is_symlink():
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ELOOP) and path.is_symlink():
             raise UnreadableImage("a link to nothing, or in a circle") from None
         raise
     if not stat.S_ISREG(status.st_mode):
