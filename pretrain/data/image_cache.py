@@ -123,8 +123,6 @@ def _in_memory(paths: Sequence[Path], size: int, channels: int) -> Stored:
 def _stored(cache: Path, key: str, paths: Sequence[Path], size: int, channels: int) -> Stored:
     """Return the cache of some files, after whatever of it is missing is decoded.
 
-    A complete cache is never changed, since other processes may have mapped it, but only replaced.
-
     Raises
     ------
     OSError, NotImplementedError
@@ -132,32 +130,35 @@ def _stored(cache: Path, key: str, paths: Sequence[Path], size: int, channels: i
     """
     if str(cache).startswith("~"):
         raise OSError("there is no home folder")
-    shape = (size, size, channels)
-    complete, part = cache / key, cache / f"{key}.part"
-    stored = _still_valid(read_cache(complete, key, shape), paths, size, channels)
+    stored = _still_valid(read_cache(cache / key, key, (size, size, channels)), paths, size, channels)
     if stored.files == len(paths):
         return stored
     cache.mkdir(parents=True, exist_ok=True)
     with _alone(cache / f"{key}.lock"):
-        # Another process may have completed it meanwhile.
-        if complete.exists():
-            stored = read_cache(complete, key, shape)
-            _tell_damage(stored, complete, len(paths))
-            stored = _still_valid(stored, paths, size, channels)
-            if stored.files == len(paths):
-                return stored
-            shutil.rmtree(part, ignore_errors=True)
-            shutil.copytree(complete, part)
-            shutil.rmtree(complete)
-        else:
-            stored = read_cache(part, key, shape)
-            _tell_damage(stored, part, 0)
-            stored = _still_valid(stored, paths, size, channels)
-        with CacheWriter(part, key, stored, len(paths), shape) as writer:
-            for block, images in decode_blocks(paths, size, channels, stored.files):
-                writer.append(block, images)
-        part.rename(complete)
-        return read_cache(complete, key, shape)
+        return _completed(cache / key, cache / f"{key}.part", paths, size, channels)
+
+
+def _completed(complete: Path, part: Path, paths: Sequence[Path], size: int, channels: int) -> Stored:
+    """Complete a cache, which another process may have done meanwhile.
+
+    A cache in its place is never changed, since other processes may have mapped it, but only replaced.
+    """
+    key, shape = complete.name, (size, size, channels)
+    place = complete if complete.exists() else part
+    found = read_cache(place, key, shape)
+    _tell_damage(found, place, len(paths) if place == complete else 0)
+    stored = _still_valid(found, paths, size, channels)
+    if place == complete and stored.files == len(paths):
+        return stored
+    if place == complete:
+        shutil.rmtree(part, ignore_errors=True)
+        shutil.copytree(complete, part)
+        shutil.rmtree(complete)
+    with CacheWriter(part, key, stored, len(paths), shape) as writer:
+        for block, images in decode_blocks(paths, size, channels, stored.files):
+            writer.append(block, images)
+    part.rename(complete)
+    return read_cache(complete, key, shape)
 
 
 def _still_valid(stored: Stored, paths: Sequence[Path], size: int, channels: int) -> Stored:
