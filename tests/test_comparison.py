@@ -1,10 +1,14 @@
 import dataclasses
 import itertools
 import json
+import os
 import re
+import subprocess
+import sys
 
 import pandas as pd
 import pytest
+from conftest import SMALL_RUN
 from filelock import FileLock
 from PIL import Image
 
@@ -399,3 +403,46 @@ def test_an_interrupted_comparison_is_completed_by_a_second_call(tmp_path, tuned
     drop = ["pretrain_seconds", "finetune_seconds", "images_per_second"]
     one, two = (pd.read_csv(folder / "results.csv").drop(columns=drop) for folder in (tuned[0], out))
     pd.testing.assert_frame_equal(one, two)
+
+
+@pytest.mark.integration
+def test_the_hash_seed_and_the_number_of_processes_change_no_result(tmp_path):
+    steps = [f"stack.stages.stage{k}.training.steps=5" for k in (1, 2)]
+    small = [*SMALL_RUN, *SMALL_COMPARISON, *steps]
+    for name, seed, jobs in (("one", "0", 1), ("other", "1", 1), ("both", "2", 2)):
+        command = [sys.executable, "-m", "pretrain.compare", *small, f"jobs={jobs}", f"out={tmp_path / name}"]
+        subprocess.run(command, env={**os.environ, "PYTHONHASHSEED": seed}, check=True, capture_output=True)
+    timed = ["pretrain_seconds", "finetune_seconds", "images_per_second"]
+    tables = [pd.read_csv(tmp_path / name / "results.csv").drop(columns=timed) for name in ("one", "other", "both")]
+    assert len(tables[0]) == 16
+    pd.testing.assert_frame_equal(tables[0], tables[1])
+    pd.testing.assert_frame_equal(tables[0], tables[2])
+
+
+def test_a_run_that_lacks_memory_does_not_stop_the_others(tmp_path, configure, monkeypatch):
+    config = configure("compare", f"out={tmp_path / 'run'}", *SMALL_COMPARISON, "labels=[20]", "seeds=[0]")
+    run_finetune = workers.run_finetune
+
+    def greedy(settings, *args, **options):
+        if settings.arm == "scratch":
+            raise MemoryError("the run needs more")
+        return run_finetune(settings, *args, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(workers, "run_finetune", greedy)
+        (failure,) = run_comparison(config)
+    assert failure == "scratch, 20 labels, seed 0: MemoryError: the run needs more"
+    write_report(config.out)
+    assert failure in (tmp_path / "run" / "report.md").read_text()
+    assert run_comparison(config) == []
+
+
+def test_a_failure_dated_in_the_future_is_tried_again(tmp_path, configure):
+    config = configure("compare", f"out={tmp_path / 'run'}", *SMALL_COMPARISON, "labels=[20]", "seeds=[0]")
+    note = FinetuningTask("scratch", 20, 0).folder(tmp_path / "run") / "failure.txt"
+    Worker(config)
+    note.parent.mkdir(parents=True)
+    note.write_text("a clock was wrong\n")
+    os.utime(note, (2**33, 2**33))
+    assert run_comparison(config) == []
+    assert not note.exists()

@@ -12,7 +12,7 @@ from pretrain.data.skipped_files import Skipped
 from pretrain.pipelines.layer_probing import run_probe
 from pretrain.pipelines.network_finetuning import run_finetune
 from pretrain.pipelines.stage_training import run_stages
-from pretrain.runs.tensor_files import load_state
+from pretrain.runs.tensor_files import load_state, save_state
 from pretrain.training.greedy_pretraining import load_stack
 from pretrain.training.stack_building import build_stack
 from pretrain.training.trainer import Trainer
@@ -231,3 +231,51 @@ def test_stacks_of_rbms_go_the_same_way_as_autoencoders(name, sampled, configure
     )
     network = pretrain.ConvNet.load(tmp_path / "ft" / "network.safetensors")
     assert pretrain.evaluate(network, digits.open_test()).accuracy == summary["test_accuracy"]
+
+
+@pytest.fixture
+def copied(trained, tmp_path):
+    """Return a copy of the folder of the trained stages, to be damaged."""
+    return shutil.copytree(trained, tmp_path / "copied")
+
+
+def other_stages(configure, digits, fabric, folder, *options):
+    run_stages(configure("stage", f"out={folder}", *options), digits, fabric)
+    return folder / "stack.safetensors"
+
+
+@pytest.mark.parametrize("foreign", ["seed=1", "upto=1", "nothing", "missing"])
+def test_stages_that_the_named_run_did_not_train_are_refused(copied, configure, digits, fabric, tmp_path, foreign):
+    file = copied / "stack.safetensors"
+    if foreign == "missing":
+        file.unlink()
+    elif foreign == "nothing":
+        save_state(file, {"finished": 2, "stack": None})
+    else:
+        shutil.copy(other_stages(configure, digits, fabric, tmp_path / "other", foreign), file)
+    settings = configure("finetune", f"out={tmp_path / 'ft'}", "init=pretrained", f"stages={copied}", "labels=20")
+    with pytest.raises(UserError, match=r"stack\.safetensors is damaged \(it is (not what the run wrote|missing)"):
+        run_finetune(settings, digits, fabric)
+    assert not (tmp_path / "ft").exists()
+
+
+def test_a_comparison_given_as_stages_is_told_which_folder_to_give(copied, configure, digits, fabric, tmp_path):
+    inside = shutil.copytree(copied, tmp_path / "comparison" / "stages" / "seed-0")
+    shutil.copy(copied / "config.yaml", tmp_path / "comparison")
+    settings = configure("finetune", f"out={tmp_path / 'ft'}", "init=pretrained", f"stages={tmp_path / 'comparison'}")
+    with pytest.raises(UserError, match=rf"holds no trained stages.*such as {inside}"):
+        run_finetune(settings, digits, fabric)
+
+
+@pytest.mark.parametrize("damage", ["flipped", "missing"])
+def test_a_complete_run_without_its_network_says_so_and_may_run_again(configure, digits, fabric, tmp_path, damage):
+    options = [f"out={tmp_path / 'ft'}", "labels=20", "recipe.steps=5"]
+    first = run_finetune(configure("finetune", *options), digits, fabric)
+    file = tmp_path / "ft" / "network.safetensors"
+    whole = file.read_bytes()
+    file.unlink() if damage == "missing" else file.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    with pytest.raises(UserError, match=r"network\.safetensors is damaged.*overwrite=true"):
+        run_finetune(configure("finetune", *options), digits, fabric)
+    again = run_finetune(configure("finetune", *options, "overwrite=true"), digits, fabric)
+    assert again["test_accuracy"] == first["test_accuracy"]
+    assert file.read_bytes() == whole

@@ -382,6 +382,43 @@ def test_failed_tasks_are_named_with_their_reasons(tmp_path, make):
     assert set(pd.read_csv(out / "trials.csv")["chosen"]) == {"no"}
 
 
+@pytest.mark.parametrize("name", ["summary.json", "metrics.jsonl"])
+def test_a_run_with_a_damaged_file_is_left_out_and_named(tmp_path, make, name):
+    out = make(tmp_path / "run", *TWO_BUDGETS)
+    whole = len(read_results(out).runs)
+    file = out / "runs" / "scratch" / "labels-20" / "seed-0" / name
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+    write_report(out)
+    assert len(read_results(out).runs) == whole - 1
+    assert re.search(rf"- scratch, 20 labels, seed 0: {file} is damaged \(it", text_of(out))
+
+
+def test_a_damaged_picture_is_not_shown(tmp_path, make):
+    out = make(tmp_path / "run", *TWO_BUDGETS)
+    (file,) = PretrainingTask(0).folder(out).glob("*.png")
+    assert not RunFolder(file.parent).summary()["files"]
+    folder = RunFolder(file.parent)
+    folder.products = ("*.png",)
+    folder.write_summary({**folder.summary(), "files": {}})
+    write_report(out)
+    assert "stage 1 filters" in page_of(out)
+    file.write_bytes(file.read_bytes()[:-9])
+    write_report(out)
+    assert "stage 1 filters" not in page_of(out)
+    assert f"{file} is damaged" in page_of(out)
+
+
+def test_a_run_that_went_on_elsewhere_is_a_caveat(tmp_path, make):
+    out = make(tmp_path / "run", *TWO_BUDGETS)
+    sittings = [{"torch": "2.6.0", "threads": 1}, {"torch": "2.6.0", "threads": 2}]
+    write_json(out / "runs" / "scratch" / "labels-20" / "seed-0" / "env.json", {"sittings": sittings})
+    write_report(out)
+    assert "1 run went on in another environment" in text_of(out)
+    assert "scratch, 20 labels, seed 0: threads was 1 and is 2" in text_of(out)
+
+
 def test_a_folder_without_a_comparison_has_no_report(tmp_path):
     with pytest.raises(UserError, match="holds no run"):
         write_report(tmp_path)

@@ -13,7 +13,7 @@ from pretrain.comparison.plan import Comparison
 from pretrain.comparison.tasks import FinetuningTask, PretrainingTask, ProbingTask, Task, tasks
 from pretrain.errors import DamagedFileError, UserError
 from pretrain.runs.environment import deciding_changes
-from pretrain.runs.run_folder import LOG, RunFolder
+from pretrain.runs.run_folder import RunFolder
 from pretrain.runs.sealed_files import read_json
 from pretrain.runs.typed_settings import typed
 
@@ -135,7 +135,7 @@ def _summaries(everything: list[Task], out: Path) -> tuple[dict[Task, dict[str, 
         folder = RunFolder(task.folder(out))
         try:
             if summary := folder.accepted():
-                folder.checked(LOG)
+                folder.check()
                 done[task] = summary
         except DamagedFileError as error:
             damaged[task] = str(error)
