@@ -1,19 +1,26 @@
 """Print the layer table of a network: ``python -m pretrain.describe data=cifar10 stack=cae``."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from pretrain.command_line.command import command
 from pretrain.data.dataset_settings import DataSource
 from pretrain.network.shapes import format_rows
+from pretrain.runs.typed_settings import Settings, problems_of
 from pretrain.stages.stack_settings import StackSettings
+from pretrain.training.recipes import check_stack_settings
 
 
 @dataclass(frozen=True)
-class DescribeSettings:
+class DescribeSettings(Settings):
     """Settings of the command: the images and the stack of a network."""
 
     data: DataSource
     stack: StackSettings
+
+    def contradictions(self) -> Iterator[str]:
+        """Yield the problems of the stack, and of its layers on the images."""
+        yield from problems_of(check_stack_settings, self.stack, self.data.shape)
 
 
 @command(DescribeSettings)

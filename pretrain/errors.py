@@ -5,7 +5,7 @@ from pathlib import Path
 
 
 class UserError(Exception):
-    """A mistake in the user's input, with a message that says what was wrong, where, and what to do."""
+    """A mistake in the user's input: each line of the message says what was wrong, where, and what to do."""
 
 
 class DamagedFileError(UserError):

@@ -4,16 +4,19 @@ The work is done in `pretrain.evaluation.gradient_check`.
 """
 
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from pretrain.command_line.command import command
 from pretrain.data.dataset_settings import DataSource
-from pretrain.errors import require_between
+from pretrain.runs.setting_types import Count, FromZero, NonNegative
+from pretrain.runs.typed_settings import Settings, problems_of
 from pretrain.stages.stack_settings import StackSettings
+from pretrain.training.recipes import check_stack_settings
 
 
 @dataclass(frozen=True)
-class GradcheckSettings:
+class GradcheckSettings(Settings):
     """Settings of the command.
 
     Attributes
@@ -34,15 +37,14 @@ class GradcheckSettings:
 
     data: DataSource
     stack: StackSettings
-    seed: int = 0
-    dimensions: int = 5
-    images: int = 4
-    tolerance: float = 1e-5
+    seed: FromZero = 0
+    dimensions: Count = 5
+    images: Count = 4
+    tolerance: NonNegative = 1e-5
 
-    def __post_init__(self) -> None:
-        """Reject invalid values."""
-        require_between("images", self.images, 1)
-        require_between("dimensions", self.dimensions, 1)
+    def contradictions(self) -> Iterator[str]:
+        """Yield the problems of the stack, and of its layers on the images."""
+        yield from problems_of(check_stack_settings, self.stack, self.data.shape)
 
 
 @command(GradcheckSettings)

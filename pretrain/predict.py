@@ -12,11 +12,12 @@ from pathlib import Path
 from pretrain.command_line.command import command
 from pretrain.errors import UserError
 from pretrain.runs.device import Device
-from pretrain.runs.typed_settings import setting
+from pretrain.runs.setting_types import FileName
+from pretrain.runs.typed_settings import Settings, setting
 
 
 @dataclass(frozen=True)
-class PredictSettings:
+class PredictSettings(Settings):
     """Settings of the command.
 
     Attributes
@@ -31,9 +32,9 @@ class PredictSettings:
         Device and precision to compute with.
     """
 
-    run: str = setting(path=True)
-    images: str = setting(path=True)
-    out: str | None = setting(None, path=True)
+    run: FileName
+    images: FileName
+    out: FileName | None = None
     device: Device = setting(factory=Device)
 
 

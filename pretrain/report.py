@@ -5,15 +5,16 @@ The work is done in `pretrain.reporting.html_report` and, for several comparison
 
 import os
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated
 
 from pretrain.command_line.command import command
 from pretrain.errors import UserError
-from pretrain.runs.typed_settings import setting
+from pretrain.runs.setting_types import ONE_OR_MORE, FileName
+from pretrain.runs.typed_settings import Settings
 
 
 @dataclass(frozen=True)
-class ReportSettings:
+class ReportSettings(Settings):
     """Settings of the command.
 
     Attributes
@@ -24,15 +25,14 @@ class ReportSettings:
         Folder of the report; None for the comparison's own, if there is only one.
     """
 
-    run: Any = setting(path=True)
-    out: str | None = setting(None, path=True)
+    run: Annotated[list[FileName], ONE_OR_MORE]
+    out: FileName | None = None
 
 
 @command(ReportSettings)
 def main(settings: ReportSettings) -> None:
     """Write the report of one comparison, or of several side by side."""
-    runs = settings.run if isinstance(settings.run, list) else [settings.run]
-    paths = [os.path.expanduser(str(run)) for run in runs]
+    paths = settings.run
     if not paths:
         raise UserError("run=[] names no comparison: give one folder or more.")
     if len(paths) == 1 and not os.path.exists(os.path.join(paths[0], "config.yaml")):

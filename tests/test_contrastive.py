@@ -102,6 +102,6 @@ def test_views_that_are_too_small_for_the_layers_are_refused_before_anything_is_
     layers = [Contrastive(Layer(3, 4)), Contrastive(Layer(4, 4), views=Views(size=0.5))]
     assert len(Stack(layers, images)) == 2  # 8 pixels are pooled to 4 and to 2
     with pytest.raises(
-        UserError, match=r"stage 2, views\.size=0\.1: views do not fit through the layers: stage 2\.pool"
+        UserError, match=r"stage 2, views\.size=0\.1: views do not fit through the layers: stage 2\.conv"
     ):
         Stack([Contrastive(Layer(3, 4)), Contrastive(Layer(4, 4), views=Views(size=0.1))], images)

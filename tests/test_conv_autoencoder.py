@@ -1,6 +1,7 @@
 import math
 from dataclasses import fields
 from itertools import combinations, product
+from typing import get_args, get_type_hints
 
 import pytest
 import torch
@@ -10,13 +11,15 @@ from pretrain import ConvAutoencoder, Layer, LayerSettings, UserError
 from pretrain.network.layer_settings import ACTIVATIONS
 from pretrain.runs.seeding import generator, seeded
 from pretrain.stages.corruption import CORRUPTIONS, Corruption
+from pretrain.stages.kind_settings import ConvAutoencoderSettings
 from pretrain.stages.sparsity import kl_penalty, l1_penalty
 
+SPARSITIES = get_args(get_type_hints(ConvAutoencoderSettings)["sparsity"])
 OPTIONS = {
     "activation": [*ACTIVATIONS],
     "corruption": [*CORRUPTIONS],
     "unpooling": ["switches", "none"],
-    "sparsity": [*ConvAutoencoder.SPARSITIES],
+    "sparsity": [*SPARSITIES],
     "tied": [True, False],
 }
 
@@ -235,7 +238,7 @@ def test_kl_refuses_activations_that_are_no_probabilities(activation):
         ("activation", ACTIVATIONS),
         ("corruption", CORRUPTIONS),
         ("unpooling", ("switches", "none")),
-        ("sparsity", ConvAutoencoder.SPARSITIES),
+        ("sparsity", SPARSITIES),
         ("reconstruction", ("mse", "cross_entropy")),
     ],
 )

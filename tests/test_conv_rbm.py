@@ -180,9 +180,9 @@ def test_the_layer_puts_out_the_probability_that_a_window_is_on():
         ({"activation": "relu", "pooling": "probabilistic"}, "pooling=probabilistic needs activation=sigmoid"),
         ({"variance": "learned"}, "variance=learned needs visible=gaussian"),
         ({"visible": "gaussian", "variance": "learned"}, "sample_last=true"),
-        ({"gibbs_steps": 0}, "gibbs_steps=0: it must be at least 1"),
-        ({"max_norm": 0.0}, "max_norm=0.0: it must be at least"),
-        ({"temperatures": 1}, "temperatures=1: it must be at least 2"),
+        ({"gibbs_steps": 0}, "gibbs_steps=0: it must be a whole number at least 1"),
+        ({"max_norm": 0.0}, "max_norm=0.0: it must be a number at least"),
+        ({"temperatures": 1}, "temperatures=1: it must be a whole number at least 2"),
     ],
 )
 def test_a_setting_that_cannot_be_meant_is_refused(options, message):

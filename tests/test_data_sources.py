@@ -188,7 +188,7 @@ def test_validation_is_a_number_or_a_share(root, validation, count):
 
 @pytest.mark.parametrize("validation", [20, 21, -1])
 def test_validation_must_leave_something_to_train_on(root, validation):
-    with pytest.raises(UserError, match=rf"data\.validation={validation}"):
+    with pytest.raises(UserError, match=rf"validation={validation}"):
         load_small(root, validation=validation)
 
 

@@ -19,19 +19,20 @@ from pretrain import (
 from pretrain.command_line.command import CONF, plain
 from pretrain.command_line.error_lines import nearest_setting
 from pretrain.pipelines.run_settings import FinetuningRun, ProbeRun, StageRun
-from pretrain.runs.typed_settings import Resuming, as_config, may_differ, setting, typed
+from pretrain.runs.setting_types import FileName
+from pretrain.runs.typed_settings import Resuming, Settings, as_config, may_differ, setting, typed
 
 KINDS = {"stage": StageRun, "finetune": FinetuningRun, "probe": ProbeRun, "compare": Comparison}
 
 
 @dataclass(frozen=True)
-class Part:
+class Part(Settings):
     size: int = 3
-    where: str | None = setting(None, resuming=Resuming.FREE, path=True)
+    where: FileName | None = setting(None, resuming=Resuming.FREE)
 
 
 @dataclass(frozen=True)
-class Whole:
+class Whole(Settings):
     name: str
     part: Part = setting(factory=Part)
     parts: dict[str, Part] = setting(factory=dict)
@@ -53,7 +54,7 @@ def test_nested_settings_become_objects_and_go_back():
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({}, "^name is missing: give name=...$"),
+        ({}, "^name is missing: give text.$"),
         ({"name": "a", "nam": 1}, "^nam: there is no such setting; did you mean name?"),
         ({"name": "a", "part": {"siz": 1}}, r"^part\.siz: there is no such setting; did you mean size?"),
         ({"name": "a", "part": {"size": "b"}}, r"^part\.size=b: it must be a whole number.$"),
@@ -79,7 +80,10 @@ def test_a_path_is_a_name_from_the_home_folder_on(given, path, monkeypatch, tmp_
 
 def test_what_binds_a_comparison_is_what_decides_its_results():
     comparison = Comparison(out="x", stack=load_stack_settings("cae_small"))
-    grows, free = {"labels", "seeds", "baseline", "probe"}, {"out", "jobs", "worker", "overwrite", "data.cache"}
+    grows, free = (
+        {"labels", "seeds", "baseline", "probe"},
+        {"out", "jobs", "worker", "overwrite", "dry_run", "data.cache"},
+    )
     assert {*may_differ(comparison)} == grows | free | {"device.accelerator", "device.threads"}
 
 
@@ -132,22 +136,31 @@ def test_the_nearest_setting_is_found_at_every_level(typed_key, meant):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda stack: Comparison(out="x", stack="cae_small"), "^stack='cae_small': give an object of StackSettings"),
-        (lambda stack: Comparison(out="x", stack=stack, data=3), "^data=3: give an object of DataSource"),
-        (lambda stack: Comparison(out="x", stack=stack, arms={"a": {}}), r"^arms\.a={}: give an object of Arm"),
+        (lambda stack: Comparison(out="x", stack="cae_small"), "^stack=cae_small: give settings by their names"),
+        (
+            lambda stack: Comparison(out="x", stack=stack, data=3),
+            "^data=3 is not a data set: give its name",
+        ),
+        (
+            lambda stack: Comparison(out="x", stack=stack, arms={"a": 3}),
+            r"^arms\.a=3: give the settings",
+        ),
         (lambda stack: Comparison(out="x", stack=stack, jobs="many"), "^jobs=many: it must be a whole number"),
-        (lambda stack: Comparison(out=None, stack=stack), "^out=None: give the name of a file or folder"),
-        (lambda stack: Arm(recipe=Recipe()), "^recipe=.*: give a dict of the settings that the arm changes"),
+        (lambda stack: Comparison(out=None, stack=stack), "^out=null: it must be the name of a file or folder"),
+        (lambda stack: Arm(recipe=Recipe()), "^recipe=.*: give a name, and settings under it"),
         (lambda stack: Recipe(steps="fast"), "^steps=fast: it must be a whole number"),
-        (lambda stack: DigitsData(validation="a"), "^data: validation=a: it must be a number"),
-        (lambda stack: FolderData(None), "^data: root=None: give the name of a file or folder"),
+        (
+            lambda stack: DigitsData(validation="a"),
+            "^validation=a: it must be a whole number at least 0, or",
+        ),
+        (lambda stack: FolderData(None), "^root=null: it must be the name of a file or folder"),
         (
             lambda stack: replace(stack, normalization="twice"),
-            r"^stack\.normalization=twice is not known; choose one of",
+            r"^normalization=twice is not known; choose one of",
         ),
         (
             lambda stack: FinetuningRun(out="x", stack=stack, recipe=Recipe(crop=8)),
-            "^recipe: crop=8: it must be from 0",
+            "^recipe.crop=8: it must be from 0",
         ),
         (lambda stack: load_stack_settings("cea"), "^stack=cea is not known; did you mean cae"),
     ],

@@ -22,7 +22,7 @@ from pretrain import (
     load_stack_settings,
     output_size,
 )
-from pretrain.network.layer_settings import ACTIVATIONS, POOLINGS
+from pretrain.network.layer_settings import ACTIVATIONS
 from pretrain.network.shapes import PREPROCESSINGS, format_rows
 from pretrain.network.whitening import FIT_PREPROCESSING
 from pretrain.training.stack_building import build_stack
@@ -128,7 +128,7 @@ def random_layers(seed):
         sides = tuple(side // pool for side in sides)
         filters = draw.randint(1, 5)
         window = draw.choice([size for size in (pool, pool + 2) if all(size <= side for side in sides)] or [pool])
-        pooling = draw.choice(POOLINGS if (activation, window) == ("sigmoid", pool) else POOLINGS[:2])
+        pooling = draw.choice(("max", "average", *["probabilistic"] * ((activation, window) == ("sigmoid", pool))))
         options = {"stride": stride, "padding": padding, "activation": activation, "pooling": pooling}
         options |= {"pool_kernel_size": window, "pool_stride": pool}
         layers.append(Layer(channels, filters, kernel_size=kernel, **options))

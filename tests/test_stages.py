@@ -286,9 +286,9 @@ def test_a_kind_without_a_description_is_described_by_its_name():
         ("cae", "stage1", {"corrupton": "masking"}, "corrupton: there is no such setting; did you mean corruption"),
         ("cae", "stage1", {"training": {"step": 3}}, "training.step: there is no such setting; did you mean steps"),
         ("contrastive", "stage1", {"views": {"sise": 3}}, "views.sise: there is no such setting; did you mean size"),
-        ("contrastive", "stage1", {"views": {"crop": 0}}, "views: crop=0.0: it must be from 0.01 to 1"),
+        ("contrastive", "stage1", {"views": {"crop": 0}}, "views.crop=0: it must be a number from 0.01 to 1"),
         ("cae", "stage1", {"layer": {"stride": "two"}}, "layer.stride=two: it must be a whole number"),
-        ("cae", "stage1", {"layer": {"stride": 0}}, "layer: stride=0: it must be at least 1"),
+        ("cae", "stage1", {"layer": {"stride": 0}}, "layer.stride=0: it must be a whole number from 1"),
     ],
 )
 def test_a_mistake_is_named_by_its_path_in_the_configuration(configure, stack, stage, change, message):

@@ -42,11 +42,11 @@ def test_a_candidate_that_failed_once_is_ruled_out():
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"space": {"learning_rate": 0.1}}, r"tuning.space.learning_rate=0.1: give a list"),
+        ({"space": {"learning_rate": 0.1}}, "^space.learning_rate=0.1: give a list"),
         ({"space": {"learning_rate": []}}, "give a list of values"),
         ({"space": {"a": SPACE, "dropout": [0.1]}}, r"dropout belongs in a space: give tuning.space.a.dropout"),
-        ({"space": []}, r"tuning.space=\[\]: give the values to try of each setting"),
-        ({"space": [3]}, r"tuning.space=\[3\]: give the values to try of each setting"),
+        ({"space": []}, r"^space=\[\]: give a name, and settings under it"),
+        ({"space": [3]}, r"^space=\[3\]: give a name, and settings under it"),
         ({"seeds": [1, 1]}, "without repeats"),
         ({"trials": -1}, "at least 0"),
     ],

@@ -14,7 +14,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from pretrain.command_line.error_lines import one_line
+from pretrain.command_line.error_lines import error_lines
 from pretrain.command_line.help_page import help_page
 from pretrain.errors import UserError
 from pretrain.runs.device import keep_freed_memory
@@ -96,7 +96,8 @@ def _one_line_for_mistakes(name: str) -> Iterator[None]:
         # Whoever read the output, such as `head`, has seen enough. What Python would still flush goes nowhere.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (UserError, HydraException, OmegaConfBaseException, OSError) as error:
-        complain(f"error: {one_line(error, CONF, name, sys.argv[1:])}")
+        for line in error_lines(error, CONF, name, sys.argv[1:]):
+            complain(f"error: {line}")
         sys.exit(2)
     except KeyboardInterrupt as interruption:
         complain("interrupted; run the same command again to resume")

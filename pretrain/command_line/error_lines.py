@@ -1,4 +1,4 @@
-"""Error messages in one line that says what was wrong, where, and what to do."""
+"""Error messages in lines that say what was wrong, where, and what to do."""
 
 import re
 from collections.abc import Iterable
@@ -12,9 +12,17 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from pretrain.command_line.help_page import groups_of
-from pretrain.runs.typed_settings import omegaconf_line
+from pretrain.errors import UserError
 
 LONGEST_NAME = 100  # characters of an option
+# Sequences that color a terminal, and other characters that do not print.
+UNPRINTABLE = re.compile(r"\x1b\[[0-9;]*[A-Za-z]|[\x00-\x1f\x7f-\x9f]")
+
+
+def error_lines(error: Exception, conf: Path, command: str, arguments: Iterable[str]) -> list[str]:
+    """Return the message of an error in plain lines, one for each problem; the arguments are those of `one_line`."""
+    text = str(error) if isinstance(error, UserError) else one_line(error, conf, command, arguments)
+    return [UNPRINTABLE.sub("", line) for line in text.splitlines()]
 
 
 def one_line(error: Exception, conf: Path, command: str, arguments: Iterable[str]) -> str:
@@ -43,6 +51,13 @@ def one_line(error: Exception, conf: Path, command: str, arguments: Iterable[str
     if missing := re.search(r"Could not find '([^/']+)/([^']*)'", " ".join(lines)):
         return _no_such_option(missing[1], missing[2], conf)
     return " ".join(lines)
+
+
+def omegaconf_line(error: OmegaConfBaseException) -> str:
+    """Return OmegaConf's message in one line that starts with the setting, if it is known."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    key = next((line.removeprefix("full_key: ") for line in lines if line.startswith("full_key:")), "")
+    return f"{key}: {lines[0]}" if key else " ".join(lines)
 
 
 def _no_such_option(group: str, option: str, conf: Path) -> str:

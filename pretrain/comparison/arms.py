@@ -1,14 +1,16 @@
 """The arms of a comparison: what each has of its own, and whether it is frozen."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Any, Literal
 
-from pretrain.errors import UserError, choose, require_between
-from pretrain.runs.typed_settings import Config, as_config, setting, settle, typed
+from pretrain.errors import UserError
+from pretrain.runs.setting_types import Count, value_text
+from pretrain.runs.typed_settings import Config, Settings, as_config, setting, typed
 
 
 @dataclass(frozen=True)
-class Arm:
+class Arm(Settings):
     """One way to train the network. Arms share every setting but those that they name here.
 
     Attributes
@@ -29,20 +31,21 @@ class Arm:
         Whether the arm trains its head only. Its comparison sets this, since the shared recipe may freeze all arms.
     """
 
-    init: str = "scratch"
-    recipe: Any = setting(factory=dict)
-    upto: int | None = None
-    num_unlabelled: int | None = None
-    stack: Any = setting(factory=dict)
+    init: Literal["scratch", "pretrained"] = "scratch"
+    recipe: dict[str, Any] = setting(factory=dict)
+    upto: Count | None = None
+    num_unlabelled: Count | None = None
+    stack: dict[str, Any] = setting(factory=dict)
     compute_matched: bool = False
     frozen: bool = field(default=False, init=False, compare=False)
 
-    def __post_init__(self) -> None:
-        """Reject values of other types."""
-        settle(self)
-        for name in ("recipe", "stack"):
-            if not isinstance(value := getattr(self, name), dict):
-                raise UserError(f"{name}={value}: give a dict of the settings that the arm changes.")
+    def contradictions(self) -> Iterator[str]:
+        """Yield a line for each setting that the arm's start has no use for."""
+        for name in ("upto", "num_unlabelled", "stack"):
+            if getattr(self, name) not in (None, {}) and not self.pretrained:
+                yield f"{name} is for pretrained arms: give init: pretrained with it."
+        if self.pretrained and self.compute_matched:
+            yield "compute_matched is for arms from scratch, and this arm is pretrained."
 
     @staticmethod
     def from_config(config: Any, where: str) -> "Arm":
@@ -55,7 +58,9 @@ class Arm:
         """
         given = config or {}
         if not isinstance(given, dict):
-            raise UserError(f"{where}={given}: give the settings that the arm changes, such as {{init: pretrained}}.")
+            raise UserError(
+                f"{where}={value_text(given)}: give the settings that the arm changes, such as {{init: pretrained}}."
+            )
         known = [each.name for each in fields(Arm) if each.init]
         if unknown := {*map(str, given)} - {*known}:
             raise UserError(f"{where}.{min(unknown)} cannot differ between arms; only {', '.join(known)} can.")
@@ -63,9 +68,9 @@ class Arm:
 
     def to_config(self) -> Config:
         """Return the settings of this arm that differ from their defaults, and its init."""
-        default = Arm(init="")
+        default = Arm()
         own = {each.name: as_config(getattr(self, each.name)) for each in fields(self) if each.init}
-        return {key: value for key, value in own.items() if value != getattr(default, key)}
+        return {key: value for key, value in own.items() if key == "init" or value != getattr(default, key)}
 
     @property
     def pretrained(self) -> bool:
@@ -76,25 +81,6 @@ class Arm:
     def variant(self) -> bool:
         """Whether the pretraining differs from the comparison's own: fewer layers, fewer images or other stages."""
         return self.upto is not None or self.num_unlabelled is not None or bool(self.stack)
-
-    def check(self, where: str, stages: int) -> None:
-        """Refuse settings that contradict each other, for a stack with this number of stages.
-
-        Raises
-        ------
-        UserError
-            When one does.
-        """
-        choose(f"{where}.init", self.init, ("scratch", "pretrained"))
-        for_pretrained = [key for key in ("upto", "num_unlabelled", "stack") if getattr(self, key) not in (None, {})]
-        if for_pretrained and not self.pretrained:
-            raise UserError(f"{where}.{for_pretrained[0]} is for pretrained arms: give init: pretrained with it.")
-        if self.pretrained and self.compute_matched:
-            raise UserError(f"{where}.compute_matched is for arms from scratch, and this arm is pretrained.")
-        if self.upto is not None:
-            require_between(f"{where}.upto", self.upto, 1, stages)
-        if self.num_unlabelled is not None:
-            require_between(f"{where}.num_unlabelled", self.num_unlabelled, 1)
 
 
 def standard_arms() -> dict[str, Arm]:

@@ -19,7 +19,7 @@ def check_data(comparison: Comparison, data: Dataset) -> None:
     Raises
     ------
     UserError
-        When there are too few labels or images, or when a recipe or the stack of an arm does not fit the network.
+        When there are too few labels or images, or when the stack of an arm does not fit the network.
     """
     for labels in comparison.labels:
         label_subset(data.train.labels, None if labels == "all" else labels, seed=0)
@@ -27,11 +27,6 @@ def check_data(comparison: Comparison, data: Dataset) -> None:
         raise UserError(f"labels={comparison.labels}: {len(data.train)} is the same budget as all; give one of them.")
     if not len(data.validation) and (comparison.tuning.trials != 0 or comparison.probe):
         raise UserError("tuning and probes need validation images: give data.validation more than 0.")
-    for where, recipe in comparison.recipes_by_setting():
-        try:
-            recipe.check_network(len(comparison.stack.stages), data.unlabelled.shape[1:])
-        except UserError as error:
-            raise UserError(f"{where}.{error}") from None
     for name, arm in comparison.arms.items():
         if (arm.num_unlabelled or 0) > len(data.unlabelled):
             raise UserError(

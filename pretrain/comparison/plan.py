@@ -1,18 +1,30 @@
 """The plan of a comparison: arms, label budgets, seeds and tuning, checked once where the settings come in."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 from pretrain.comparison.arms import Arm, standard_arms
 from pretrain.comparison.tuning import Tuning, decisive
 from pretrain.data.dataset_settings import DataSource, DigitsData
-from pretrain.errors import UserError, choose, require_between
-from pretrain.runs.device import Device
-from pretrain.runs.typed_settings import Resuming, as_config, setting, settle, typed
+from pretrain.runs.device import Crowd, Device
+from pretrain.runs.setting_types import NO_REPEATS, Count, FileName, FromZero, PlainName
+from pretrain.runs.typed_settings import (
+    Config,
+    Resuming,
+    Settings,
+    as_config,
+    at,
+    gathered,
+    problems_of,
+    setting,
+    typed,
+)
 from pretrain.stages.stack_settings import StackSettings
 from pretrain.training.recipes import Recipe, check_stack_settings
 
+Budgets = Annotated[list[Literal["all"] | Count], NO_REPEATS]
 FIGURES = tuple(
     f"figures/{name}.{suffix}"
     for name in (
@@ -23,7 +35,7 @@ FIGURES = tuple(
 
 
 @dataclass(frozen=True, kw_only=True)
-class Comparison:
+class Comparison(Settings):
     """A comparison of arms over label budgets and seeds, on one data set and with one network.
 
     Attributes
@@ -56,6 +68,8 @@ class Comparison:
         Device that computes.
     overwrite : bool
         Whether to delete a comparison with other settings that is in the folder.
+    dry_run : bool
+        Whether to say what would be run and what is there already, with an estimate of the time, and end.
 
     Raises
     ------
@@ -68,43 +82,52 @@ class Comparison:
         *FIGURES,
     )
 
-    out: str = setting(resuming=Resuming.FREE, path=True)
+    out: FileName = setting(resuming=Resuming.FREE)
     stack: StackSettings
     data: DataSource = setting(factory=DigitsData)
     recipe: Recipe = setting(factory=Recipe)
-    arms: dict[str, Arm] = setting(factory=standard_arms)
+    arms: dict[PlainName, Arm] = setting(factory=standard_arms)
     baseline: str = setting("scratch", resuming=Resuming.GROWS)
-    labels: Any = setting(factory=lambda: [100], resuming=Resuming.GROWS)
-    seeds: Any = setting(factory=lambda: [0, 1, 2, 3, 4], resuming=Resuming.GROWS)
+    labels: Annotated[list[Literal["all"] | Count], NO_REPEATS] = setting(
+        factory=lambda: [100], resuming=Resuming.GROWS
+    )
+    seeds: Annotated[list[FromZero], NO_REPEATS] = setting(factory=lambda: [0, 1, 2, 3, 4], resuming=Resuming.GROWS)
     tuning: Tuning = setting(factory=Tuning)
     probe: bool = setting(False, resuming=Resuming.GROWS)
-    jobs: int = setting(1, resuming=Resuming.FREE)
-    worker: Any = setting(None, resuming=Resuming.FREE)
+    jobs: Crowd = setting(1, resuming=Resuming.FREE)
+    worker: FromZero | None = setting(None, resuming=Resuming.FREE)
     device: Device = setting(factory=Device)
     overwrite: bool = setting(False, resuming=Resuming.FREE)
+    dry_run: bool = setting(False, resuming=Resuming.FREE)
 
-    def __post_init__(self) -> None:
-        """Refuse settings that contradict each other."""
-        settle(self)
-        self.data.refuse_output("out", self.out)
-        check_stack_settings(self.stack, self.data.shape)
-        choose("baseline", self.baseline, self.arms)
-        for name in ("labels", "seeds"):
-            object.__setattr__(self, name, _whole_numbers(name, getattr(self, name)))
-        require_between("jobs", self.jobs, 1)
+    def contradictions(self) -> Iterator[str]:
+        """Yield a line for each problem of the stacks, the arms and their recipes, and of what must differ."""
+        yield from problems_of(self.data.refuse_output, "out", self.out)
+        yield from problems_of(check_stack_settings, self.stack, self.data.shape)
+        if not self.arms:
+            yield "arms={}: give the settings of each arm under its name."
+        elif self.baseline not in self.arms:
+            yield f"baseline={self.baseline} is not known; choose one of {', '.join(self.arms)}."
         if self.jobs > 1 and self.device.devices > 1:
-            raise UserError("jobs and device.devices cannot both be more than 1: give one of them.")
+            yield "jobs and device.devices cannot both be more than 1: give one of them."
         if self.tuning.trials != 0 and (shared := {*self.tuning.seeds} & {*self.seeds}):
-            raise UserError(f"tuning.seeds and seeds share {min(shared)}: runs must not share the draws of trials.")
-        for name, arm in self.arms.items():
-            arm.check(f"arms.{name}", len(self.stack.stages))
-            self.stack.changed(arm.stack, f"arms.{name}.stack")
-            if arm.compute_matched and not any(each.pretrained and not each.variant for each in self.arms.values()):
-                raise UserError(
-                    f"arms.{name}.compute_matched: no arm is pretrained in the usual way (init: pretrained alone)."
-                )
-        self._check_validation()
-        object.__setattr__(self, "arms", {name: self._resolved(name) for name in self.arms})
+            yield f"tuning.seeds and seeds share {min(shared)}: runs must not share the draws of trials."
+        for name in self.arms:
+            yield from self._contradictions_of(name)
+        recipes = problems_of(lambda: self._recipes)
+        yield from recipes or self._without_validation()
+        if not recipes:
+            object.__setattr__(self, "arms", {name: self._resolved(name) for name in self.arms})
+
+    def _contradictions_of(self, name: str) -> Iterator[str]:
+        """Yield a line for each problem of an arm with this stack and these arms."""
+        arm, where = self.arms[name], f"arms.{name}"
+        if arm.upto is not None and arm.upto > len(self.stack.stages):
+            yield f"{where}.upto={arm.upto}: the stack has {len(self.stack.stages)} stages."
+        if arm.stack:
+            yield from problems_of(lambda: check_stack_settings(self.stack_of(name), self.data.shape, f"{where}.stack"))
+        if arm.compute_matched and not any(each.pretrained and not each.variant for each in self.arms.values()):
+            yield f"{where}.compute_matched: no arm is pretrained in the usual way (init: pretrained alone)."
 
     def _resolved(self, name: str) -> Arm:
         """Return a copy of an arm that knows whether it is frozen."""
@@ -112,12 +135,13 @@ class Comparison:
         object.__setattr__(arm, "frozen", self._recipes[name][0].freeze)
         return arm
 
-    def _check_validation(self) -> None:
-        """Refuse a choice by validation images where there are none."""
-        for _, recipe in self.recipes_by_setting():
-            for key, asked in (("early_stopping", recipe.early_stopping), ("head", recipe.head != "random")):
-                if asked and not self.data.validation:
-                    raise UserError(f"recipe.{key} needs validation images: give data.validation more than 0.")
+    def _without_validation(self) -> Iterator[str]:
+        """Yield a line for each choice by validation images where there are none."""
+        recipes = [] if self.data.validation else [recipe for _, recipe in self.recipes_by_setting()]
+        if any(recipe.early_stopping for recipe in recipes):
+            yield "recipe.early_stopping needs validation images: give data.validation more than 0."
+        if any(recipe.head != "random" for recipe in recipes):
+            yield "recipe.head needs validation images: give data.validation more than 0."
 
     def recipes(self, arm: str) -> list[Recipe]:
         """Return the recipes that an arm may be fine-tuned with: one for each candidate of tuning, or a single one.
@@ -141,18 +165,24 @@ class Comparison:
     @cached_property
     def _recipes(self) -> dict[str, list[Recipe]]:
         """The recipes of each arm: first the one without tuning, then one for each candidate of tuning."""
-        shared, tried = as_config(self.recipe), [{}, *self.tuning.candidates()]
-        return {
-            name: [
-                typed(
-                    Recipe,
-                    {**shared, **each, **arm.recipe},
-                    f"arms.{name}.recipe" if arm.recipe else "tuning.space" if each else "recipe",
-                )
-                for each in tried
-            ]
-            for name, arm in self.arms.items()
-        }
+        recipes: dict[str, list[Recipe]] = {}
+        with gathered() as problems:
+            for name, arm in self.arms.items():
+                recipes[name] = []
+                for tried in [{}, *self.tuning.candidates()]:
+                    where = f"arms.{name}.recipe" if arm.recipe else "tuning.space" if tried else "recipe"
+                    with problems.noted():
+                        recipes[name].append(self._recipe({**tried, **arm.recipe}, where))
+            # Arms share settings, and so their problems.
+            problems[:] = dict.fromkeys(problems)
+        return recipes
+
+    def _recipe(self, changes: Config, where: str) -> Recipe:
+        """Return the shared recipe with changes; it is checked on the network."""
+        recipe = typed(Recipe, {**as_config(self.recipe), **changes}, where)
+        with at(where):
+            recipe.check_network(len(self.stack.stages), self.data.shape)
+        return recipe
 
     def is_tuned(self, arm: str) -> bool:
         """Return whether the recipes that an arm may try differ in a setting that decides the result."""
@@ -187,19 +217,3 @@ class Comparison:
     def with_threads(self, threads: int) -> "Comparison":
         """Return the comparison with this number of threads for each process."""
         return replace(self, device=replace(self.device, threads=threads))
-
-
-def _whole_numbers(name: str, values: Any) -> list[Any]:
-    """Return label budgets or seeds as a list.
-
-    Raises
-    ------
-    UserError
-        When they are not a list of whole numbers without repeats. A label budget may be "all" as well.
-    """
-    listed = list(values) if isinstance(values, list | tuple | range) else []
-    if not listed or len({*map(str, listed)}) < len(listed):
-        raise UserError(f"{name}={values}: give a list without repeats, for example {name}=[10,20,50].")
-    if wrong := [value for value in listed if type(value) is not int and (name, value) != ("labels", "all")]:
-        raise UserError(f"{name}={values}: {wrong[0]} is not a whole number.")
-    return listed

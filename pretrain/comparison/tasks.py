@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pretrain.comparison.plan import Comparison
 from pretrain.comparison.tuning import best_candidate
@@ -75,7 +75,7 @@ class FinetuningTask:
     """
 
     arm: str
-    labels: int | str
+    labels: Literal["all"] | int
     seed: int
     trial: int | None = None
 
@@ -164,8 +164,8 @@ class ProbingTask:
         Seed of the run.
     """
 
-    init: str
-    labels: int | str
+    init: Literal["scratch", "pretrained"]
+    labels: Literal["all"] | int
     seed: int
     kind = "probe"
 

@@ -1,17 +1,20 @@
 """Equal tuning: every arm tries the same settings at each label budget and runs with the best on validation images."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from statistics import fmean
-from typing import Any
+from typing import Annotated, Any
 
-from pretrain.errors import UserError, require_between
-from pretrain.runs.typed_settings import Config, setting
+from pretrain.errors import UserError
+from pretrain.runs.setting_types import NO_REPEATS, FromZero, value_text
+from pretrain.runs.typed_settings import Config, Settings, setting
 from pretrain.training.recipes import Recipe
+
+Seeds = Annotated[list[FromZero], NO_REPEATS]
 
 
 @dataclass(frozen=True)
-class Tuning:
+class Tuning(Settings):
     """The search for settings that every arm gets.
 
     Attributes
@@ -26,33 +29,25 @@ class Tuning:
         searched one after the other.
     """
 
-    trials: int | None = 0
-    seeds: list[int] = field(default_factory=lambda: [1000])
-    space: Any = setting(factory=dict)
+    trials: FromZero | None = 0
+    seeds: Seeds = setting(factory=lambda: [1000])
+    space: dict[str, Any] = setting(factory=dict)
 
-    def __post_init__(self) -> None:
-        """Refuse values that make no sense."""
-        if self.trials is not None:
-            require_between("tuning.trials", self.trials, 0)
-        if not self.seeds or len(set(self.seeds)) < len(self.seeds):
-            raise UserError(f"tuning.seeds={self.seeds}: give a list without repeats.")
-        if not isinstance(self.space, dict | None):
-            raise UserError(f"tuning.space={self.space}: give the values to try of each setting, under its name.")
-        named = [name for name, part in (self.space or {}).items() if isinstance(part, dict)]
-        loose = [name for name in self.space or {} if name not in named]
-        if named and loose:
-            raise UserError(f"tuning.space.{loose[0]} belongs in a space: give tuning.space.{named[0]}.{loose[0]}.")
-        for part in self.spaces:
+    def contradictions(self) -> Iterator[str]:
+        """Yield a line for each setting whose values to try are no list, or that belongs in another space."""
+        named = [name for name, part in self.space.items() if isinstance(part, dict)]
+        for name in (name for name in self.space if named and name not in named):
+            yield f"space.{name} belongs in a space: give tuning.space.{named[0]}.{name}."
+        for where, part in [(f"space.{name}", self.space[name]) for name in named] or [("space", self.space)]:
             for key, values in part.items():
                 if not isinstance(values, list) or not values:
-                    raise UserError(f"tuning.space.{key}={values}: give a list of values to try.")
+                    yield f"{where}.{key}={value_text(values)}: give a list of values to try."
 
     @property
     def spaces(self) -> list[dict[str, list[Any]]]:
         """The spaces that are searched one after the other, usually a single one."""
-        space = self.space or {}
-        parts = [part for part in space.values() if isinstance(part, dict)]
-        return parts or [space]
+        parts = [part for part in self.space.values() if isinstance(part, dict)]
+        return parts or [self.space]
 
     def candidates(self) -> list[Config]:
         """Return the settings to try, the same for every arm: the whole space, or a random part of it."""

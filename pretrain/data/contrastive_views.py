@@ -1,64 +1,20 @@
 """Random views of images, for contrastive learning."""
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pretrain.errors import require_between
+from pretrain.data.view_settings import ViewSettings
 from pretrain.network.preprocessing import unit_range
 
 LUMINANCE_WEIGHTS = (0.299, 0.587, 0.114)  # weights of red, green and blue (ITU-R BT.601)
 MAX_ASPECT_RATIO = 4 / 3  # greatest ratio of a crop's longer side to its shorter one
 
 
-@dataclass
-class Views:
-    """Random views: each is a resized crop, mirrored at random, with changed colors.
-
-    Attributes
-    ----------
-    crop : float
-        Least area of a crop, as a share of the image's area, above 0; 1 for no crops.
-    size : float
-        Sides of a view, as a share of the image's sides. A crop enlarged to the image's size shows objects larger than
-        the network will see them later; a smaller view makes up for this, at less cost (Touvron et al. 2019).
-    flip : bool
-        Whether half of the views are mirrored left to right; wrong for digits and text.
-    jitter : float
-        Greatest change of brightness, contrast and saturation: each is multiplied by a factor within 1 +- jitter.
-    gray : float
-        Share of the views of color images that are turned gray.
-
-    References
-    ----------
-    Szegedy et al. (2015), Going deeper with convolutions, CVPR, section 6 (crops);
-    Chen, Kornblith, Norouzi and Hinton (2020), A simple framework for contrastive learning of visual representations,
-    ICML (crops, flips and colors);
-    Touvron, Vedaldi, Douze and Jegou (2019), Fixing the train-test resolution discrepancy, NeurIPS, section 3 (size).
-    """
-
-    crop: float = 0.25
-    size: float = 1.0
-    flip: bool = True
-    jitter: float = 0.4
-    gray: float = 0.2
-
-    def __post_init__(self) -> None:
-        """Reject values outside their ranges."""
-        require_between("crop", self.crop, 0.01, 1)
-        require_between("size", self.size, 0.01, 4)
-        require_between("jitter", self.jitter, 0, 1)
-        require_between("gray", self.gray, 0, 1)
-
-    def shape(self, image_shape: Sequence[int]) -> tuple[int, int, int]:
-        """Return the volume (C, H', W') of a view of an image of volume (C, H, W)."""
-        channels, *sides = image_shape
-        height, width = (max(1, round(side * self.size)) for side in sides)
-        return channels, height, width
+class Views(ViewSettings):
+    """Random views: each is a resized crop, mirrored at random, with changed colors; the settings are its keywords."""
 
     def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
         """Return a view of each image, (N, C, H', W'), float32 in [0, 1].

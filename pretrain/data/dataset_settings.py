@@ -1,20 +1,22 @@
 """The settings of each data set, with the shape and the classes of its images."""
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 from pretrain.data.class_folders import class_folders
-from pretrain.errors import UserError, choose, require_between
-from pretrain.runs.typed_settings import Config, Resuming, complaints_at, setting, settle, typed
+from pretrain.errors import UserError, choose
+from pretrain.runs.setting_types import ONE_OR_MORE, FileName, In
+from pretrain.runs.typed_settings import Config, Resuming, Settings, at, fields_accepted, problems_of, setting, typed
 
+Validation = Annotated[int, In(ge=0)] | Annotated[float, In(ge=0, lt=1)]
 DEFAULT_CACHE = "~/.cache/pretrain"
 
 
 @dataclass(frozen=True, kw_only=True)
-class DataSource:
+class DataSource(Settings):
     """Settings of every data set.
 
     Attributes
@@ -32,22 +34,15 @@ class DataSource:
 
     name: ClassVar[str]
 
-    validation: int | float = 0.1
-    unlabelled: Any = setting(factory=list)
-    duplicates: str = "remove"
-    cache: str | None = setting(DEFAULT_CACHE, resuming=Resuming.FREE, path=True)
+    validation: Validation = 0.1
+    unlabelled: Annotated[list[FileName], ONE_OR_MORE] = setting(factory=list)
+    duplicates: Literal["remove", "keep"] = "remove"
+    cache: FileName | None = setting(DEFAULT_CACHE, resuming=Resuming.FREE)
 
-    def __post_init__(self) -> None:
-        """Reject invalid values, make paths plain text, and make a list of a single folder."""
-        choose("data.duplicates", self.duplicates, ("remove", "keep"))
-        given = [] if self.unlabelled is None else self.unlabelled
-        folders = given if isinstance(given, Sequence) and not isinstance(given, str) else [given]
-        refuse_empty_names(folders)
-        object.__setattr__(self, "unlabelled", [str(folder) for folder in folders])
-        with complaints_at("data"):
-            settle(self)
+    def contradictions(self) -> Iterator[str]:
+        """Yield the problem of a cache inside a folder of images."""
         if self.cache is not None:
-            self.refuse_output("data.cache", self.cache)
+            yield from problems_of(self.refuse_output, "cache", self.cache)
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -92,7 +87,8 @@ class DataSource:
         """
         if not isinstance(config, dict) or "name" not in config:
             raise UserError(f"{where}={config} is not a data set: give its name and its settings.")
-        choose(f"{where}.name", config["name"], SOURCES)
+        with at(where):
+            choose("name", config["name"], SOURCES)
         return typed(SOURCES[config["name"]], {key: value for key, value in config.items() if key != "name"}, where)
 
 
@@ -106,7 +102,7 @@ class DigitsData(DataSource):
     """
 
     name = "digits"
-    validation: int | float = 297
+    validation: Validation = 297
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -131,9 +127,9 @@ class CIFAR10Data(DataSource):
     """
 
     name = "cifar10"
-    root: str = setting("data", path=True)
+    root: FileName = "data"
     download: bool = setting(True, resuming=Resuming.FREE)
-    validation: int | float = field(default=5000, kw_only=True)
+    validation: Validation = field(default=5000, kw_only=True)
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -156,14 +152,9 @@ class FolderData(DataSource):
     """
 
     name = "folder"
-    root: str = setting(path=True)
-    image_size: int = 32
-    channels: int = 3
-
-    def __post_init__(self) -> None:
-        """Reject invalid values."""
-        super().__post_init__()
-        check_image_format(self.image_size, self.channels)
+    root: FileName
+    image_size: Annotated[int, In(ge=1, le=4096)] = 32
+    channels: Literal[1, 3] = 3
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -189,14 +180,19 @@ class FolderData(DataSource):
 SOURCES: dict[str, type[DataSource]] = {kind.name: kind for kind in (DigitsData, CIFAR10Data, FolderData)}
 
 
-def refuse_empty_names(folders: Iterable[str | Path]) -> None:
-    """Raise a `UserError` if a folder of unlabelled images has no name, which would mean the current folder."""
-    if "" in map(str, folders):
-        raise UserError("data.unlabelled is empty, or has a folder without a name: name it, or give [] for none.")
+def named_folders(folders: Any) -> list[str]:
+    """Return one folder of unlabelled images, or several, as a list; an empty name would mean the current folder.
+
+    Raises
+    ------
+    UserError
+        When there is a folder without a name.
+    """
+    with at("data"):
+        return fields_accepted(DataSource, {"unlabelled": folders})["unlabelled"]
 
 
 def check_image_format(image_size: int, channels: int) -> None:
     """Raise a `UserError` unless images can be brought to so many pixels a side and so many channels."""
-    require_between("data.image_size", image_size, 1)
-    if channels not in (1, 3):
-        raise UserError(f"data.channels={channels}: give 1 (gray) or 3 (RGB).")
+    with at("data"):
+        fields_accepted(FolderData, {"image_size": image_size, "channels": channels})

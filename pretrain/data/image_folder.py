@@ -9,7 +9,7 @@ import torch
 
 from pretrain.data.class_folders import class_folders, unlistable
 from pretrain.data.dataset import Dataset, Labelled, gather
-from pretrain.data.dataset_settings import DEFAULT_CACHE, FolderData, check_image_format, refuse_empty_names
+from pretrain.data.dataset_settings import DEFAULT_CACHE, FolderData, check_image_format, named_folders
 from pretrain.data.file_listing import list_files
 from pretrain.data.image_cache import Decoded, decode_files
 from pretrain.data.leakage_check import Named
@@ -67,10 +67,7 @@ def load_unlabelled(
     UserError
         When a folder is missing or has no readable image.
     """
-    if isinstance(folders, str | Path):
-        folders = [folders]
-    refuse_empty_names(folders)
-    decoded = [_load_pool(Path(os.path.expanduser(folder)), image_size, channels, cache) for folder in folders]
+    decoded = [_load_pool(Path(folder), image_size, channels, cache) for folder in named_folders(folders)]
     return Decoded(
         decoded[0].images if len(decoded) == 1 else torch.cat([d.images for d in decoded]),
         [path for d in decoded for path in d.paths],

@@ -1,16 +1,20 @@
 """The settings of one layer of the network, checked without importing torch."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Annotated, Literal, NamedTuple, get_args
 
-from pretrain.errors import UserError, choose, require_between
+from pretrain.runs.setting_types import In, OnlyWith
+from pretrain.runs.typed_settings import Settings
 
 # zero_bias_relu is a ReLU after a convolution without bias.
-ACTIVATIONS = ("relu", "zero_bias_relu", "triangle", "scaled_tanh", "sigmoid")
-POOLINGS = ("max", "average", "probabilistic")
+Activation = Literal["relu", "zero_bias_relu", "triangle", "scaled_tanh", "sigmoid"]
+ACTIVATIONS: tuple[str, ...] = get_args(Activation)
 # What is done to the output of a layer that has learned: unit variance of all maps together; zero mean and unit
 # variance of each map; nothing.
-NORMALIZATIONS = ("scale", "standardize", "none")
+Normalization = Literal["scale", "standardize", "none"]
+NORMALIZATIONS: tuple[str, ...] = get_args(Normalization)
+Width = Annotated[int, In(ge=1, le=65536)]
 
 
 class SlidingWindow(NamedTuple):
@@ -32,7 +36,7 @@ class SlidingWindow(NamedTuple):
 
 
 @dataclass(frozen=True)
-class LayerSettings:
+class LayerSettings(Settings):
     """The settings of a convolution, its activation and its pooling.
 
     Attributes
@@ -68,48 +72,38 @@ class LayerSettings:
     Lee, Grosse, Ranganath and Ng (2009), Convolutional deep belief networks, ICML, for probabilistic max-pooling.
     """
 
-    in_channels: int
-    out_channels: int
-    kernel_size: int = 3
-    stride: int = 1
-    padding: int | None = None
-    activation: str = "relu"
-    power: float = 1.0
-    pooling: str = "max"
-    pool_kernel_size: int = 2
-    pool_stride: int | None = None
+    in_channels: Width
+    out_channels: Width
+    kernel_size: Width = 3
+    stride: Width = 1
+    padding: Annotated[int, In(ge=0, le=65536)] | None = None
+    activation: Activation = "relu"
+    power: Annotated[float, In(ge=0.1, le=100), OnlyWith("activation", "triangle")] = 1.0
+    pooling: Literal["max", "average", "probabilistic"] = "max"
+    pool_kernel_size: Width = 2
+    pool_stride: Width | None = None
 
-    def __post_init__(self) -> None:
-        """Fill in the defaults that depend on other settings, and refuse values that cannot be meant."""
-        choose("activation", self.activation, ACTIVATIONS)
-        choose("pooling", self.pooling, POOLINGS)
-        for name in ("in_channels", "out_channels", "kernel_size", "stride", "pool_kernel_size"):
-            require_between(name, getattr(self, name), 1)
+    def fill_in(self) -> None:
+        """Fill in the padding and the pooling's stride, whose defaults depend on other settings."""
         if self.padding is None:
             object.__setattr__(self, "padding", self.kernel_size // 2)
         if self.pool_stride is None:
             object.__setattr__(self, "pool_stride", self.pool_kernel_size)
-        require_between("padding", self.convolution.padding, 0)
-        require_between("power", self.power, 0.1)
-        if self.power != 1 and self.activation != "triangle":
-            raise UserError(f"power={self.power} needs activation=triangle, not activation={self.activation}.")
-        self._check_pool()
 
-    def _check_pool(self) -> None:
-        """Refuse a pooling window that does not fit its stride, or its kind of pooling."""
+    def contradictions(self) -> Iterator[str]:
+        """Yield a line for each misfit of the power, the pooling window, and the kind of pooling."""
+        if self.power != 1 and self.activation != "triangle":
+            yield f"power={self.power:g} needs activation=triangle, not activation={self.activation}."
         width, stride, _ = self.pool
-        require_between("pool_stride", stride, 1)
         if width < stride or (width - stride) % 2:
-            raise UserError(
+            yield (
                 f"pool_kernel_size={width} with pool_stride={stride}: a window must be as wide as its stride, or wider "
                 "by 2, 4, ..."
             )
-        if self.pooling != "probabilistic":
-            return
-        if self.activation != "sigmoid":
-            raise UserError(f"pooling=probabilistic needs activation=sigmoid, not activation={self.activation}.")
-        if width > stride:
-            raise UserError(
+        if self.pooling == "probabilistic" and self.activation != "sigmoid":
+            yield f"pooling=probabilistic needs activation=sigmoid, not activation={self.activation}."
+        if self.pooling == "probabilistic" and width > stride:
+            yield (
                 f"pool_kernel_size={width} with pooling=probabilistic: its windows do not overlap; give {stride}, as "
                 "pool_stride."
             )

@@ -3,12 +3,14 @@
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 from pretrain.errors import UserError, choose
 from pretrain.network.layer_settings import LayerSettings, SlidingWindow
 
 Shape = tuple[int, ...]
-PREPROCESSINGS = ("standardize", "whiten", "contrast_standardize", "contrast_whiten", "none")
+Preprocessing = Literal["standardize", "whiten", "contrast_standardize", "contrast_whiten", "none"]
+PREPROCESSINGS: tuple[str, ...] = get_args(Preprocessing)
 WHITENING_SIDE = 9  # pixels: on CIFAR-10 the outermost weights are below 1% of the central one
 
 
@@ -139,6 +141,12 @@ def _rows_of_layer(name: str, settings: LayerSettings, shape: Shape) -> Iterator
     if settings.in_channels != shape[0]:
         raise UserError(f"{name}.conv: it takes {settings.in_channels} channels, but {shape[0]} come from below.")
     convolved = (filters, *_positions(f"{name}.conv", shape, settings.convolution))
+    if side > min(shape[1:]) + padding:
+        width = min(shape[1:])
+        raise UserError(
+            f"{name}.conv: filters of side {side} with padding {padding} have weights that no pixel of an input "
+            f"{width} wide reaches: give a kernel_size of at most {width + padding}."
+        )
     weights = filters * settings.in_channels * side**2
     parameters = weights + filters * settings.has_bias
     kind = f"conv {side}x{side}, {filters} filters, stride {stride}, pad {padding}"

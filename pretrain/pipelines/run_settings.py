@@ -1,18 +1,19 @@
 """The settings of a run: training stages, fine-tuning a network, or probing its layers."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar, Literal
 
 from pretrain.data.dataset_settings import DataSource, DigitsData
-from pretrain.errors import UserError, choose, require_between
 from pretrain.runs.device import Device
-from pretrain.runs.typed_settings import Resuming, complaints_at, setting, settle
+from pretrain.runs.setting_types import Count, FileName, FromZero
+from pretrain.runs.typed_settings import Resuming, Settings, join, problems_of, setting
 from pretrain.stages.stack_settings import StackSettings
 from pretrain.training.recipes import Recipe, check_stack_settings
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunSettings:
+class RunSettings(Settings):
     """Settings of every run.
 
     Attributes
@@ -29,22 +30,24 @@ class RunSettings:
         Device and precision to compute with.
     overwrite : bool
         Whether a run with other settings in the folder is deleted.
+    dry_run : bool
+        Whether to say what would be run and what is there already, with an estimate of the time, and end.
     """
 
     products: ClassVar[tuple[str, ...]] = ()
 
-    out: str = setting(resuming=Resuming.FREE, path=True)
+    out: FileName = setting(resuming=Resuming.FREE)
     stack: StackSettings
     data: DataSource = setting(factory=DigitsData)
-    seed: int = 0
+    seed: FromZero = 0
     device: Device = setting(factory=Device)
     overwrite: bool = setting(False, resuming=Resuming.FREE)
+    dry_run: bool = setting(False, resuming=Resuming.FREE)
 
-    def __post_init__(self) -> None:
-        """Reject a stack that does not fit the images."""
-        settle(self)
-        self.data.refuse_output("out", self.out)
-        check_stack_settings(self.stack, self.data.shape)
+    def contradictions(self) -> Iterator[str]:
+        """Yield the problems of the folder, and of the stack and its layers on the images."""
+        yield from problems_of(self.data.refuse_output, "out", self.out)
+        yield from problems_of(check_stack_settings, self.stack, self.data.shape)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,16 +67,13 @@ class StageRun(RunSettings):
         *("stage*-filters.png", "stage*-health.png", "stage*-reconstructions.png", "stage*-samples.png"),
     )
 
-    upto: int | None = setting(None, resuming=Resuming.GROWS)
-    num_unlabelled: int | None = None
+    upto: Count | None = setting(None, resuming=Resuming.GROWS)
+    num_unlabelled: Count | None = None
 
-    def __post_init__(self) -> None:
-        """Reject invalid values."""
-        super().__post_init__()
-        if self.upto is not None and not 1 <= self.upto <= len(self.stack.stages):
-            raise UserError(f"upto={self.upto}: the stack has {len(self.stack.stages)} stages.")
-        if self.num_unlabelled is not None:
-            require_between("num_unlabelled", self.num_unlabelled, 1)
+    def contradictions(self) -> Iterator[str]:
+        """Yield a line when there are not so many stages."""
+        yield from super().contradictions()
+        yield from _beyond_the_stack(self.upto, self.stack)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,20 +90,17 @@ class NetworkRun(RunSettings):
         Label budget.
     """
 
-    init: str = "scratch"
-    stages: str | None = setting(None, resuming=Resuming.FREE, path=True)
-    labels: Any = "all"
+    init: Literal["scratch", "pretrained"] = "scratch"
+    stages: FileName | None = setting(None, resuming=Resuming.FREE)
+    labels: Literal["all"] | Count = "all"
 
-    def __post_init__(self) -> None:
-        """Reject invalid values."""
-        super().__post_init__()
-        choose("init", self.init, ("scratch", "pretrained"))
-        if type(self.labels) is not int and self.labels != "all":
-            raise UserError(f"labels={self.labels}: give a number, or all.")
+    def contradictions(self) -> Iterator[str]:
+        """Yield a line when trained stages are missing, or given for layers from scratch."""
+        yield from super().contradictions()
         if self.init == "pretrained" and not self.stages:
-            raise UserError("init=pretrained needs trained stages: give stages=DIR, a run of python -m pretrain.stage.")
+            yield "init=pretrained needs trained stages: give stages=DIR, a run of python -m pretrain.stage."
         if self.init == "scratch" and self.stages:
-            raise UserError(f"stages={self.stages} is for pretrained layers: give init=pretrained with it.")
+            yield f"stages={self.stages} is for pretrained layers: give init=pretrained with it."
 
     @property
     def pretrained(self) -> bool:
@@ -113,7 +110,7 @@ class NetworkRun(RunSettings):
     @property
     def label_budget(self) -> int | None:
         """The label budget as a number; None for all."""
-        return None if self.labels == "all" else self.labels
+        return self.labels if isinstance(self.labels, int) else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,20 +134,19 @@ class FinetuningRun(NetworkRun):
     products = ("network.safetensors", "confusion.png", "learning-curves.png")
 
     recipe: Recipe = setting(factory=Recipe)
-    upto: int | None = None
-    extra_flops: int = 0
+    upto: Count | None = None
+    extra_flops: FromZero = 0
     test: bool = True
     arm: str | None = None
 
-    def __post_init__(self) -> None:
-        """Reject invalid values."""
-        super().__post_init__()
-        with complaints_at("recipe"):
-            self.recipe.check_network(len(self.stack.stages), self.data.shape)
-        if self.upto is not None:
-            require_between("upto", self.upto, 1, len(self.stack.stages))
+    def contradictions(self) -> Iterator[str]:
+        """Yield a line when the recipe does not fit the network, or there are not so many pretrained layers."""
+        yield from super().contradictions()
+        fit = problems_of(self.recipe.check_network, len(self.stack.stages), self.data.shape)
+        yield from (join("recipe", problem) for problem in fit)
+        yield from _beyond_the_stack(self.upto, self.stack)
         if self.upto is not None and not self.pretrained:
-            raise UserError(f"upto={self.upto} is for pretrained layers: give init=pretrained with it.")
+            yield f"upto={self.upto} is for pretrained layers: give init=pretrained with it."
 
     @property
     def arm_name(self) -> str:
@@ -165,3 +161,9 @@ class FinetuningRun(NetworkRun):
 @dataclass(frozen=True, kw_only=True)
 class ProbeRun(NetworkRun):
     """Probe each depth of an assembled network."""
+
+
+def _beyond_the_stack(upto: int | None, stack: StackSettings) -> Iterator[str]:
+    """Yield a line when a stack has fewer stages."""
+    if upto is not None and upto > len(stack.stages):
+        yield f"upto={upto}: the stack has {len(stack.stages)} stages."

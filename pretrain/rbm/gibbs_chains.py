@@ -148,6 +148,3 @@ def log_exchange(rbm: RBM, x: Tensor, other: Tensor, beta: float, beta_other: fl
     now = rbm.hidden_free_energy(beta * x) + rbm.hidden_free_energy(beta_other * other)
     exchanged = rbm.hidden_free_energy(beta * other) + rbm.hidden_free_energy(beta_other * x)
     return now - exchanged
-
-
-SAMPLERS = ("cd", "pcd", "pt")

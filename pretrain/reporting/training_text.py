@@ -5,9 +5,9 @@ from pretrain.network.layer_settings import LayerSettings
 from pretrain.reporting.settings_in_words import counted, enumeration, value_in_words
 from pretrain.runs.resumption import differing_settings, flatten
 from pretrain.runs.typed_settings import Config, typed
+from pretrain.stages.kind_settings import stage_class
 from pretrain.stages.stack_settings import StackSettings
 from pretrain.training.recipes import Recipe, Training
-from pretrain.training.stack_building import stage_class
 
 PREPROCESSING = {
     "standardize": "Pixels are standardized in each channel.",

@@ -3,20 +3,21 @@
 import ctypes
 import sys
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from pretrain.errors import choose, require_between
-from pretrain.runs.typed_settings import Resuming, setting
+from pretrain.runs.setting_types import In
+from pretrain.runs.typed_settings import Resuming, Settings, setting
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # parameters of mallopt, from <malloc.h>
-PRECISIONS = ("32-true", "bf16-mixed")
+# More than a computer has would end the process without a word.
+Crowd = Annotated[int, In(ge=1, le=1024)]
 
 
 @dataclass(frozen=True)
-class Device:
+class Device(Settings):
     """The device and precision to compute with.
 
     Attributes
@@ -32,17 +33,10 @@ class Device:
         Threads of each process on the CPU; None keeps torch's default.
     """
 
-    accelerator: str = setting("auto", resuming=Resuming.FREE)
-    devices: int = 1
-    precision: str = "auto"
-    threads: int | None = setting(None, resuming=Resuming.FREE)
-
-    def __post_init__(self) -> None:
-        """Reject invalid values."""
-        choose("device.precision", self.precision, ("auto", *PRECISIONS))
-        require_between("device.devices", self.devices, 1)
-        if self.threads is not None:
-            require_between("device.threads", self.threads, 1)
+    accelerator: Literal["auto", "cpu", "gpu", "cuda", "mps"] = setting("auto", resuming=Resuming.FREE)
+    devices: Crowd = 1
+    precision: Literal["auto", "32-true", "bf16-mixed"] = "auto"
+    threads: Crowd | None = setting(None, resuming=Resuming.FREE)
 
     def launch(self) -> "Fabric":
         """Start the processes and return the Fabric that they share.

@@ -1,30 +1,22 @@
-"""Settings as typed objects, checked against their dataclasses.
+"""Settings as typed objects, checked against their declarations.
 
-A command's settings are a dataclass. Each field declares how it binds a resumed run. `typed` makes such an object from
-a plain configuration, and `as_config` turns it back.
+A command's settings are a dataclass that derives from `Settings`. Each field declares its type and range, and how it
+binds a resumed run. `typed` makes such an object from a plain configuration, and `as_config` turns it back.
 """
 
-import inspect
-import os
-import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import MISSING, Field, field, fields, is_dataclass, make_dataclass
+from dataclasses import MISSING, Field, field, fields, is_dataclass
 from difflib import get_close_matches
 from enum import Enum
-from types import NoneType
+from functools import cache
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
-from omegaconf import OmegaConf
-from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
-
 from pretrain.errors import UserError
+from pretrain.runs.setting_types import accepted, alternatives, in_words, is_settings, refusal, value_text
 
 Config = dict[str, Any]
 T = TypeVar("T")
-# The words for OmegaConf's names of types in messages.
-TYPE_NAMES = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false"}
-TYPE_NAMES["Union[int, float]"] = TYPE_NAMES["Float"]
 
 
 class Resuming(Enum):
@@ -35,9 +27,7 @@ class Resuming(Enum):
     FREE = "The setting changes where or how the work is done, and not its result."
 
 
-def setting(
-    default: Any = MISSING, *, factory: Any = MISSING, resuming: Resuming = Resuming.SAME, path: bool = False
-) -> Any:
+def setting(default: Any = MISSING, *, factory: Any = MISSING, resuming: Resuming = Resuming.SAME) -> Any:
     """Return a field of a dataclass of settings.
 
     Parameters
@@ -46,11 +36,156 @@ def setting(
         The default, or a function that makes it. A setting with neither is required.
     resuming : Resuming
         How the setting binds a resumed run.
-    path : bool
-        Whether the setting names a file or folder: a number is then a name, and ``~`` the home folder.
     """
-    metadata = {"resuming": resuming, "path": path}
-    return field(default=default, default_factory=factory, metadata=metadata)
+    return field(default=default, default_factory=factory, metadata={"resuming": resuming})
+
+
+class Settings:
+    """The base of dataclasses of settings, which checks a new object however it was made.
+
+    Raises
+    ------
+    UserError
+        When a value does not have the declared type or range, or contradicts another. Each problem is a line that
+        starts with its setting.
+    """
+
+    def __post_init__(self) -> None:
+        """Check each field, fill in what depends on others, and look for contradictions."""
+        values = {name: getattr(self, name) for name in declared(type(self))}
+        for name, value in fields_accepted(type(self), values).items():
+            object.__setattr__(self, name, value)
+        self.fill_in()
+        with gathered() as problems:
+            for problem in self.contradictions():
+                problems.append(problem)
+
+    def fill_in(self) -> None:
+        """Fill in the defaults that depend on other settings; does nothing unless overridden."""
+
+    def contradictions(self) -> Iterator[str]:
+        """Yield a line for each problem of settings that are in their ranges, but do not go together."""
+        yield from ()
+
+
+class Problems(list[str]):
+    """The problems found so far, each a line that starts with a setting."""
+
+    @contextmanager
+    def noted(self) -> Iterator[None]:
+        """Note the problems raised in the block, and go on after it."""
+        try:
+            yield
+        except UserError as error:
+            self.append(str(error))
+
+
+@contextmanager
+def gathered() -> Iterator[Problems]:
+    """Give a list of problems, and raise them as one `UserError` at the end of the block."""
+    problems = Problems()
+    with problems.noted():
+        yield problems
+    if problems:
+        raise UserError("\n".join(problems))
+
+
+def problems_of(check: Callable[..., object], *arguments: Any) -> list[str]:
+    """Return the problems that a check raises, each a line."""
+    try:
+        check(*arguments)
+    except UserError as error:
+        return str(error).splitlines()
+    return []
+
+
+def declared(kind: type) -> dict[str, tuple[Any, Field[Any]]]:
+    """Return the type and the field of each setting of a dataclass, by name."""
+    return _declared(kind)  # type: ignore[arg-type]
+
+
+@cache
+def _declared(kind: type) -> dict[str, tuple[Any, Field[Any]]]:
+    hints = get_type_hints(kind, include_extras=True)
+    return {each.name: (hints[each.name], each) for each in fields(kind) if each.init}
+
+
+def typed(kind: type[T], config: Config, where: str = "") -> T:
+    """Return an object of a dataclass made from a configuration.
+
+    Fields that are dataclasses, or dicts of them, are made in the same way. A class may define `from_config` for it.
+
+    Parameters
+    ----------
+    kind : type
+        A dataclass.
+    config : dict
+        Plain values under the names of the fields.
+    where : str
+        Dotted path of the configuration, for messages.
+
+    Raises
+    ------
+    UserError
+        When settings are unknown, missing, of the wrong type, out of range, or contradict each other. Each is a line.
+    """
+    known = declared(kind)
+    if not isinstance(config, dict):
+        example = next(iter(known), "name")
+        raise UserError(f"{where}={value_text(config)}: give settings by their names, such as {{{example}: ...}}.")
+    with at(where), gathered() as problems:
+        problems += [no_such_setting(key, known) for key in config if key not in known]
+        needed = [name for name, (_, each) in known.items() if each.default is each.default_factory is MISSING]
+        missing = [name for name in needed if config.get(name, "???") == "???"]
+        problems += [f"{name} is missing: give {in_words(known[name][0])}." for name in missing]
+        given = {name: value for name, value in config.items() if name in known and name not in missing}
+        values = fields_accepted(kind, given)
+    with at(where):
+        return kind(**values)
+
+
+def fields_accepted(kind: type, values: Config) -> Config:
+    """Return values of fields of a dataclass as their declared types hold them.
+
+    Raises
+    ------
+    UserError
+        When there are values that their fields do not take, with a line for each.
+    """
+    taken, hints = {}, declared(kind)
+    with gathered() as problems:
+        for name, value in values.items():
+            with problems.noted():
+                taken[name] = _accepted(hints[name][0], value, name)
+    return taken
+
+
+def _accepted(hint: Any, value: Any, path: str) -> Any:
+    """Return a value as a declared type holds it, where settings within are made from their configurations."""
+    kind = next((each for each in alternatives(hint) if is_settings(each)), None)
+    if kind and not (value is None and type(None) in alternatives(hint)):
+        if isinstance(value, kind):
+            return value
+        return kind.from_config(value, path) if hasattr(kind, "from_config") else typed(kind, value, path)
+    if get_origin(hint) is dict:
+        return _dict_accepted(get_args(hint), value, path)
+    try:
+        return accepted(hint, value)
+    except ValueError:
+        raise refusal(path, value, hint) from None
+
+
+def _dict_accepted(hints: tuple[Any, Any], value: Any, path: str) -> Config:
+    """Return a dict whose keys and values are as their declared types hold them."""
+    key_hint, hint = hints
+    if not isinstance(value, dict):
+        raise UserError(f"{path}={value_text(value)}: give a name, and settings under it.")
+    taken = {}
+    with gathered() as problems:
+        for name, each in value.items():
+            with problems.noted():
+                taken[_accepted(key_hint, str(name), path)] = _accepted(hint, each, join(path, str(name)))
+    return taken
 
 
 def may_differ(settings: Any, prefix: str = "") -> list[str]:
@@ -76,178 +211,22 @@ def as_config(settings: Any) -> Any:
     return [as_config(value) for value in settings] if isinstance(settings, list | tuple | range) else settings
 
 
-def typed(kind: type[T], config: Config, where: str = "") -> T:
-    """Return an object of a dataclass made from a configuration.
-
-    Fields that are dataclasses, or dicts of them, are made in the same way. A class may define `from_config` for it.
-
-    Parameters
-    ----------
-    kind : type
-        A dataclass.
-    config : dict
-        Plain values under the names of the fields.
-    where : str
-        Dotted path of the configuration, for messages.
-
-    Raises
-    ------
-    UserError
-        When a setting is unknown, missing, of the wrong type, or rejected by the dataclass.
-    """
-    if not isinstance(config, dict):
-        raise UserError(f"{where}={config}: give settings by their names, such as {{{fields(kind)[0].name}: ...}}.")  # type: ignore[arg-type]
-    known = {each.name: each for each in fields(kind) if each.init}  # type: ignore[arg-type]
-    if unknown := [key for key in config if key not in known]:
-        raise no_such_setting(where, unknown[0], known)
-    needed = [name for name, each in known.items() if each.default is each.default_factory is MISSING]
-    if missing := [name for name in needed if config.get(name, "???") == "???"]:
-        raise UserError(
-            "; ".join(f"{_join(where, name)} is missing: give {_join(where, name)}=..." for name in missing)
-        )
-    hints = get_type_hints(kind)
-    nested = {
-        name: _nested(hints[name], config[name], _join(where, name)) for name in config if _is_nested(hints[name])
-    }
-    plain = {name: _as_path(known[name], value, where) for name, value in config.items() if name not in nested}
-    with complaints_at(where):
-        return kind(**_checked({name: hints[name] for name in plain}, plain, where), **nested)
-
-
-def settle(settings: Any) -> None:
-    """Check the fields of a new object of settings, however it was made, and take paths from the home folder on.
-
-    Raises
-    ------
-    UserError
-        When a value has the wrong type; the setting is named.
-    """
-    hints = get_type_hints(type(settings))
-    known = {each.name: each for each in fields(settings) if each.init}
-    for name in [name for name in known if _is_nested(hints[name])]:
-        _require_instances(name, getattr(settings, name), hints[name])
-    for name in [name for name, each in known.items() if each.metadata.get("path")]:
-        object.__setattr__(settings, name, _named_path(name, getattr(settings, name), hints[name]))
-    plain = {name: hints[name] for name in known if _is_plain(hints[name])}
-    for name, value in _checked(plain, {name: getattr(settings, name) for name in plain}, "").items():
-        object.__setattr__(settings, name, value)
-
-
-def _named_path(name: str, value: Any, hint: Any) -> str | None:
-    """Return a path as text, with the home folder in place of ``~``; None where its type allows that."""
-    if value is None and NoneType in get_args(hint):
-        return None
-    if value is None or isinstance(value, bool | list | tuple | dict):
-        raise UserError(f"{name}={value}: give the name of a file or folder.")
-    return _expanded(name, value)
-
-
-def _expanded(name: str, value: Any) -> str:
-    """Return a path as text; an empty one, as from an unset variable, would mean the current folder."""
-    if value == "":
-        raise UserError(f"{name} is empty: give the name of a file or folder.")
-    return os.path.expanduser(str(value))
-
-
-def _require_instances(name: str, value: Any, hint: Any) -> None:
-    """Raise a `UserError` unless a value is an object of a class of settings, or a dict of such."""
-    if get_origin(hint) is dict:
-        if not isinstance(value, dict):
-            raise UserError(f"{name}={value}: give settings under the name of each.")
-        for key, each in value.items():
-            _require_instances(f"{name}.{key}", each, get_args(hint)[1])
-    elif not isinstance(value, hint):
-        raise UserError(f"{name}={value!r}: give an object of {hint.__name__}.")
-
-
-def typed_keywords(function: Callable[..., Any], keywords: Config, where: str) -> Config:
-    """Check keywords of a plain type or a dataclass against a function's annotations, and return them.
-
-    Raises
-    ------
-    UserError
-        When the function has no such keyword or a value has the wrong type.
-    """
-    known = inspect.signature(function, eval_str=True).parameters
-    if unknown := [key for key in keywords if key not in known]:
-        raise no_such_setting(where, unknown[0], known)
-    kinds = {name: _dataclass_of(known[name].annotation) for name in keywords}
-    nested: Config = {name: typed(kind, keywords[name], _join(where, name)) for name, kind in kinds.items() if kind}
-    plain = {name: value for name, value in keywords.items() if name not in nested}
-    return {**_checked({name: known[name].annotation for name in plain}, plain, where), **nested}
-
-
-def _dataclass_of(hint: Any) -> type | None:
-    """Return the dataclass in a type or union of types; None if there is none."""
-    return next((kind for kind in (get_args(hint) or [hint]) if isinstance(kind, type) and is_dataclass(kind)), None)
-
-
-def _checked(hints: Config, values: Config, where: str) -> Config:
-    """Convert the values of plain types, and return all values."""
-    checked = [(name, hint if _is_plain(hint) else Any) for name, hint in hints.items()]
-    try:
-        return vars(
-            OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(make_dataclass("Values", checked)), values))
-        )
-    except (ConfigAttributeError, ConfigKeyError) as error:
-        raise no_such_setting(where, error.key, hints) from None
-    except OmegaConfBaseException as error:
-        raise UserError(_join(where, omegaconf_line(error))) from None
-
-
-def _is_plain(hint: Any) -> bool:
-    """Return whether OmegaConf can check a type: a number, text, a truth value, or a union of these."""
-    return {*(get_args(hint) or [hint])} <= {bool, int, float, str, NoneType}
-
-
-def _is_nested(hint: Any) -> bool:
-    """Return whether values of a type are settings themselves, or a dict of settings."""
-    inner = get_args(hint)[1] if get_origin(hint) is dict else hint
-    return isinstance(inner, type) and (is_dataclass(inner) or hasattr(inner, "from_config"))
-
-
-def _nested(hint: Any, value: Any, where: str) -> Any:
-    if get_origin(hint) is dict:
-        if not isinstance(value, dict):
-            raise UserError(f"{where}={value}: give a name, and settings under it.")
-        return {str(name): _nested(get_args(hint)[1], each, f"{where}.{name}") for name, each in value.items()}
-    if hasattr(hint, "from_config"):
-        return value if isinstance(value, hint) else hint.from_config(value, where)
-    return value if isinstance(value, hint) else typed(hint, {} if value is None else value, where)
-
-
-def _as_path(known: Field[Any], value: Any, where: str) -> Any:
-    """Return a setting's value; for a path, the text with the home folder in place of ``~``."""
-    named = known.metadata.get("path") and not isinstance(value, bool | list | dict | NoneType)
-    return _expanded(_join(where, known.name), value) if named else value
-
-
-def _join(where: str, name: str) -> str:
+def join(where: str, name: str) -> str:
+    """Return the dotted path of a setting within a configuration."""
     return f"{where}.{name}".lstrip(".")
 
 
-def omegaconf_line(error: OmegaConfBaseException) -> str:
-    """Return OmegaConf's message in one line that starts with the setting, if it is known."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    key = next((line.removeprefix("full_key: ") for line in lines if line.startswith("full_key:")), "")
-    if wrong := re.fullmatch(
-        r"Value '(.*)' of type '\w+' (?:could not be converted to|is incompatible with type hint) '?(.*?)'?", lines[0]
-    ):
-        return f"{key}={wrong[1]}: it must be {TYPE_NAMES.get(wrong[2], f'of type {wrong[2]}')}."
-    return f"{key}: {lines[0]}" if key else " ".join(lines)
-
-
 @contextmanager
-def complaints_at(where: str) -> Iterator[None]:
-    """Make errors raised in the block start with the configuration's path."""
+def at(where: str) -> Iterator[None]:
+    """Make each line of an error raised in the block start with the dotted path of its setting."""
     try:
         yield
     except UserError as error:
-        raise UserError(str(error) if str(error).startswith(where) else f"{where}: {error}") from None
+        raise UserError("\n".join(join(where, line) for line in str(error).splitlines())) from None
 
 
-def no_such_setting(where: str, key: object, known: Iterable[str]) -> UserError:
-    """Return the error for an unknown setting `key`, with the nearest known setting or all of them."""
+def no_such_setting(key: object, known: Iterable[str]) -> str:
+    """Return the line for an unknown setting `key`, with the nearest known setting or all of them."""
     meant = get_close_matches(str(key), known, 1)
     advice = f"did you mean {meant[0]}?" if meant else f"choose among {', '.join(known)}."
-    return UserError(f"{_join(where, str(key))}: there is no such setting; {advice}")
+    return f"{key}: there is no such setting; {advice}"

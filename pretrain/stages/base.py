@@ -1,10 +1,11 @@
 """What every kind of stage shares: the contract for training a layer of the ConvNet."""
 
+import inspect
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +14,7 @@ from pretrain.data.contrastive_views import Views
 from pretrain.errors import UserError
 from pretrain.network.layer import Bounds, Layer
 from pretrain.runs.seeding import generator
+from pretrain.stages.kind_settings import KindSettings
 
 Metrics = Mapping[str, float]
 
@@ -68,13 +70,6 @@ class Objective(NamedTuple):
     compute: Callable[[], float]
 
 
-def require_activation(layer: Layer, choices: Iterable[str]) -> None:
-    """Raise a `UserError` unless a layer's activation is one that a kind of stage can train."""
-    if layer.settings.activation not in choices:
-        wanted = " or ".join(choices)
-        raise UserError(f"layer.activation={layer.settings.activation}: this kind of stage needs {wanted}.")
-
-
 def require_unit_range(setting: str, inputs: Tensor, advice: str) -> None:
     """Raise a `UserError` with `advice`, unless the inputs of a stage lie from 0 to 1 as its `setting` needs."""
     low, high = float(inputs.amin()), float(inputs.amax())
@@ -106,8 +101,9 @@ def not_finite(metrics: Metrics, learning_rate: float) -> str | None:
 class Stage(nn.Module, ABC):
     """One layer of the network with the machinery that trains it; the machinery is thrown away at the end.
 
-    A subclass takes the layer and the settings of its YAML, by keyword. Whatever else it learns or remembers is a
-    parameter or a buffer outside `layer`, so that a resumed run continues exactly.
+    A subclass takes the layer and the settings of its YAML, by keyword. Their types and ranges are those of its
+    constructor, or of the class `Settings`, which is checked without importing torch. Whatever else it learns or
+    remembers is a parameter or a buffer outside `layer`, so that a resumed run continues exactly.
 
     Parameters
     ----------
@@ -133,6 +129,7 @@ class Stage(nn.Module, ABC):
         first of all images and then the second of all.
     """
 
+    Settings: ClassVar[type[KindSettings] | None] = None
     description: str = ""
     metrics: tuple[Metric, ...] = (
         Metric("hidden_mean", "hidden units", "mean", 0),
@@ -151,8 +148,13 @@ class Stage(nn.Module, ABC):
         self.layer = layer
 
     def __init_subclass__(cls, **options: Any) -> None:
-        """Describe a kind without a description by its name."""
+        """Describe a kind without a description by its name, and list the keywords that it takes."""
         super().__init_subclass__(**options)
+        if cls.Settings:
+            keywords = inspect.signature(cls.Settings).parameters.values()
+            layer = inspect.Parameter("layer", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=Layer)
+            own = [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in keywords]
+            cls.__signature__ = inspect.Signature([layer, *own])  # type: ignore[attr-defined]
         cls.description = cls.description if "description" in vars(cls) else cls.__name__
 
     @property

@@ -1,16 +1,18 @@
 """Contrastive learning, by what two random views of each image have in common, as a stage."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pretrain.data.contrastive_views import Views
-from pretrain.errors import UserError, choose, require_between
+from pretrain.errors import UserError
 from pretrain.network.channel_moments import channel_moments
 from pretrain.network.layer import Layer
-from pretrain.network.layer_settings import ACTIVATIONS
-from pretrain.stages.base import AutogradStage, Metric, Metrics, Stage, activity, require_activation
+from pretrain.stages.base import AutogradStage, Metric, Metrics, Stage, activity
 from pretrain.stages.contrastive_losses import info_nce, vicreg
+from pretrain.stages.kind_settings import ContrastiveSettings
 
 FINISH_BATCH = 100  # inputs at a time when the statistics of the normalization are measured
 EPSILON = 1e-5  # added to the variance of a map
@@ -30,19 +32,8 @@ class Contrastive(AutogradStage):
     ----------
     layer : Layer
         Its convolution has a bias: any activation but "zero_bias_relu".
-    loss : {"info_nce", "vicreg"}
-        Find the other view of an image among those of the batch; or have both views agree while features vary and are
-        uncorrelated. See `pretrain.stages.contrastive_losses`.
-    loss_per : {"image", "position"}
-        One loss of the mean over positions, or the mean of a loss at each position.
-    temperature : float
-        The temperature of "info_nce".
-    grid_size : int
-        Positions along a side of the grid that the projection head sees; fewer where the layer puts out fewer.
-    projection_hidden, projection_size : int
-        Hidden units of the projection head, and numbers that it puts out.
-    views : Views, optional
-        How views are made; by default as `Views()` says.
+    **settings
+        Those of `ContrastiveSettings`.
 
     Raises
     ------
@@ -57,6 +48,7 @@ class Contrastive(AutogradStage):
     ICML.
     """
 
+    Settings = ContrastiveSettings
     description = "a contrastive layer"
     metrics = (
         *AutogradStage.metrics[:1],
@@ -65,34 +57,23 @@ class Contrastive(AutogradStage):
     )
     data_parallel = False
 
-    def __init__(
-        self,
-        layer: Layer,
-        *,
-        loss: str = "info_nce",
-        loss_per: str = "image",
-        temperature: float = 0.2,
-        grid_size: int = 4,
-        projection_hidden: int = 256,
-        projection_size: int = 64,
-        views: Views | None = None,
-    ):
+    def __init__(self, layer: Layer, **settings: Any):
         super().__init__(layer)
-        require_activation(layer, [each for each in ACTIVATIONS if each != "zero_bias_relu"])
-        choose("loss", loss, ("info_nce", "vicreg"))
-        choose("loss_per", loss_per, ("image", "position"))
-        require_between("temperature", temperature, 1e-3)
-        sizes = {"grid_size": grid_size, "projection_hidden": projection_hidden, "projection_size": projection_size}
-        for name, value in sizes.items():
-            require_between(name, value, 1)
-        self.loss, self.loss_per, self.temperature, self.grid_size = loss, loss_per, temperature, grid_size
-        self.views = views or Views()
+        own = ContrastiveSettings(**settings)
+        own.check_layer(layer.settings)
+        self.loss, self.loss_per, self.temperature, self.grid_size = (
+            own.loss,
+            own.loss_per,
+            own.temperature,
+            own.grid_size,
+        )
+        self.views = Views(**vars(own.views)) if own.views else Views()
         layer.reset_parameters()
         self.head = nn.Sequential(
-            nn.Conv2d(self.out_channels, projection_hidden, 1, bias=False),
-            nn.BatchNorm2d(projection_hidden, track_running_stats=False),
+            nn.Conv2d(self.out_channels, own.projection_hidden, 1, bias=False),
+            nn.BatchNorm2d(own.projection_hidden, track_running_stats=False),
             nn.ReLU(),
-            nn.Conv2d(projection_hidden, projection_size, 1),
+            nn.Conv2d(own.projection_hidden, own.projection_size, 1),
         )
 
     def losses(self, x: Tensor, generator: torch.Generator) -> dict[str, Tensor]:

@@ -1,15 +1,16 @@
 """The convolutional autoencoder, as a stage."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pretrain.errors import UserError, choose
 from pretrain.network.layer import Bounds, Layer
-from pretrain.network.layer_settings import LayerSettings
 from pretrain.stages.base import AutogradStage, Metric, Stage, require_unit_range
 from pretrain.stages.corruption import Corruption
-from pretrain.stages.filter_initialization import FILTER_INITIALIZATIONS, initialize_filters
+from pretrain.stages.filter_initialization import initialize_filters
+from pretrain.stages.kind_settings import ConvAutoencoderSettings
 from pretrain.stages.sparsity import kl_penalty, l1_penalty, lifetime_winner_take_all, spatial_winner_take_all
 from pretrain.stages.unpooling import keep_maxima, max_pool_with_switches, unpool_with_switches
 
@@ -26,25 +27,8 @@ class ConvAutoencoder(AutogradStage):
     layer : Layer
         Without biases (activation "zero_bias_relu"; Memisevic, Konda and Krueger 2015; Paine et al. 2014), an
         overcomplete layer cannot become the identity by shifting its rectifiers open.
-    filter_init : {"random", "patches", "kmeans"}
-        The initial filters: Glorot's random numbers; or whitened patches of the inputs, drawn at random or found by
-        k-means. See `initialize_filters`.
-    tied : bool
-        Decode with the encoder's filters.
-    corruption, corruption_level
-        Noise on the input, which the reconstruction must undo (Vincent et al. 2010); see `Corruption`.
-    unpooling : {"switches", "none"}
-        "switches": the code is the pooled maps, put back where the maxima were, so that only the greatest activation of
-        a window takes part (Masci et al. 2011). "none": pooling is left out while the stage learns, and undone by
-        spreading its output over the window.
-    sparsity : {"none", "l1", "kl", "spatial_winner_take_all", "lifetime_winner_take_all"}
-        A penalty on the activations, or a competition between them while the stage learns.
-    sparsity_weight : float
-        Factor of the penalty ("l1", "kl").
-    sparsity_target : float
-        Wanted mean activation ("kl"), or share of the batch that may win ("lifetime_winner_take_all"), between 0 and 1.
-    reconstruction : {"mse", "cross_entropy"}
-        The loss, a mean over all elements. Cross-entropy needs inputs from 0 to 1.
+    **settings
+        Those of `ConvAutoencoderSettings`.
 
     Raises
     ------
@@ -58,7 +42,7 @@ class ConvAutoencoder(AutogradStage):
     Makhzani and Frey (2015), Winner-take-all autoencoders. NeurIPS.
     """
 
-    SPARSITIES = ("none", "l1", "kl", "spatial_winner_take_all", "lifetime_winner_take_all")
+    Settings = ConvAutoencoderSettings
     description = "a convolutional autoencoder"
     metrics = (
         *AutogradStage.metrics[:1],
@@ -66,43 +50,25 @@ class ConvAutoencoder(AutogradStage):
         *Stage.metrics,
     )
 
-    def __init__(
-        self,
-        layer: Layer,
-        *,
-        filter_init: str = "random",
-        tied: bool = True,
-        corruption: str = "none",
-        corruption_level: float = 0.2,
-        unpooling: str = "switches",
-        sparsity: str = "none",
-        sparsity_weight: float = 0.1,
-        sparsity_target: float = 0.05,
-        reconstruction: str = "mse",
-    ):
+    def __init__(self, layer: Layer, **settings: Any):
         super().__init__(layer)
-        choose("unpooling", unpooling, ("switches", "none"))
-        choose("sparsity", sparsity, self.SPARSITIES)
-        choose("reconstruction", reconstruction, ("mse", "cross_entropy"))
-        choose("filter_init", filter_init, FILTER_INITIALIZATIONS)
-        activation = layer.settings.activation
-        if sparsity == "kl" and activation != "sigmoid":
-            raise UserError(f"sparsity=kl needs activations from 0 to 1: use activation=sigmoid, not {activation}.")
-        if not 0 < sparsity_target < 1:
-            raise UserError(f"sparsity_target={sparsity_target}: it must lie between 0 and 1.")
-        if unpooling == "switches":
-            _check_switches(layer.settings)
-        self.filter_init, self.unpooling, self.reconstruction = filter_init, unpooling, reconstruction
-        self.sparsity, self.sparsity_weight, self.sparsity_target = sparsity, sparsity_weight, sparsity_target
+        own = ConvAutoencoderSettings(**settings)
+        own.check_layer(layer.settings)
+        self.filter_init, self.unpooling, self.reconstruction = own.filter_init, own.unpooling, own.reconstruction
+        self.sparsity, self.sparsity_weight, self.sparsity_target = (
+            own.sparsity,
+            own.sparsity_weight,
+            own.sparsity_target,
+        )
         # These look at the batch as a whole.
-        self.data_parallel = sparsity not in ("kl", "lifetime_winner_take_all")
+        self.data_parallel = own.sparsity not in ("kl", "lifetime_winner_take_all")
         # Glorot's variance counts both directions: the same filters encode and, transposed, decode.
         nn.init.xavier_normal_(layer.conv.weight)
         if layer.conv.bias is not None:
             nn.init.zeros_(layer.conv.bias)
-        self.corruption = Corruption(corruption, corruption_level)
+        self.corruption = Corruption(own.corruption, own.corruption_level)
         self.visible_bias = nn.Parameter(torch.zeros(layer.settings.in_channels))
-        self.decoder = None if tied else nn.Parameter(layer.conv.weight.detach().clone())
+        self.decoder = None if own.tied else nn.Parameter(layer.conv.weight.detach().clone())
 
     @property
     def randomness(self) -> list[str]:
@@ -173,10 +139,3 @@ class ConvAutoencoder(AutogradStage):
         if self.reconstruction == "cross_entropy":
             return F.binary_cross_entropy_with_logits(decoded.to(x.dtype), x)
         return F.mse_loss(decoded.to(x.dtype), x)
-
-
-def _check_switches(settings: LayerSettings) -> None:
-    """Refuse pooling that unpooling by switches cannot undo."""
-    width, stride, _ = settings.pool
-    if stride > 1 and (settings.pooling != "max" or width > stride):
-        raise UserError("unpooling=switches needs pooling=max over windows that do not overlap: give unpooling=none.")

@@ -1,20 +1,23 @@
 """The convolutional restricted Boltzmann machine, as a stage."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pretrain.errors import UserError, choose, require_between
+from pretrain.errors import UserError
 from pretrain.network.layer import Bounds, Layer
 from pretrain.rbm.boltzmann_machine import RBM
 from pretrain.rbm.centering import centered_gradient
 from pretrain.rbm.exact_enumeration import negative_log_likelihood
-from pretrain.rbm.gibbs_chains import SAMPLERS, ContrastiveDivergence, PersistentChains
+from pretrain.rbm.gibbs_chains import ContrastiveDivergence, PersistentChains
 from pretrain.rbm.likelihood import pseudo_likelihood
 from pretrain.rbm.visible_units import BinaryUnits, GaussianUnits
 from pretrain.runs.seeding import generator as named_generator
-from pretrain.stages.base import Metric, Metrics, Objective, Stage, activity, require_activation
-from pretrain.stages.filter_initialization import FILTER_INITIALIZATIONS, initialize_filters
+from pretrain.stages.base import Metric, Metrics, Objective, Stage, activity
+from pretrain.stages.filter_initialization import initialize_filters
+from pretrain.stages.kind_settings import ConvRBMSettings
 
 HIDDEN_UNITS = {"sigmoid": "bernoulli", "relu": "rectified"}  # for each activation of the layer
 HIDDEN_SAMPLE = 50  # images from which the running means of the hidden units start
@@ -38,37 +41,8 @@ class ConvRBM(Stage):
         Its activation decides the hidden units: "sigmoid" makes them 0 or 1, "relu" noisy rectified linear (Nair and
         Hinton 2010). Its stride is 1. With pooling "probabilistic" at most one hidden unit in each window is on (Lee et
         al. 2009); training ignores any other pooling. Its output channels are the hidden maps.
-    filter_init : {"random", "patches", "kmeans"}
-        The initial filters: random numbers of standard deviation 0.01; or whitened patches of the inputs, as small,
-        drawn at random or found by k-means. See `initialize_filters`.
-    visible : {"gaussian", "bernoulli"}
-        Real-valued, for standardized images; or of two values, for inputs that lie between two bounds, such as pixels
-        (not whitened ones) and the probabilities of a stage below.
-    variance : {"fixed", "learned"}
-        The variance of Gaussian visible units: 1, or one for each channel (Cho, Ilin and Raiko 2011).
-    sampler : {"cd", "pcd", "pt"}
-        Contrastive divergence; persistent chains (Tieleman 2008); or persistent chains at several temperatures (Cho et
-        al. 2010).
-    gibbs_steps : int
-        Gibbs steps in an update.
-    sample_last : bool
-        Whether "cd" draws the visible units of the last step, or takes their means, which carry less noise.
-    chains : int
-        Number of chains of "pcd" and "pt", at each temperature.
-    temperatures : int
-        Number of temperatures of "pt".
-    sparsity : {"none", "lee", "hinton"}
-        Pull the mean activation of each map to a target: by its bias (Lee et al. 2009); or, with the running mean, by
-        its bias and filter (Hinton 2010, section 11).
-    sparsity_target : float
-        The target, from 0 to 1.
-    sparsity_weight : float
-        Factor of the pull, beside the gradient.
-    centered : bool
-        Follow the gradient of the centered RBM (Montavon and Mueller 2012), which depends less on which values the
-        units call zero.
-    max_norm : float, optional
-        Greatest L2 norm of a filter, restored after each update.
+    **settings
+        Those of `ConvRBMSettings`.
 
     Raises
     ------
@@ -80,6 +54,7 @@ class ConvRBM(Stage):
     Lee, Grosse, Ranganath and Ng (2009), Convolutional deep belief networks, ICML.
     """
 
+    Settings = ConvRBMSettings
     description = "a convolutional restricted Boltzmann machine"
     metrics = (
         Metric("reconstruction", "reconstruction error", held_out=True),
@@ -98,52 +73,30 @@ class ConvRBM(Stage):
     visible_average: Tensor
     input_square: Tensor
 
-    def __init__(
-        self,
-        layer: Layer,
-        *,
-        filter_init: str = "random",
-        visible: str = "gaussian",
-        variance: str = "fixed",
-        sampler: str = "cd",
-        gibbs_steps: int = 1,
-        sample_last: bool = False,
-        chains: int = 100,
-        temperatures: int = 10,
-        sparsity: str = "none",
-        sparsity_target: float = 0.05,
-        sparsity_weight: float = 1.0,
-        centered: bool = False,
-        max_norm: float | None = None,
-    ):
+    def __init__(self, layer: Layer, **settings: Any):
         super().__init__(layer)
-        require_activation(layer, HIDDEN_UNITS)
-        if layer.settings.stride != 1:
-            raise UserError(f"layer.stride={layer.settings.stride}: the filters of an RBM take every position; give 1.")
-        choose("filter_init", filter_init, FILTER_INITIALIZATIONS)
-        choose("visible", visible, ("gaussian", "bernoulli"))
-        choose("variance", variance, ("fixed", "learned"))
-        choose("sampler", sampler, SAMPLERS)
-        choose("sparsity", sparsity, ("none", "lee", "hinton"))
-        require_between("gibbs_steps", gibbs_steps, 1)
-        require_between("chains", chains, 1)
-        require_between("temperatures", temperatures, 2)
-        require_between("sparsity_target", sparsity_target, 0, 1)
-        require_between("sparsity_weight", sparsity_weight, 0)
-        if max_norm is not None:
-            require_between("max_norm", max_norm, 1e-6)
-        if variance == "learned" and (visible != "gaussian" or (sampler == "cd" and not sample_last)):
-            raise UserError(
-                "variance=learned needs visible=gaussian, and sample_last=true with sampler=cd: means have no variance."
-            )
-        self.visible, self.centered, self.max_norm, self.filter_init = visible, centered, max_norm, filter_init
-        self.sparsity, self.sparsity_target, self.sparsity_weight = sparsity, sparsity_target, sparsity_weight
+        own = ConvRBMSettings(**settings)
+        own.check_layer(layer.settings)
+        self.visible, self.centered, self.max_norm, self.filter_init = (
+            own.visible,
+            own.centered,
+            own.max_norm,
+            own.filter_init,
+        )
+        self.sparsity, self.sparsity_target, self.sparsity_weight = (
+            own.sparsity,
+            own.sparsity_target,
+            own.sparsity_weight,
+        )
         # Both multiply means over the batch.
-        self.data_parallel = not centered and sparsity != "hinton"
-        self.sampler: ContrastiveDivergence | PersistentChains = ContrastiveDivergence(gibbs_steps, sample_last)
-        if sampler != "cd":
-            self.sampler = PersistentChains(gibbs_steps, chains, temperatures if sampler == "pt" else 1)
-        self._make_parameters(learned_variance=variance == "learned")
+        self.data_parallel = not own.centered and own.sparsity != "hinton"
+        self.sampler: ContrastiveDivergence | PersistentChains
+        if own.sampler == "cd":
+            self.sampler = ContrastiveDivergence(own.gibbs_steps, own.sample_last)
+        else:
+            temperatures = own.temperatures if own.sampler == "pt" else 1
+            self.sampler = PersistentChains(own.gibbs_steps, own.chains, temperatures)
+        self._make_parameters(learned_variance=own.variance == "learned")
 
     def _make_parameters(self, *, learned_variance: bool) -> None:
         """Initialize the layer as Hinton (2010), section 8, does, and add what an RBM has besides it."""

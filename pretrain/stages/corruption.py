@@ -3,8 +3,6 @@
 import torch
 from torch import Tensor, nn
 
-from pretrain.errors import UserError, choose
-
 
 def gaussian_noise(x: Tensor, level: float, generator: torch.Generator) -> Tensor:
     """Return x + level * N(0, 1): `level` is a standard deviation, in the units of `x`.
@@ -54,14 +52,11 @@ class Corruption(nn.Module):
     kind : {"none", "gaussian", "masking", "salt_and_pepper"}
         The noise: one of the functions of this file, or none.
     level : float
-        The noise's standard deviation ("gaussian"), or the share of elements changed.
+        The noise's standard deviation ("gaussian"), or the share of elements changed, 0 to 1.
     """
 
     def __init__(self, kind: str, level: float):
         super().__init__()
-        choose("corruption", kind, CORRUPTIONS)
-        if level < 0 or (kind != "gaussian" and level > 1):
-            raise UserError(f"corruption_level={level}: it must be a share from 0 to 1 (any size for gaussian).")
         self.kind, self.level = kind, level
 
     def forward(self, x: Tensor, generator: torch.Generator) -> Tensor:

@@ -3,10 +3,8 @@
 import torch
 from torch import Tensor, nn
 
-from pretrain.errors import choose
 from pretrain.stages.whitened_patches import WhitenedPatches
 
-FILTER_INITIALIZATIONS = ("random", "patches", "kmeans")
 # A short run of k-means: so many patches of each image, in so many passes over the images, whitened by so much.
 PATCHES_PER_IMAGE, PASSES, REGULARIZER = 10, 20, 0.1
 
@@ -33,7 +31,6 @@ def initialize_filters(conv: nn.Conv2d, images: Tensor, how: str, generator: tor
     ----------
     Coates and Ng (2011), The importance of encoding versus training with sparse coding and vector quantization. ICML.
     """
-    choose("filter_init", how, FILTER_INITIALIZATIONS)
     if how == "random":
         return
     side, padding = conv.kernel_size[0], int(conv.padding[0])

@@ -1,11 +1,13 @@
 """K-means on whitened patches, as a stage."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
-from pretrain.errors import UserError, require_between
 from pretrain.network.layer import Bounds, Layer
-from pretrain.stages.base import Metric, Metrics, Stage, require_activation
+from pretrain.stages.base import Metric, Metrics, Stage
+from pretrain.stages.kind_settings import KMeansSettings
 from pretrain.stages.whitened_patches import WhitenedPatches
 
 BIAS_SAMPLE = 100  # images that the biases are set on
@@ -28,13 +30,8 @@ class KMeans(Stage):
         Its activation is "relu", a soft threshold, which is set so that each map is active at a share `activity` of
         the positions of the unlabelled images; or "triangle", the soft competition of Coates, Ng and Lee (2011), here
         between similarities. Its output channels are the centroids.
-    activity : float
-        The share of positions at which a map of a "relu" layer is active, between 0 and 1.
-    whitening : float
-        What is added to the variances that whitening divides by, as a share of their mean: the greater it is, the less
-        fine detail and noise count.
-    patches : int
-        Patches drawn from a batch, at random from all of its images, as a multiple of their number.
+    **settings
+        Those of `KMeansSettings`.
 
     Raises
     ------
@@ -48,22 +45,20 @@ class KMeans(Stage):
     Coates and Ng (2012), Learning feature representations with k-means. Neural networks: tricks of the trade.
     """
 
+    Settings = KMeansSettings
     description = "spherical k-means on whitened patches"
     metrics = (Metric("distance", "distance of a patch to its centroid", held_out=True), *Stage.metrics)
     monitor = "distance"
     objective = None
     data_parallel = False
 
-    def __init__(self, layer: Layer, *, activity: float = 0.25, whitening: float = 0.1, patches: int = 16):
+    def __init__(self, layer: Layer, **settings: Any):
         super().__init__(layer)
-        require_activation(layer, ("relu", "triangle"))
-        require_between("whitening", whitening, 1e-6)
-        require_between("patches", patches, 1)
-        if not 0 < activity < 1:
-            raise UserError(f"activity={activity}: it must lie between 0 and 1.")
-        self.activity, self.patches = activity, patches
-        settings = layer.settings
-        self.whitened = WhitenedPatches(settings.in_channels, settings.kernel_size, layer.padding, whitening)
+        own = KMeansSettings(**settings)
+        own.check_layer(layer.settings)
+        self.activity, self.patches = own.activity, own.patches
+        size = layer.settings.in_channels, layer.settings.kernel_size
+        self.whitened = WhitenedPatches(*size, layer.padding, own.whitening)
         self.constrain()
         nn.init.zeros_(layer.conv.bias)  # type: ignore[arg-type]
 

@@ -1,12 +1,14 @@
 """Soft winner-take-all Hebbian learning, as a stage."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn.grad import conv2d_weight
 
-from pretrain.errors import require_between
 from pretrain.network.layer import Layer
-from pretrain.stages.base import Metric, Metrics, Stage, require_activation
+from pretrain.stages.base import Metric, Metrics, Stage
+from pretrain.stages.kind_settings import SoftHebbSettings
 
 
 class SoftHebb(Stage):
@@ -21,10 +23,8 @@ class SoftHebb(Stage):
     ----------
     layer : Layer
         Its activation is "triangle".
-    temperature : float
-        The temperature of the softmax: the higher it is, the softer the competition.
-    radius : float
-        Norm of the filters at the start; far from 1, so that they learn fast.
+    **settings
+        Those of `SoftHebbSettings`.
 
     Raises
     ------
@@ -38,20 +38,20 @@ class SoftHebb(Stage):
     winner-take-all networks. Neuromorphic Computing and Engineering 2.
     """
 
+    Settings = SoftHebbSettings
     description = "a soft winner-take-all Hebbian layer"
     metrics = (Metric("norm_gap", "distance of the filters' norms from 1"), *Stage.metrics)
     monitor = "norm_gap"
     objective = None
     data_parallel = False
 
-    def __init__(self, layer: Layer, *, temperature: float = 1.0, radius: float = 25.0):
+    def __init__(self, layer: Layer, **settings: Any):
         super().__init__(layer)
-        require_activation(layer, ("triangle",))
-        require_between("temperature", temperature, 1e-3)
-        require_between("radius", radius, 1e-3)
-        self.temperature = temperature
+        own = SoftHebbSettings(**settings)
+        own.check_layer(layer.settings)
+        self.temperature = own.temperature
         fan_in = layer.settings.in_channels * layer.settings.kernel_size**2
-        nn.init.normal_(layer.conv.weight, std=radius / fan_in**0.5)
+        nn.init.normal_(layer.conv.weight, std=own.radius / fan_in**0.5)
         # The biases stay zero.
         nn.init.zeros_(layer.conv.bias)  # type: ignore[arg-type]
 

@@ -1,16 +1,19 @@
 """The settings of a stack: its stages by name, and what is done to images below it and to outputs within it."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from pretrain.errors import UserError, choose
-from pretrain.network.layer_settings import NORMALIZATIONS, LayerSettings
-from pretrain.network.shapes import PREPROCESSINGS, LayerRow, Shape, layer_rows
-from pretrain.runs.typed_settings import Config, complaints_at, no_such_setting, typed
+from pretrain.errors import UserError
+from pretrain.network.layer_settings import LayerSettings, Normalization
+from pretrain.network.shapes import LayerRow, Preprocessing, Shape, layer_rows
+from pretrain.runs.setting_types import PlainName, value_text
+from pretrain.runs.typed_settings import Config, Settings, at, gathered, no_such_setting, typed
+from pretrain.stages.kind_settings import KindSettings, settings_of
 
 
 @dataclass(frozen=True)
-class StackSettings:
+class StackSettings(Settings):
     """What a stack is built from, anew for each seed.
 
     Attributes
@@ -25,51 +28,63 @@ class StackSettings:
     """
 
     name: str
-    stages: dict[str, Any]
-    preprocessing: str = "standardize"
-    normalization: str = "scale"
+    stages: dict[PlainName, Any]
+    preprocessing: Preprocessing = "standardize"
+    normalization: Normalization = "scale"
 
-    def __post_init__(self) -> None:
-        """Refuse a stack without stages, and what is no stage."""
-        choose("stack.preprocessing", self.preprocessing, PREPROCESSINGS)
-        choose("stack.normalization", self.normalization, NORMALIZATIONS)
-        if not isinstance(self.stages, dict) or not self.stages:
-            raise UserError(f"stack.stages={self.stages}: give the settings of each stage under its name.")
+    def contradictions(self) -> Iterator[str]:
+        """Yield a line for a stack without stages, and for what is no stage."""
+        if not self.stages:
+            yield "stages={}: give the settings of each stage under its name."
         for name, settings in self.stages.items():
             if not isinstance(settings, dict) or "_target_" not in settings:
-                raise UserError(f"stack.stages.{name}={settings}: give the settings of a stage, _target_ among them.")
+                yield f"stages.{name}={value_text(settings)}: give the settings of a stage, _target_ among them."
 
-    def layers(self, channels: int) -> dict[str, LayerSettings]:
+    def layers(self, channels: int, where: str = "stack") -> dict[str, LayerSettings]:
         """Return the settings of the layer of each stage, by the stage's name; images have so many channels.
 
         Raises
         ------
         UserError
-            When a setting is unknown or wrong; its path in the configuration is named.
+            When settings are unknown or wrong, of the layers or of the stages that train them. The lines start with
+            their paths in the configuration, in which the stack is at `where`.
         """
         layers: dict[str, LayerSettings] = {}
-        for name, settings in self.stages.items():
-            where, layer = f"stack.stages.{name}.layer", settings.get("layer")
-            if not isinstance(layer, dict) or "out_channels" not in layer:
-                raise UserError(f"{where}={layer}: give the settings of a layer, out_channels among them.")
-            if "in_channels" in layer:
-                raise UserError(f"{where}.in_channels: there is no such setting; what is below decides it.")
-            layers[name] = typed(LayerSettings, {"in_channels": channels, **layer}, where)
-            channels = layers[name].out_channels
+        with gathered() as problems:
+            for name, settings in self.stages.items():
+                with problems.noted(), at(f"{where}.stages.{name}"):
+                    layers[name] = _layer(settings.get("layer"), channels)
+                    channels = layers[name].out_channels
+                with problems.noted(), at(f"{where}.stages.{name}"):
+                    kind = self.kind(name)
+                    if name in layers:
+                        kind.check_layer(layers[name])
         return layers
 
-    def layer_rows(self, image_shape: Shape, classes: int) -> list[LayerRow]:
+    def kind(self, name: str) -> KindSettings:
+        """Return the settings of a stage beside those of its layer and its training.
+
+        Raises
+        ------
+        UserError
+            When a setting is unknown or wrong.
+        """
+        settings = self.stages[name]
+        own = {key: value for key, value in settings.items() if key not in ("_target_", "layer", "training")}
+        return typed(settings_of(settings["_target_"]), own)
+
+    def layer_rows(self, image_shape: Shape, classes: int, where: str = "stack") -> list[LayerRow]:
         """Return the layer table of the network that the stack becomes.
 
         Raises
         ------
         UserError
-            When a setting of a layer is wrong, or a layer does not fit what is below it.
+            When a setting of a stage is wrong, or a layer does not fit what is below it.
         """
-        layers = list(self.layers(image_shape[0]).values())
-        # A misfit is named by the stage, as where the stack is built.
-        layer_rows({f"stage {k}": layer for k, layer in enumerate(layers, 1)}, image_shape)
-        named = {f"layers.{k}": layer for k, layer in enumerate(layers)}
+        layers = self.layers(image_shape[0], where)
+        # A misfit is named by the stage.
+        layer_rows({f"{where}.stages.{name}.layer": layer for name, layer in layers.items()}, image_shape)
+        named = {f"layers.{k}": layer for k, layer in enumerate(layers.values())}
         return layer_rows(named, image_shape, preprocessing=self.preprocessing, classes=classes)
 
     def changed(self, changes: Config, where: str) -> "StackSettings":
@@ -78,12 +93,21 @@ class StackSettings:
         Raises
         ------
         UserError
-            When a stack has no such setting.
+            When a stack has no such setting, or not such a value of it.
         """
-        if unknown := sorted(changes.keys() - vars(self).keys()):
-            raise no_such_setting(where, unknown[0], vars(self))
-        with complaints_at(where):
+        with at(where), gathered() as problems:
+            problems += [no_such_setting(key, vars(self)) for key in sorted(changes.keys() - vars(self).keys())]
+        with at(where):
             return StackSettings(**_merged(vars(self), changes))
+
+
+def _layer(given: Any, channels: int) -> LayerSettings:
+    """Return the settings of the layer of a stage."""
+    if not isinstance(given, dict) or "out_channels" not in given:
+        raise UserError(f"layer={value_text(given)}: give the settings of a layer, out_channels among them.")
+    if "in_channels" in given:
+        raise UserError("layer.in_channels: there is no such setting; what is below decides it.")
+    return typed(LayerSettings, {"in_channels": channels, **given}, "layer")
 
 
 def _merged(settings: Config, changes: Config) -> Config:

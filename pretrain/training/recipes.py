@@ -1,19 +1,22 @@
 """How to train: the settings of a stage's training, and of fine-tuning."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Literal
 
-from pretrain.errors import UserError, choose, require_between
-from pretrain.runs.typed_settings import settle, typed
+from pretrain.errors import UserError
+from pretrain.runs.setting_types import Count, FromZero, In, NonNegative, OnlyWith, Share
+from pretrain.runs.typed_settings import Settings, at, gathered, typed
 from pretrain.stages.stack_settings import StackSettings
 
-HEADS = ("random", "ridge", "logistic")  # ways to initialize the head
+# A share of Beta(mixup, mixup) is 0 or 1 far below this, and no mixture.
+LEAST_MIXUP = 0.01
+Momentum = Annotated[float, In(ge=0, le=0.9999)]
 
 
 @dataclass(frozen=True)
-class Training:
+class Training(Settings):
     """How long and how fast to learn.
 
     Attributes
@@ -46,34 +49,16 @@ class Training:
         When a value is out of range.
     """
 
-    steps: int = 400
-    batch_size: int = 128
-    optimizer: str = "adamw"
-    learning_rate: float = 1e-3
-    momentum: float = 0.9
-    initial_momentum: float | None = None
-    nesterov: bool = True
-    weight_decay: float = 0.0
-    warmup: float = 0.05
-    schedule: str = "cosine"
-
-    @property
-    def min_steps(self) -> int:
-        """Least number of steps that makes sense."""
-        return 1
-
-    def __post_init__(self) -> None:
-        """Check the values."""
-        settle(self)
-        choose("optimizer", self.optimizer, ("sgd", "adamw"))
-        choose("schedule", self.schedule, ("cosine", "constant"))
-        require_between("steps", self.steps, self.min_steps)
-        require_between("batch_size", self.batch_size, 1)
-        require_between("learning_rate", self.learning_rate, 0)
-        require_between("momentum", self.momentum, 0, 0.9999)
-        require_between("initial_momentum", self.warmup_momentum, 0, 0.9999)
-        require_between("weight_decay", self.weight_decay, 0)
-        require_between("warmup", self.warmup, 0, 1)
+    steps: Count = 400
+    batch_size: Count = 128
+    optimizer: Literal["sgd", "adamw"] = "adamw"
+    learning_rate: NonNegative = 1e-3
+    momentum: Annotated[Momentum, OnlyWith("optimizer", "sgd")] = 0.9
+    initial_momentum: Annotated[Momentum | None, OnlyWith("optimizer", "sgd")] = None
+    nesterov: Annotated[bool, OnlyWith("optimizer", "sgd")] = True
+    weight_decay: NonNegative = 0.0
+    warmup: Share = 0.05
+    schedule: Literal["cosine", "constant"] = "cosine"
 
     @property
     def warmup_momentum(self) -> float:
@@ -94,7 +79,7 @@ class Recipe(Training):
     label_smoothing : float
         Share of each label, 0 to 1, that is spread over all classes (Szegedy et al. 2016).
     dropout : float
-        Share of the head's inputs, 0 to 1, that is dropped in training.
+        Share of the head's inputs that is dropped in training.
     crop : int
         Shift each image at random by up to so many pixels, with its edges reflected. 0: no shifts.
     flip : bool
@@ -129,52 +114,44 @@ class Recipe(Training):
         When a value is out of range.
     """
 
-    steps: int = 1000
-    batch_size: int = 64
-    optimizer: str = "sgd"
-    learning_rate: float = 0.02
-    weight_decay: float = 5e-4
-    label_smoothing: float = 0.1
-    dropout: float = 0.5
-    crop: int = 4
+    steps: FromZero = 1000
+    batch_size: Count = 64
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    learning_rate: NonNegative = 0.02
+    weight_decay: NonNegative = 5e-4
+    label_smoothing: Share = 0.1
+    dropout: Annotated[float, In(ge=0, lt=1)] = 0.5
+    crop: FromZero = 4
     flip: bool = True
-    mixup: float = 0.0
-    l2_sp: float = 0.0
-    head: str = "random"
+    mixup: Literal[0] | Annotated[float, In(ge=LEAST_MIXUP)] = 0.0  # type: ignore[assignment]
+    l2_sp: Annotated[NonNegative, OnlyWith("freeze", False)] = 0.0
+    head: Literal["random", "ridge", "logistic"] = "random"
     freeze: bool = False
-    head_steps: int = 0
-    layer_rates: Any = 1.0
-    evaluate_every: int = 200
+    head_steps: Annotated[FromZero, OnlyWith("freeze", False)] = 0
+    layer_rates: Annotated[NonNegative | list[NonNegative], OnlyWith("freeze", False)] = 1.0
+    evaluate_every: Count = 200
     early_stopping: bool = False
-    patience: int = 5
-
-    @property
-    def min_steps(self) -> int:
-        """Least number of steps that makes sense: none for a fitted head on frozen layers, else one."""
-        return 0 if self.freeze and self.head != "random" else 1
+    patience: Annotated[Count, OnlyWith("early_stopping", True)] = 5
 
     @property
     def head_only_steps(self) -> int:
         """Number of steps before the layers start to train; 0 if they never train."""
         return 0 if self.freeze else self.head_steps
 
-    def __post_init__(self) -> None:
-        """Check the values."""
-        super().__post_init__()
-        choose("head", self.head, HEADS)
-        require_between("head_steps", self.head_steps, 0, math.inf if self.freeze else self.steps - 1)
-        require_between("label_smoothing", self.label_smoothing, 0, 1)
-        require_between("dropout", self.dropout, 0, 1)
-        require_between("crop", self.crop, 0)
-        require_between("mixup", self.mixup, 0)
-        require_between("l2_sp", self.l2_sp, 0)
-        require_between("evaluate_every", self.evaluate_every, 1)
-        require_between("patience", self.patience, 1)
+    def contradictions(self) -> Iterator[str]:
+        """Yield a line when there are too few steps for what they are to do."""
+        if self.steps == 0 and not (self.freeze and self.head != "random"):
+            yield "steps=0: nothing would learn; steps may be 0 only with freeze=true and head=ridge or logistic."
+        elif not self.freeze and self.head_steps >= max(self.steps, 1):
+            yield f"head_steps={self.head_steps}: it must be less than steps={self.steps}, so that the layers train."
 
     def check_network(self, layers: int, image_shape: Sequence[int]) -> None:
         """Raise a `UserError` if the recipe does not fit a network of so many layers, for images of shape (C, H, W)."""
-        require_between("crop", self.crop, 0, min(image_shape[1:]) - 1)
-        self.layer_multipliers(layers)
+        side = min(image_shape[1:])
+        with gathered() as problems:
+            if self.crop >= side:
+                problems.append(f"crop={self.crop}: it must be from 0 to {side - 1}, for images of side {side}.")
+            self.layer_multipliers(layers)
 
     def layer_multipliers(self, layers: int) -> list[float]:
         """Return the learning-rate multiplier of each of so many layers.
@@ -185,9 +162,8 @@ class Recipe(Training):
             When `layer_rates` has another number of layers, or `l2_sp` would move layers beyond where they start.
         """
         given = self.layer_rates
-        multipliers = [given] * layers if isinstance(given, int | float) else given
-        numbers = isinstance(multipliers, list) and all(isinstance(m, int | float) and m >= 0 for m in multipliers)
-        if not numbers or len(multipliers) != layers:
+        multipliers = [given] * layers if isinstance(given, float) else given
+        if len(multipliers) != layers:
             raise UserError(f"layer_rates={given}: there are {layers} layers; give a number for each, or one for all.")
         if (share := self.learning_rate * self.l2_sp * max(multipliers)) > 1:
             raise UserError(
@@ -197,21 +173,29 @@ class Recipe(Training):
         return multipliers
 
 
-def stage_trainings(stack: StackSettings) -> list[Training]:
+def stage_trainings(stack: StackSettings, where: str = "stack") -> list[Training]:
     """Return how each stage of a stack is trained, from the input upwards.
 
     Raises
     ------
     UserError
-        When a setting is unknown or wrong; its path in the configuration is named.
+        When settings are unknown or wrong. The lines start with their paths, with the stack at `where`.
     """
-    return [
-        typed(Training, settings.get("training", {}), f"stack.stages.{name}.training")
-        for name, settings in stack.stages.items()
-    ]
+    trainings = []
+    with gathered() as problems:
+        for name, settings in stack.stages.items():
+            with problems.noted(), at(f"{where}.stages.{name}.training"):
+                trainings.append(typed(Training, settings.get("training", {})))
+    return trainings
 
 
-def check_stack_settings(stack: StackSettings, image_shape: tuple[int, int, int]) -> None:
-    """Raise a `UserError` when a layer or its training has a wrong setting, or a layer does not fit the images."""
-    stack.layer_rows(image_shape, classes=2)
-    stage_trainings(stack)
+def check_stack_settings(stack: StackSettings, image_shape: tuple[int, int, int], where: str = "stack") -> None:
+    """Raise a `UserError` when stages have wrong settings, or a layer does not fit the images."""
+    with gathered() as problems:
+        with problems.noted():
+            stack.layer_rows(image_shape, classes=2, where=where)
+        with problems.noted():
+            trainings = stage_trainings(stack, where)
+        for name, training in zip(stack.stages, [] if problems else trainings, strict=False):
+            with problems.noted(), at(f"{where}.stages.{name}.training"):
+                stack.kind(name).check_rate(training.learning_rate)
