@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from pretrain.command_line.command import command
 from pretrain.data.dataset_settings import DataSource
 from pretrain.network.shapes import format_rows
-from pretrain.runs.typed_settings import Settings, problems_of
-from pretrain.stages.stack_settings import StackSettings
-from pretrain.training.recipes import check_stack_settings
+from pretrain.runs.typed_settings import Settings, problems_within
+from pretrain.training.recipes import TrainedStack
 
 
 @dataclass(frozen=True)
@@ -16,11 +15,11 @@ class DescribeSettings(Settings):
     """Settings of the command: the images and the stack of a network."""
 
     data: DataSource
-    stack: StackSettings
+    stack: TrainedStack
 
     def contradictions(self) -> Iterator[str]:
-        """Yield the problems of the stack, and of its layers on the images."""
-        yield from problems_of(check_stack_settings, self.stack, self.data.shape)
+        """Yield the problem of a layer that does not fit the images."""
+        yield from problems_within("stack", self.stack.layer_rows, self.data.shape, 2)
 
 
 @command(DescribeSettings)

@@ -17,12 +17,12 @@ from pretrain.runs.typed_settings import (
     as_config,
     at,
     gathered,
-    problems_of,
+    problems_within,
     setting,
     typed,
 )
 from pretrain.stages.stack_settings import StackSettings
-from pretrain.training.recipes import Recipe, check_stack_settings
+from pretrain.training.recipes import Recipe, TrainedStack, stage_trainings
 
 Budgets = Annotated[list[Literal["all"] | Count], NO_REPEATS]
 FIGURES = tuple(
@@ -83,7 +83,7 @@ class Comparison(Settings):
     )
 
     out: FileName = setting(resuming=Resuming.FREE)
-    stack: StackSettings
+    stack: TrainedStack
     data: DataSource = setting(factory=DigitsData)
     recipe: Recipe = setting(factory=Recipe)
     arms: dict[PlainName, Arm] = setting(factory=standard_arms)
@@ -102,8 +102,8 @@ class Comparison(Settings):
 
     def contradictions(self) -> Iterator[str]:
         """Yield a line for each problem of the stacks, the arms and their recipes, and of what must differ."""
-        yield from problems_of(self.data.refuse_output, "out", self.out)
-        yield from problems_of(check_stack_settings, self.stack, self.data.shape)
+        yield from problems_within("", self.data.refuse_output, "out", self.out)
+        yield from problems_within("stack", self.stack.layer_rows, self.data.shape, 2)
         if not self.arms:
             yield "arms={}: give the settings of each arm under its name."
         elif self.baseline not in self.arms:
@@ -114,7 +114,7 @@ class Comparison(Settings):
             yield f"tuning.seeds and seeds share {min(shared)}: runs must not share the draws of trials."
         for name in self.arms:
             yield from self._contradictions_of(name)
-        recipes = problems_of(lambda: self._recipes)
+        recipes = problems_within("", lambda: self._recipes)
         yield from recipes or self._without_validation()
         if not recipes:
             object.__setattr__(self, "arms", {name: self._resolved(name) for name in self.arms})
@@ -125,7 +125,7 @@ class Comparison(Settings):
         if arm.upto is not None and arm.upto > len(self.stack.stages):
             yield f"{where}.upto={arm.upto}: the stack has {len(self.stack.stages)} stages."
         if arm.stack:
-            yield from problems_of(lambda: check_stack_settings(self.stack_of(name), self.data.shape, f"{where}.stack"))
+            yield from problems_within(f"{where}.stack", self._check_stack, arm.stack)
         if arm.compute_matched and not any(each.pretrained and not each.variant for each in self.arms.values()):
             yield f"{where}.compute_matched: no arm is pretrained in the usual way (init: pretrained alone)."
 
@@ -134,6 +134,12 @@ class Comparison(Settings):
         arm = replace(self.arms[name])
         object.__setattr__(arm, "frozen", self._recipes[name][0].freeze)
         return arm
+
+    def _check_stack(self, changes: Config) -> None:
+        """Raise a `UserError` unless the stages of an arm can be trained on the images."""
+        stack = self.stack.changed(changes)
+        stage_trainings(stack)
+        stack.layer_rows(self.data.shape, classes=2)
 
     def _without_validation(self) -> Iterator[str]:
         """Yield a line for each choice by validation images where there are none."""
@@ -191,7 +197,7 @@ class Comparison(Settings):
 
     def stack_of(self, arm: str) -> StackSettings:
         """Return the stack of an arm: the shared one, with the changes of the arm."""
-        return self.stack.changed(self.arms[arm].stack, f"arms.{arm}.stack")
+        return self.stack.changed(self.arms[arm].stack)
 
     @property
     def main_arm(self) -> str | None:

@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pretrain.data.class_folders import class_folders
 from pretrain.errors import UserError, choose
 from pretrain.runs.setting_types import ONE_OR_MORE, FileName, In
-from pretrain.runs.typed_settings import Config, Resuming, Settings, at, fields_accepted, problems_of, setting, typed
+from pretrain.runs.typed_settings import Config, Resuming, Settings, at, fields_accepted, problems_within, setting, typed
 
 Validation = Annotated[int, In(ge=0)] | Annotated[float, In(ge=0, lt=1)]
 DEFAULT_CACHE = "~/.cache/pretrain"
@@ -42,7 +42,7 @@ class DataSource(Settings):
     def contradictions(self) -> Iterator[str]:
         """Yield the problem of a cache inside a folder of images."""
         if self.cache is not None:
-            yield from problems_of(self.refuse_output, "cache", self.cache)
+            yield from problems_within("", self.refuse_output, "cache", self.cache)
 
     @property
     def shape(self) -> tuple[int, int, int]:

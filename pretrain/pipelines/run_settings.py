@@ -7,9 +7,9 @@ from typing import ClassVar, Literal
 from pretrain.data.dataset_settings import DataSource, DigitsData
 from pretrain.runs.device import Device
 from pretrain.runs.setting_types import Count, FileName, FromZero
-from pretrain.runs.typed_settings import Resuming, Settings, join, problems_of, setting
+from pretrain.runs.typed_settings import Resuming, Settings, problems_within, setting
 from pretrain.stages.stack_settings import StackSettings
-from pretrain.training.recipes import Recipe, check_stack_settings
+from pretrain.training.recipes import Recipe, TrainedStack
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +37,7 @@ class RunSettings(Settings):
     products: ClassVar[tuple[str, ...]] = ()
 
     out: FileName = setting(resuming=Resuming.FREE)
-    stack: StackSettings
+    stack: TrainedStack
     data: DataSource = setting(factory=DigitsData)
     seed: FromZero = 0
     device: Device = setting(factory=Device)
@@ -45,9 +45,9 @@ class RunSettings(Settings):
     dry_run: bool = setting(False, resuming=Resuming.FREE)
 
     def contradictions(self) -> Iterator[str]:
-        """Yield the problems of the folder, and of the stack and its layers on the images."""
-        yield from problems_of(self.data.refuse_output, "out", self.out)
-        yield from problems_of(check_stack_settings, self.stack, self.data.shape)
+        """Yield the problems of the folder, and of a layer that does not fit the images."""
+        yield from problems_within("", self.data.refuse_output, "out", self.out)
+        yield from problems_within("stack", self.stack.layer_rows, self.data.shape, 2)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,8 +142,7 @@ class FinetuningRun(NetworkRun):
     def contradictions(self) -> Iterator[str]:
         """Yield a line when the recipe does not fit the network, or there are not so many pretrained layers."""
         yield from super().contradictions()
-        fit = problems_of(self.recipe.check_network, len(self.stack.stages), self.data.shape)
-        yield from (join("recipe", problem) for problem in fit)
+        yield from problems_within("recipe", self.recipe.check_network, len(self.stack.stages), self.data.shape)
         yield from _beyond_the_stack(self.upto, self.stack)
         if self.upto is not None and not self.pretrained:
             yield f"upto={self.upto} is for pretrained layers: give init=pretrained with it."

@@ -77,6 +77,13 @@ class Form:
         return self.words
 
 
+@dataclass(frozen=True)
+class Also:
+    """A check of settings within others that goes beyond their own class; it raises a `UserError`."""
+
+    check: Callable[[Any], object]
+
+
 def _is_plain_name(text: str) -> bool:
     return text.isprintable() and text == text.strip() and not text.startswith(".") and not {*text} & {*"/\\"}
 

@@ -13,7 +13,16 @@ from functools import cache
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from pretrain.errors import UserError
-from pretrain.runs.setting_types import accepted, alternatives, in_words, is_settings, refusal, value_text
+from pretrain.runs.setting_types import (
+    Also,
+    accepted,
+    alternatives,
+    in_words,
+    is_settings,
+    refusal,
+    split_marks,
+    value_text,
+)
 
 Config = dict[str, Any]
 T = TypeVar("T")
@@ -90,10 +99,11 @@ def gathered() -> Iterator[Problems]:
         raise UserError("\n".join(problems))
 
 
-def problems_of(check: Callable[..., object], *arguments: Any) -> list[str]:
-    """Return the problems that a check raises, each a line."""
+def problems_within(where: str, check: Callable[..., object], *arguments: Any) -> list[str]:
+    """Return the problems that a check raises, each a line that starts with its path; they lie within `where`."""
     try:
-        check(*arguments)
+        with at(where):
+            check(*arguments)
     except UserError as error:
         return str(error).splitlines()
     return []
@@ -162,17 +172,25 @@ def fields_accepted(kind: type, values: Config) -> Config:
 
 def _accepted(hint: Any, value: Any, path: str) -> Any:
     """Return a value as a declared type holds it, where settings within are made from their configurations."""
-    kind = next((each for each in alternatives(hint) if is_settings(each)), None)
-    if kind and not (value is None and type(None) in alternatives(hint)):
-        if isinstance(value, kind):
-            return value
-        return kind.from_config(value, path) if hasattr(kind, "from_config") else typed(kind, value, path)
+    plain, marks = split_marks(hint)
+    kind = next((each for each in alternatives(plain) if is_settings(each)), None)
+    if kind and not (value is None and type(None) in alternatives(plain)):
+        made = value if isinstance(value, kind) else _made(kind, value, path)
+        with at(path):
+            for check in (mark for mark in marks if isinstance(mark, Also)):
+                check.check(made)
+        return made
     if get_origin(hint) is dict:
         return _dict_accepted(get_args(hint), value, path)
     try:
         return accepted(hint, value)
     except ValueError:
         raise refusal(path, value, hint) from None
+
+
+def _made(kind: Any, value: Any, path: str) -> Any:
+    """Return settings made from a configuration, by the class itself if it can."""
+    return kind.from_config(value, path) if hasattr(kind, "from_config") else typed(kind, value, path)
 
 
 def _dict_accepted(hints: tuple[Any, Any], value: Any, path: str) -> Config:

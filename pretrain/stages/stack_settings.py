@@ -8,7 +8,7 @@ from pretrain.errors import UserError
 from pretrain.network.layer_settings import LayerSettings, Normalization
 from pretrain.network.shapes import LayerRow, Preprocessing, Shape, layer_rows
 from pretrain.runs.setting_types import PlainName, value_text
-from pretrain.runs.typed_settings import Config, Settings, at, gathered, no_such_setting, typed
+from pretrain.runs.typed_settings import Config, Settings, at, gathered, problems_within, typed
 from pretrain.stages.kind_settings import KindSettings, settings_of
 
 
@@ -39,26 +39,29 @@ class StackSettings(Settings):
         for name, settings in self.stages.items():
             if not isinstance(settings, dict) or "_target_" not in settings:
                 yield f"stages.{name}={value_text(settings)}: give the settings of a stage, _target_ among them."
+        if all(isinstance(settings, dict) and "_target_" in settings for settings in self.stages.values()):
+            yield from problems_within("", self.layers, 1)
 
-    def layers(self, channels: int, where: str = "stack") -> dict[str, LayerSettings]:
+    def layers(self, channels: int) -> dict[str, LayerSettings]:
         """Return the settings of the layer of each stage, by the stage's name; images have so many channels.
 
         Raises
         ------
         UserError
-            When settings are unknown or wrong, of the layers or of the stages that train them. The lines start with
-            their paths in the configuration, in which the stack is at `where`.
+            When settings are unknown or wrong, or a stage cannot train its layer. The lines start with their paths
+            within the stack.
         """
         layers: dict[str, LayerSettings] = {}
         with gathered() as problems:
             for name, settings in self.stages.items():
-                with problems.noted(), at(f"{where}.stages.{name}"):
+                with problems.noted(), at(f"stages.{name}"):
                     layers[name] = _layer(settings.get("layer"), channels)
                     channels = layers[name].out_channels
-                with problems.noted(), at(f"{where}.stages.{name}"):
+                with problems.noted():
                     kind = self.kind(name)
                     if name in layers:
-                        kind.check_layer(layers[name])
+                        with at(f"stages.{name}"):
+                            kind.check_layer(layers[name])
         return layers
 
     def kind(self, name: str) -> KindSettings:
@@ -71,23 +74,23 @@ class StackSettings(Settings):
         """
         settings = self.stages[name]
         own = {key: value for key, value in settings.items() if key not in ("_target_", "layer", "training")}
-        return typed(settings_of(settings["_target_"]), own)
+        with at(f"stages.{name}"):
+            return typed(settings_of(settings["_target_"]), own)
 
-    def layer_rows(self, image_shape: Shape, classes: int, where: str = "stack") -> list[LayerRow]:
+    def layer_rows(self, image_shape: Shape, classes: int) -> list[LayerRow]:
         """Return the layer table of the network that the stack becomes.
 
         Raises
         ------
         UserError
-            When a setting of a stage is wrong, or a layer does not fit what is below it.
+            When a layer does not fit what is below it. The line starts with its path within the stack.
         """
-        layers = self.layers(image_shape[0], where)
-        # A misfit is named by the stage.
-        layer_rows({f"{where}.stages.{name}.layer": layer for name, layer in layers.items()}, image_shape)
+        layers = self.layers(image_shape[0])
+        layer_rows({f"stages.{name}.layer": layer for name, layer in layers.items()}, image_shape)
         named = {f"layers.{k}": layer for k, layer in enumerate(layers.values())}
         return layer_rows(named, image_shape, preprocessing=self.preprocessing, classes=classes)
 
-    def changed(self, changes: Config, where: str) -> "StackSettings":
+    def changed(self, changes: Config) -> "StackSettings":
         """Return the stack with changes at any depth; a stage of another class replaces the one that was there.
 
         Raises
@@ -95,10 +98,7 @@ class StackSettings(Settings):
         UserError
             When a stack has no such setting, or not such a value of it.
         """
-        with at(where), gathered() as problems:
-            problems += [no_such_setting(key, vars(self)) for key in sorted(changes.keys() - vars(self).keys())]
-        with at(where):
-            return StackSettings(**_merged(vars(self), changes))
+        return typed(StackSettings, _merged(vars(self), changes))
 
 
 def _layer(given: Any, channels: int) -> LayerSettings:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from pretrain.errors import UserError
-from pretrain.runs.setting_types import Count, FromZero, In, NonNegative, OnlyWith, Share
+from pretrain.runs.setting_types import Also, Count, FromZero, In, NonNegative, OnlyWith, Share
 from pretrain.runs.typed_settings import Settings, at, gathered, typed
 from pretrain.stages.stack_settings import StackSettings
 
@@ -173,29 +173,22 @@ class Recipe(Training):
         return multipliers
 
 
-def stage_trainings(stack: StackSettings, where: str = "stack") -> list[Training]:
+def stage_trainings(stack: StackSettings) -> list[Training]:
     """Return how each stage of a stack is trained, from the input upwards.
 
     Raises
     ------
     UserError
-        When settings are unknown or wrong. The lines start with their paths, with the stack at `where`.
+        When settings are unknown or wrong. The lines start with their paths within the stack.
     """
     trainings = []
     with gathered() as problems:
         for name, settings in stack.stages.items():
-            with problems.noted(), at(f"{where}.stages.{name}.training"):
+            with problems.noted(), at(f"stages.{name}.training"):
                 trainings.append(typed(Training, settings.get("training", {})))
+                stack.kind(name).check_rate(trainings[-1].learning_rate)
     return trainings
 
 
-def check_stack_settings(stack: StackSettings, image_shape: tuple[int, int, int], where: str = "stack") -> None:
-    """Raise a `UserError` when stages have wrong settings, or a layer does not fit the images."""
-    with gathered() as problems:
-        with problems.noted():
-            stack.layer_rows(image_shape, classes=2, where=where)
-        with problems.noted():
-            trainings = stage_trainings(stack, where)
-        for name, training in zip(stack.stages, [] if problems else trainings, strict=False):
-            with problems.noted(), at(f"{where}.stages.{name}.training"):
-                stack.kind(name).check_rate(training.learning_rate)
+# A stack whose stages are to be trained.
+TrainedStack = Annotated[StackSettings, Also(stage_trainings)]

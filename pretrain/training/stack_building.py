@@ -32,13 +32,14 @@ def build_stack(settings: StackSettings, images: Tensor, seed: int) -> StackPlan
         When a stage or a setting is unknown or wrong, or a stage does not fit what is below it.
     """
     stages: list[Stage] = []
-    layers = settings.layers(images.shape[1])
+    with at("stack"):
+        layers, trainings = settings.layers(images.shape[1]), stage_trainings(settings)
     for name, given in settings.stages.items():
-        own = vars(settings.kind(name))
         with seeded(seed, "initialise", name), at(f"stack.stages.{name}"):
-            stages.append(stage_class(given["_target_"])(Layer(**asdict(layers[name])), **own))
+            layer = Layer(**asdict(layers[name]))
+            stages.append(stage_class(given["_target_"])(layer, **vars(settings.kind(name))))
     stack = Stack(stages, images, settings.preprocessing, settings.normalization)
-    return StackPlan(stack, stage_trainings(settings))
+    return StackPlan(stack, trainings)
 
 
 def blank_images(shape: tuple[int, int, int]) -> Tensor:
