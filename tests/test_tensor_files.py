@@ -7,7 +7,7 @@ import torch
 
 from pretrain import UserError
 from pretrain.errors import DamagedFileError
-from pretrain.runs.sealed_files import digest_of_values, read_json, read_yaml, write_json, write_yaml
+from pretrain.runs.sealed_files import digest_of_values, read_json, read_config, write_json, write_config
 from pretrain.runs.tensor_files import load_state, load_with_digest, save_state
 
 STATE = {
@@ -115,7 +115,7 @@ def test_a_hostile_file_is_refused_in_one_line(tmp_path, content):
 VALUES = {"a": 1, "b": [0.1, None, True, "é"], "c": {"d": {}}, "number": 2.5e-3}
 
 
-@pytest.mark.parametrize(("write", "read"), [(write_json, read_json), (write_yaml, read_yaml)])
+@pytest.mark.parametrize(("write", "read"), [(write_json, read_json), (write_config, read_config)])
 def test_small_files_come_back_and_any_changed_byte_is_noticed(tmp_path, write, read):
     file = tmp_path / "file"
     write(file, VALUES)
@@ -141,4 +141,4 @@ def test_a_digest_does_not_depend_on_the_order_of_keys():
 
 def test_files_of_older_versions_have_no_digest(tmp_path):
     (tmp_path / "file").write_text('{"a": 1}')
-    assert read_json(tmp_path / "file") == read_yaml(tmp_path / "file") == {"a": 1}
+    assert read_json(tmp_path / "file") == read_config(tmp_path / "file") == {"a": 1}

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import TypeVar
 
 import hydra
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from pretrain.command_line.arguments import prepared, settings_given
+from pretrain.command_line.blocks import without_effect
 from pretrain.command_line.error_lines import error_lines
 from pretrain.command_line.help_page import help_page
 from pretrain.errors import UserError
@@ -48,7 +49,10 @@ def command(kind: type[T]) -> Callable[[Callable[[T], None]], Callable[[], None]
         @functools.wraps(function)
         def run(config: DictConfig) -> None:
             with _one_line_for_mistakes(name):
-                function(typed(kind, plain(config)))
+                settings = typed(kind, plain(config))
+                for line in without_effect(settings, settings_given(sys.argv[1:])):
+                    complain(f"note: {line}")
+                function(settings)
 
         @functools.wraps(function)
         def main() -> None:
@@ -58,8 +62,8 @@ def command(kind: type[T]) -> Callable[[Callable[[T], None]], Callable[[], None]
             keep_freed_memory()
             # Hydra raises its errors then, instead of printing them.
             os.environ["HYDRA_FULL_ERROR"] = "1"
-            sys.argv[1:] = [_quoted(argument) for argument in sys.argv[1:]]
             with signals_end_the_process(), _one_line_for_mistakes(name):
+                sys.argv[1:] = prepared(sys.argv[1:], kind, CONF, name)
                 run()
 
         return main
@@ -72,18 +76,6 @@ def plain(config: DictConfig) -> Config:
     resolved = OmegaConf.to_container(config, resolve=True)
     assert isinstance(resolved, dict)
     return resolved  # type: ignore[return-value]
-
-
-def _quoted(argument: str) -> str:
-    """Quote a value that Hydra's grammar rejects, such as a path with accents, ``~`` or brackets."""
-    key, equals, value = argument.partition("=")
-    try:
-        if equals and not argument.startswith("-"):
-            OverridesParser.create().parse_override(argument)
-    except HydraException:
-        if not value.startswith(("[", "{", "'", '"')):
-            return f"{key}='{value}'" if "'" not in value else f'{key}="{value}"'
-    return argument
 
 
 @contextmanager

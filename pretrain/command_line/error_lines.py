@@ -49,7 +49,7 @@ def one_line(error: Exception, conf: Path, command: str, arguments: Iterable[str
     if unknown := re.match(r"Could not (override|delete from config)\D*?'([^']+)'", lines[0]):
         return _no_such_setting(unknown[2], conf, command, arguments, may_add=unknown[1] == "override")
     if missing := re.search(r"Could not find '([^/']+)/([^']*)'", " ".join(lines)):
-        return _no_such_option(missing[1], missing[2], conf)
+        return no_such_option(missing[1], missing[2], conf)
     return " ".join(lines)
 
 
@@ -60,10 +60,10 @@ def omegaconf_line(error: OmegaConfBaseException) -> str:
     return f"{key}: {lines[0]}" if key else " ".join(lines)
 
 
-def _no_such_option(group: str, option: str, conf: Path) -> str:
+def no_such_option(group: str, option: str, conf: Path) -> str:
     """Return that a group has no such option, and the nearest one, wherever it stands in the group."""
     if group == "device":
-        return f"device={option} is not known; give device.accelerator={option}."
+        return f"device={option} is not known; give device.accelerator={option if option.isalpha() else 'cuda'}."
     files = (conf / group).rglob("*.yaml")
     there = sorted(
         str(file.relative_to(conf / group).with_suffix("")) for file in files if file.parent.name != "default_for"

@@ -14,7 +14,7 @@ from pretrain.runs.atomic_files import PART
 from pretrain.runs.processes import first_then_others, precision_of
 from pretrain.runs.resumption import differences, first_few, flatten
 from pretrain.runs.saved_states import SavedStates
-from pretrain.runs.sealed_files import digest_of, digest_of_values, read_json, read_yaml, write_json, write_yaml
+from pretrain.runs.sealed_files import digest_of, digest_of_values, read_json, read_config, write_json, write_config
 from pretrain.runs.sittings import add_sitting, holder, recorded_products, sittings
 from pretrain.runs.tensor_files import SUFFIX
 from pretrain.runs.typed_settings import Config, as_config, may_differ
@@ -174,7 +174,7 @@ class RunFolder:
     def _record(self, config: Config) -> None:
         """Write the settings, and add this sitting to the environments of the run."""
         has_begun = any((self.path / name).exists() for name in (LOG, f"checkpoint{SUFFIX}"))
-        write_yaml(self.path / "config.yaml", config)
+        write_config(self.path / "config.yaml", config)
         add_sitting(self.path, self.products, resumes=has_begun)
 
     def environments(self) -> list[dict[str, Any]]:
@@ -192,7 +192,7 @@ class RunFolder:
         file = self.path / "config.yaml"
         if not file.exists():
             raise UserError(f"{self.path} holds no run (no config.yaml).")
-        return read_yaml(file)
+        return read_config(file)
 
     def summary(self) -> dict[str, Any] | None:
         """Return the summary of a complete run; None for an incomplete one.

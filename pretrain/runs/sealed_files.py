@@ -3,14 +3,15 @@
 import hashlib
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from pretrain.errors import DamagedFileError
+from pretrain.errors import DamagedFileError, UserError
 from pretrain.runs.atomic_files import write_text
+from pretrain.runs.yaml_files import read_yaml
 
 DIGEST = "digest"
 _COMMENT = re.compile(rf"^# {DIGEST}: (\w+)$", flags=re.M)
@@ -41,46 +42,39 @@ def read_json(file: Path) -> dict[str, Any]:
     DamagedFileError
         When the file is no JSON object, or its content does not match its digest.
     """
-    values = _parsed(file, json.loads)
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+    # Too deep a nesting is no ValueError.
+    except (ValueError, RecursionError):
+        values = None
+    if not isinstance(values, dict):
+        raise DamagedFileError(file, "its content cannot be read")
     digest = values.pop(DIGEST, None)
     return _checked(file, values, digest)
 
 
-def write_yaml(file: Path, values: Mapping[str, Any]) -> None:
-    """Write an object as YAML, with its digest in a comment at the end."""
+def write_config(file: Path, values: Mapping[str, Any]) -> None:
+    """Write the settings of a run as YAML, with their digest in a comment at the end."""
     text = yaml.safe_dump(dict(values), sort_keys=False, allow_unicode=True)
     write_text(file, f"{text}# {DIGEST}: {digest_of_values(yaml.safe_load(text))}\n")
 
 
-def read_yaml(file: Path) -> dict[str, Any]:
-    """Read an object that `write_yaml` wrote; older files have no digest.
+def read_config(file: Path) -> dict[str, Any]:
+    """Read settings that `write_config` wrote; older files have no digest.
 
     Raises
     ------
     DamagedFileError
         When the file is no YAML mapping, or its content does not match its digest.
     """
-    digest: str | None = None
-
-    def parse(text: str) -> Any:
-        nonlocal digest
-        found = _COMMENT.search(text)
-        digest = found[1] if found else None
-        return yaml.safe_load(text)
-
-    values = _parsed(file, parse)
-    return _checked(file, values, digest)
-
-
-def _parsed(file: Path, parse: Callable[[str], Any]) -> dict[str, Any]:
     try:
-        values = parse(file.read_text(encoding="utf-8"))
-    # A parser may raise errors of many kinds, too deep a nesting among them.
-    except (ValueError, yaml.YAMLError, RecursionError):
+        values = read_yaml(file)
+        found = _COMMENT.search(file.read_text(encoding="utf-8"))
+    except UserError:
         values = None
     if not isinstance(values, dict):
         raise DamagedFileError(file, "its content cannot be read")
-    return values
+    return _checked(file, values, found[1] if found else None)
 
 
 def _checked(file: Path, values: dict[str, Any], digest: object) -> dict[str, Any]:
