@@ -7,7 +7,7 @@ from pretrain.command_line.command import command
 from pretrain.data.dataset_settings import DataSource
 from pretrain.network.shapes import format_rows
 from pretrain.runs.typed_settings import Settings, problems_within
-from pretrain.training.recipes import TrainedStack
+from pretrain.stages.stack_settings import StackSettings
 
 
 @dataclass(frozen=True)
@@ -15,7 +15,7 @@ class DescribeSettings(Settings):
     """Settings of the command: the images and the stack of a network."""
 
     data: DataSource
-    stack: TrainedStack
+    stack: StackSettings
 
     def contradictions(self) -> Iterator[str]:
         """Yield the problem of a layer that does not fit the images."""

@@ -35,5 +35,5 @@ def require_between(name: str, value: float, low: float, high: float = float("in
 
 def choose(option: str, value: str, choices: Iterable[str]) -> None:
     """Raise a `UserError` that lists the `choices` unless `value` is one of them."""
-    if value not in choices:
+    if value not in [*choices]:
         raise UserError(f"{option}={value} is not known; choose one of {', '.join(choices)}.")

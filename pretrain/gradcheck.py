@@ -11,7 +11,7 @@ from pretrain.command_line.command import command
 from pretrain.data.dataset_settings import DataSource
 from pretrain.runs.setting_types import Count, FromZero, NonNegative
 from pretrain.runs.typed_settings import Settings, problems_within
-from pretrain.training.recipes import TrainedStack
+from pretrain.stages.stack_settings import StackSettings
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class GradcheckSettings(Settings):
     """
 
     data: DataSource
-    stack: TrainedStack
+    stack: StackSettings
     seed: FromZero = 0
     dimensions: Count = 5
     images: Count = 4

@@ -13,6 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from pretrain.command_line.help_page import groups_of
 from pretrain.errors import UserError
+from pretrain.runs.device import ACCELERATORS
 
 LONGEST_NAME = 100  # characters of an option
 # Sequences that color a terminal, and other characters that do not print.
@@ -63,7 +64,7 @@ def omegaconf_line(error: OmegaConfBaseException) -> str:
 def no_such_option(group: str, option: str, conf: Path) -> str:
     """Return that a group has no such option, and the nearest one, wherever it stands in the group."""
     if group == "device":
-        return f"device={option} is not known; give device.accelerator={option if option.isalpha() else 'cuda'}."
+        return f"device={option} is not known; give device.accelerator={option if option in ACCELERATORS else 'cpu'}."
     files = (conf / group).rglob("*.yaml")
     there = sorted(
         str(file.relative_to(conf / group).with_suffix("")) for file in files if file.parent.name != "default_for"

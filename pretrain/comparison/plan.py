@@ -22,7 +22,7 @@ from pretrain.runs.typed_settings import (
     typed,
 )
 from pretrain.stages.stack_settings import StackSettings
-from pretrain.training.recipes import Recipe, TrainedStack, stage_trainings
+from pretrain.training.recipes import Recipe
 
 Budgets = Annotated[list[Literal["all"] | Count], NO_REPEATS]
 FIGURES = tuple(
@@ -83,7 +83,7 @@ class Comparison(Settings):
     )
 
     out: FileName = setting(resuming=Resuming.FREE)
-    stack: TrainedStack
+    stack: StackSettings
     data: DataSource = setting(factory=DigitsData)
     recipe: Recipe = setting(factory=Recipe)
     arms: dict[PlainName, Arm] = setting(factory=standard_arms)
@@ -125,7 +125,9 @@ class Comparison(Settings):
         if arm.upto is not None and arm.upto > len(self.stack.stages):
             yield f"{where}.upto={arm.upto}: the stack has {len(self.stack.stages)} stages."
         if arm.stack:
-            yield from problems_within(f"{where}.stack", self._check_stack, arm.stack)
+            yield from problems_within(
+                f"{where}.stack", lambda: self.stack.changed(arm.stack).layer_rows(self.data.shape, classes=2)
+            )
         if arm.compute_matched and not any(each.pretrained and not each.variant for each in self.arms.values()):
             yield f"{where}.compute_matched: no arm is pretrained in the usual way (init: pretrained alone)."
 
@@ -134,12 +136,6 @@ class Comparison(Settings):
         arm = replace(self.arms[name])
         object.__setattr__(arm, "frozen", self._recipes[name][0].freeze)
         return arm
-
-    def _check_stack(self, changes: Config) -> None:
-        """Raise a `UserError` unless the stages of an arm can be trained on the images."""
-        stack = self.stack.changed(changes)
-        stage_trainings(stack)
-        stack.layer_rows(self.data.shape, classes=2)
 
     def _without_validation(self) -> Iterator[str]:
         """Yield a line for each choice by validation images where there are none."""

@@ -9,7 +9,7 @@ from pretrain.runs.device import Device
 from pretrain.runs.setting_types import Count, FileName, FromZero
 from pretrain.runs.typed_settings import Resuming, Settings, problems_within, setting
 from pretrain.stages.stack_settings import StackSettings
-from pretrain.training.recipes import Recipe, TrainedStack
+from pretrain.training.recipes import Recipe
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +37,7 @@ class RunSettings(Settings):
     products: ClassVar[tuple[str, ...]] = ()
 
     out: FileName = setting(resuming=Resuming.FREE)
-    stack: TrainedStack
+    stack: StackSettings
     data: DataSource = setting(factory=DigitsData)
     seed: FromZero = 0
     device: Device = setting(factory=Device)

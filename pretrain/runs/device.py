@@ -3,7 +3,7 @@
 import ctypes
 import sys
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, get_args
 
 from pretrain.runs.setting_types import In
 from pretrain.runs.typed_settings import Resuming, Settings, setting
@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # parameters of mallopt, from <malloc.h>
+Accelerator = Literal["auto", "cpu", "gpu", "cuda", "mps"]
+ACCELERATORS: tuple[str, ...] = get_args(Accelerator)
 # More than a computer has would end the process without a word.
 Crowd = Annotated[int, In(ge=1, le=1024)]
 
@@ -33,7 +35,7 @@ class Device(Settings):
         Threads of each process on the CPU; None keeps torch's default.
     """
 
-    accelerator: Literal["auto", "cpu", "gpu", "cuda", "mps"] = setting("auto", resuming=Resuming.FREE)
+    accelerator: Accelerator = setting("auto", resuming=Resuming.FREE)
     devices: Crowd = 1
     precision: Literal["auto", "32-true", "bf16-mixed"] = "auto"
     threads: Crowd | None = setting(None, resuming=Resuming.FREE)

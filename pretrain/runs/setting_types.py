@@ -2,6 +2,7 @@
 
 import math
 import os
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, is_dataclass
 from numbers import Integral, Real
@@ -12,6 +13,8 @@ from pretrain.errors import UserError
 
 # Weights are float32 and seeds int64: what exceeds these cannot be meant.
 GREATEST_FLOAT, GREATEST_INT = 1e38, 2**63 - 1
+# No setting is of several lines, or colors a terminal.
+CONTROL_CHARACTERS = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 LONGEST_VALUE = 60  # characters of a value in a message
 
 
@@ -77,13 +80,6 @@ class Form:
         return self.words
 
 
-@dataclass(frozen=True)
-class Also:
-    """A check of settings within others that goes beyond their own class; it raises a `UserError`."""
-
-    check: Callable[[Any], object]
-
-
 def _is_plain_name(text: str) -> bool:
     return text.isprintable() and text == text.strip() and not text.startswith(".") and not {*text} & {*"/\\"}
 
@@ -92,7 +88,7 @@ def _is_plain_name(text: str) -> bool:
 ONE_OR_MORE = Form("", lambda items: True)
 NO_REPEATS = Form("of one or more without repeats", lambda items: 0 < len(items) == len({*map(str, items)}))
 # A file or folder; a number is then a name, and ~ the home folder.
-FILE = Form("the name of a file or folder", lambda text: bool(text) and "\0" not in text)
+FILE = Form("the name of a file or folder", bool)
 # Names of folders that a run makes stay within its own.
 NAME = Form(
     "a name without / or \\ that does not begin with a dot", lambda text: bool(text.strip()) and _is_plain_name(text)
@@ -148,7 +144,9 @@ def _taken(hint: Any, value: Any, is_file: bool) -> Any:
     if hint is float and isinstance(value, Real) and not boolean and abs(float(value)) <= GREATEST_FLOAT:
         return float(value)
     if hint is str and isinstance(value, str | (os.PathLike | int | float if is_file else str)) and not boolean:
-        return os.fspath(value) if isinstance(value, os.PathLike) else str(value)
+        text = os.fsdecode(value) if isinstance(value, os.PathLike) else str(value)
+        if not CONTROL_CHARACTERS.search(text):
+            return text
     if origin is Literal and not boolean and not isinstance(value, list | dict) and value in get_args(hint):
         return value
     if origin is list and isinstance(value, list | tuple | range):

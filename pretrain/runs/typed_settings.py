@@ -14,7 +14,6 @@ from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from pretrain.errors import UserError
 from pretrain.runs.setting_types import (
-    Also,
     accepted,
     alternatives,
     in_words,
@@ -172,25 +171,18 @@ def fields_accepted(kind: type, values: Config) -> Config:
 
 def _accepted(hint: Any, value: Any, path: str) -> Any:
     """Return a value as a declared type holds it, where settings within are made from their configurations."""
-    plain, marks = split_marks(hint)
+    plain, _ = split_marks(hint)
     kind = next((each for each in alternatives(plain) if is_settings(each)), None)
     if kind and not (value is None and type(None) in alternatives(plain)):
-        made = value if isinstance(value, kind) else _made(kind, value, path)
-        with at(path):
-            for check in (mark for mark in marks if isinstance(mark, Also)):
-                check.check(made)
-        return made
+        if isinstance(value, kind):
+            return value
+        return kind.from_config(value, path) if hasattr(kind, "from_config") else typed(kind, value, path)
     if get_origin(hint) is dict:
         return _dict_accepted(get_args(hint), value, path)
     try:
         return accepted(hint, value)
     except ValueError:
         raise refusal(path, value, hint) from None
-
-
-def _made(kind: Any, value: Any, path: str) -> Any:
-    """Return settings made from a configuration, by the class itself if it can."""
-    return kind.from_config(value, path) if hasattr(kind, "from_config") else typed(kind, value, path)
 
 
 def _dict_accepted(hints: tuple[Any, Any], value: Any, path: str) -> Config:

@@ -264,7 +264,9 @@ def settings_of(target: str) -> type[KindSettings]:
     if package.split(".")[0] == "pretrain" and name in SHIPPED:
         return SHIPPED[name]
     keywords = [*inspect.signature(stage_class(target), eval_str=True).parameters.values()][1:]
-    return make_dataclass(f"{name}Settings", [_field_of(each) for each in keywords], bases=(KindSettings,), frozen=True)
+    return make_dataclass(
+        f"{name}Settings", [_field_of(each) for each in keywords], bases=(KindSettings,), frozen=True, kw_only=True
+    )
 
 
 def _field_of(keyword: inspect.Parameter) -> tuple[str, Any, Any]:

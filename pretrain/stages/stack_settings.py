@@ -10,6 +10,7 @@ from pretrain.network.shapes import LayerRow, Preprocessing, Shape, layer_rows
 from pretrain.runs.setting_types import PlainName, value_text
 from pretrain.runs.typed_settings import Config, Settings, at, gathered, problems_within, typed
 from pretrain.stages.kind_settings import KindSettings, settings_of
+from pretrain.stages.training_settings import Training
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,7 @@ class StackSettings(Settings):
                 yield f"stages.{name}={value_text(settings)}: give the settings of a stage, _target_ among them."
         if all(isinstance(settings, dict) and "_target_" in settings for settings in self.stages.values()):
             yield from problems_within("", self.layers, 1)
+            yield from problems_within("", self.trainings)
 
     def layers(self, channels: int) -> dict[str, LayerSettings]:
         """Return the settings of the layer of each stage, by the stage's name; images have so many channels.
@@ -76,6 +78,23 @@ class StackSettings(Settings):
         own = {key: value for key, value in settings.items() if key not in ("_target_", "layer", "training")}
         with at(f"stages.{name}"):
             return typed(settings_of(settings["_target_"]), own)
+
+    def trainings(self) -> list[Training]:
+        """Return how each stage is trained, from the input upwards.
+
+        Raises
+        ------
+        UserError
+            When settings are unknown or wrong. The lines start with their paths within the stack.
+        """
+        trainings = []
+        with gathered() as problems:
+            for name, settings in self.stages.items():
+                with problems.noted(), at(f"stages.{name}.training"):
+                    trainings.append(typed(Training, settings.get("training", {})))
+                    if not problems_within("", self.kind, name):
+                        self.kind(name).check_rate(trainings[-1].learning_rate)
+        return trainings
 
     def layer_rows(self, image_shape: Shape, classes: int) -> list[LayerRow]:
         """Return the layer table of the network that the stack becomes.

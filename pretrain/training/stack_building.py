@@ -12,7 +12,7 @@ from pretrain.stages.base import Stage
 from pretrain.stages.kind_settings import stage_class
 from pretrain.stages.stack import Stack
 from pretrain.stages.stack_settings import StackSettings
-from pretrain.training.recipes import Training, stage_trainings
+from pretrain.training.recipes import Training
 
 
 @dataclass
@@ -33,7 +33,7 @@ def build_stack(settings: StackSettings, images: Tensor, seed: int) -> StackPlan
     """
     stages: list[Stage] = []
     with at("stack"):
-        layers, trainings = settings.layers(images.shape[1]), stage_trainings(settings)
+        layers, trainings = settings.layers(images.shape[1]), settings.trainings()
     for name, given in settings.stages.items():
         with seeded(seed, "initialise", name), at(f"stack.stages.{name}"):
             layer = Layer(**asdict(layers[name]))
