@@ -11,6 +11,12 @@ from pretrain.errors import UserError
 @command(Comparison)
 def main(comparison: Comparison) -> None:
     """Run what is missing, then write the report and print its headline."""
+    if comparison.dry_run:
+        from pretrain.comparison.dry_run import dry_run
+
+        print("
+".join(dry_run(comparison)))
+        return
     from pretrain.comparison.worker_processes import run_comparison
     from pretrain.comparison.workers import exclusively
     from pretrain.reporting.html_report import write_report

@@ -10,6 +10,11 @@ from pretrain.pipelines.run_settings import FinetuningRun
 @command(FinetuningRun)
 def main(settings: FinetuningRun) -> None:
     """Train end to end on the label budget, then evaluate once on the test split."""
+    if settings.dry_run:
+        from pretrain.comparison.dry_run import dry_run
+
+        print("\n".join(dry_run(settings)))
+        return
     from pretrain.data.loading import load_data
     from pretrain.pipelines.network_finetuning import run_finetune
 

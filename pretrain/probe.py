@@ -10,6 +10,11 @@ from pretrain.pipelines.run_settings import ProbeRun
 @command(ProbeRun)
 def main(settings: ProbeRun) -> None:
     """Fit a linear classifier to the frozen features of each depth, then test it once."""
+    if settings.dry_run:
+        from pretrain.comparison.dry_run import dry_run
+
+        print("\n".join(dry_run(settings)))
+        return
     from pretrain.data.loading import load_data
     from pretrain.pipelines.layer_probing import run_probe
 

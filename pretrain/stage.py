@@ -10,6 +10,11 @@ from pretrain.pipelines.run_settings import StageRun
 @command(StageRun)
 def main(settings: StageRun) -> None:
     """Train all stages or the first ``upto``, and resume a run that is in the folder."""
+    if settings.dry_run:
+        from pretrain.comparison.dry_run import dry_run
+
+        print("\n".join(dry_run(settings)))
+        return
     from pretrain.data.loading import load_data
     from pretrain.pipelines.stage_training import run_stages
 

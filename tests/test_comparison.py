@@ -135,11 +135,11 @@ def test_an_arm_may_be_added_but_not_changed(out, configure):
     ("override", "message"),
     [
         ("baseline=nobody", "baseline=nobody is not known; choose one of scratch, pretrained"),
-        ("seeds=3", "give a list"),
+        ("seeds=3", "seeds=3: it must be a list of one or more"),
         ("labels=[]", "list"),
         ("labels=[1000,all]", "1000 is the same budget as all"),
         ("labels=[20,5000]", "give a number from 10"),
-        ("seeds=[0,1.5]", "1.5 is not a whole number"),
+        ("seeds=[0,1.5]", "it must be a list of one or more without repeats, each a whole number"),
         ("recipe.optimizer=sdg", "choose one of sgd, adamw"),
         ("+arms.pretrained.labels=50", "arms.pretrained.labels cannot differ"),
         ("arms.scratch.init=nothing", "choose one of scratch, pretrained"),
@@ -153,7 +153,7 @@ def test_an_arm_may_be_added_but_not_changed(out, configure):
             "stage2.kernel_size is 5, not 3; stage2.padding is 2, not 1",
         ),
         ("+arms.pretrained.stack={normalization:none}", "normalization is none, not scale"),
-        ("+arms.pretrained.stack={stages:{stage2:{loss:x}}}", "arms.pretrained: stack.stages.stage2.loss: there is no"),
+        ("+arms.pretrained.stack={stages:{stage2:{loss:x}}}", "arms.pretrained.stack.stages.stage2.loss: there is no"),
         ("+arms.pretrained.compute_matched=true", "arms.pretrained.compute_matched is for arms from scratch"),
         (
             "~arms.pretrained ~arms.pretrained-frozen +arms.scratch.compute_matched=true",
@@ -161,11 +161,11 @@ def test_an_arm_may_be_added_but_not_changed(out, configure):
         ),
         ("+arms.pretrained.recipe.drop_out=0", "arms.pretrained.recipe.drop_out: .*did you mean dropout?"),
         ("recipe.head=ridge data.validation=0", "recipe.head needs validation images"),
-        ("+arms.pretrained.recipe.head_steps=1000", "arms.pretrained.recipe: head_steps=1000"),
+        ("+arms.pretrained.recipe.head_steps=1000", "arms.pretrained.recipe.head_steps=1000"),
         ("recipe.layer_rates=[0.1]", r"recipe\.layer_rates=\[0\.1\]: there are 2 layers"),
         ("+arms.pretrained.recipe.crop=8", r"arms\.pretrained\.recipe\.crop=8"),
         ("tuning.seeds=[0] tuning.trials=1", "tuning.seeds and seeds share 0"),
-        ("jobs=0", "jobs=0: it must be at least 1"),
+        ("jobs=0", "jobs=0: it must be a whole number from 1"),
     ],
 )
 def test_a_wrong_setting_is_named(tmp_path, configure, override, message):

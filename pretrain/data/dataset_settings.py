@@ -9,7 +9,16 @@ from typing import Annotated, Any, ClassVar, Literal
 from pretrain.data.class_folders import class_folders
 from pretrain.errors import UserError, choose
 from pretrain.runs.setting_types import ONE_OR_MORE, FileName, In
-from pretrain.runs.typed_settings import Config, Resuming, Settings, at, fields_accepted, problems_within, setting, typed
+from pretrain.runs.typed_settings import (
+    Config,
+    Resuming,
+    Settings,
+    at,
+    fields_accepted,
+    problems_within,
+    setting,
+    typed,
+)
 
 Validation = Annotated[int, In(ge=0)] | Annotated[float, In(ge=0, lt=1)]
 DEFAULT_CACHE = "~/.cache/pretrain"
