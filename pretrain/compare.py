@@ -14,8 +14,7 @@ def main(comparison: Comparison) -> None:
     if comparison.dry_run:
         from pretrain.comparison.dry_run import dry_run
 
-        print("
-".join(dry_run(comparison)))
+        print("\n".join(dry_run(comparison)))
         return
     from pretrain.comparison.worker_processes import run_comparison
     from pretrain.comparison.workers import exclusively

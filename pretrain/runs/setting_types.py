@@ -1,6 +1,5 @@
 """The types of settings with their ranges, declared beside each setting, and how they are checked and put in words."""
 
-import math
 import os
 import re
 from collections.abc import Callable
@@ -16,6 +15,7 @@ GREATEST_FLOAT, GREATEST_INT = 1e38, 2**63 - 1
 # No setting is of several lines, or colors a terminal.
 CONTROL_CHARACTERS = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 LONGEST_VALUE = 60  # characters of a value in a message
+LONGEST_NAME = 100  # characters of a name
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class Form:
 
 
 def _is_plain_name(text: str) -> bool:
-    return text.isprintable() and text == text.strip() and not text.startswith(".") and not {*text} & {*"/\\"}
+    return 0 < len(text) <= LONGEST_NAME and text == text.strip() and text[0] != "." and not {*text} & {*"/\\"}
 
 
 # A list, or one item instead of a list of it alone; null stands for none.
@@ -90,9 +90,7 @@ NO_REPEATS = Form("of one or more without repeats", lambda items: 0 < len(items)
 # A file or folder; a number is then a name, and ~ the home folder.
 FILE = Form("the name of a file or folder", bool)
 # Names of folders that a run makes stay within its own.
-NAME = Form(
-    "a name without / or \\ that does not begin with a dot", lambda text: bool(text.strip()) and _is_plain_name(text)
-)
+NAME = Form(f"a name of up to {LONGEST_NAME} characters without / or \\ that does not begin with a dot", _is_plain_name)
 
 Count = Annotated[int, In(ge=1)]
 FromZero = Annotated[int, In(ge=0)]
@@ -137,11 +135,11 @@ def accepted(hint: Any, value: Any) -> Any:
 def _taken(hint: Any, value: Any, is_file: bool) -> Any:
     """Return a value as a type holds it, whatever its range."""
     origin, boolean = get_origin(hint), isinstance(value, bool)
-    if hint is Any or (hint in (bool, NoneType, dict) and isinstance(value, hint)):
+    if hint is Any or (isinstance(hint, type) and hint not in (int, float, str) and isinstance(value, hint)):
         return value
     if hint is int and isinstance(value, Integral) and not boolean and abs(int(value)) <= GREATEST_INT:
         return int(value)
-    if hint is float and isinstance(value, Real) and not boolean and abs(float(value)) <= GREATEST_FLOAT:
+    if hint is float and isinstance(value, Real) and not boolean and -GREATEST_FLOAT <= value <= GREATEST_FLOAT:  # type: ignore[operator]
         return float(value)
     if hint is str and isinstance(value, str | (os.PathLike | int | float if is_file else str)) and not boolean:
         text = os.fsdecode(value) if isinstance(value, os.PathLike) else str(value)
@@ -182,10 +180,8 @@ def refusal(path: str, value: Any, hint: Any) -> UserError:
 
 def value_text(value: Any) -> str:
     """Return a value as on the command line, in one line and shortened if it is long."""
-    words = {None: "null", True: "true", False: "false"}
-    text = words.get(value) if isinstance(value, bool | NoneType) else None
-    text = text or (str(value) if not isinstance(value, float) or math.isfinite(value) else f"{value}")
-    text = "".join(each if each.isprintable() else " " for each in text)
+    text = {None: "null", True: "true", False: "false"}[value] if isinstance(value, bool | NoneType) else str(value)
+    text = CONTROL_CHARACTERS.sub(" ", text)
     return text if len(text) <= LONGEST_VALUE else f"{text[:LONGEST_VALUE]}..."
 
 
