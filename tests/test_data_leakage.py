@@ -241,7 +241,7 @@ def test_a_pool_that_is_shared_altogether_is_refused(root):
 
 
 def test_a_setting_that_is_not_known_is_refused(root):
-    with pytest.raises(UserError, match=r"data\.duplicates=drop is not known; choose one of remove, keep"):
+    with pytest.raises(UserError, match=r"^duplicates=drop is not known; choose one of remove, keep"):
         load(root, duplicates="drop")
 
 
