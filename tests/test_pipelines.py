@@ -143,8 +143,8 @@ def test_a_complete_run_is_left_as_it_is(configure, digits, fabric, tmp_path):
         (["init=guess"], "choose one of scratch, pretrained"),
         (["labels=7"], "from 10 .one per class. to 1000"),
         (["labels=100000"], "from 10 .one per class. to 1000"),
-        (["labels=many"], "give a number, or all"),
-        (["recipe.steps=0"], "at least 1"),
+        (["labels=many"], "it must be all, or a whole number"),
+        (["recipe.steps=0"], "nothing would learn"),
         (["recipe.learning_rate=fast"], "recipe.learning_rate=fast: it must be a number"),
         (["stack.stages.stage1.layer.activation=step"], "choose one of relu"),
         (["stack.stages.stage1.layer.stride=3", "stack.stages.stage1.layer.padding=0"], "do not come out whole"),
@@ -190,7 +190,7 @@ def test_a_complete_probe_is_left_as_it_is(configure, digits, fabric, tmp_path):
         (["init=pretrained"], "needs trained stages"),
         (["init=pretrained", "stages={trained}", "stack.preprocessing=whiten"], "stack.preprocessing is standardize"),
         (["labels=7"], "from 10 .one per class. to 1000"),
-        (["labels=many"], "give a number, or all"),
+        (["labels=many"], "it must be all, or a whole number"),
     ],
 )
 def test_a_mistake_in_a_probe_is_named(trained, configure, digits, fabric, tmp_path, overrides, message):
