@@ -7,7 +7,7 @@ import torch
 
 from pretrain import UserError
 from pretrain.errors import DamagedFileError
-from pretrain.runs.sealed_files import digest_of_values, read_json, read_config, write_json, write_config
+from pretrain.runs.sealed_files import digest_of_values, read_config, read_json, write_config, write_json
 from pretrain.runs.tensor_files import load_state, load_with_digest, save_state
 
 STATE = {

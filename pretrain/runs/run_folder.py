@@ -14,7 +14,7 @@ from pretrain.runs.atomic_files import PART
 from pretrain.runs.processes import first_then_others, precision_of
 from pretrain.runs.resumption import differences, first_few, flatten
 from pretrain.runs.saved_states import SavedStates
-from pretrain.runs.sealed_files import digest_of, digest_of_values, read_json, read_config, write_json, write_config
+from pretrain.runs.sealed_files import digest_of, digest_of_values, read_config, read_json, write_config, write_json
 from pretrain.runs.sittings import add_sitting, holder, recorded_products, sittings
 from pretrain.runs.tensor_files import SUFFIX
 from pretrain.runs.typed_settings import Config, as_config, may_differ
