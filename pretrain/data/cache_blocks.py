@@ -19,7 +19,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from pretrain.data.parallel_decoding import Block
+from pretrain.data.parallel_decoding import DecodedBlock
 
 IMAGES, INDEX = "images.bin", "index.jsonl"
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -31,7 +31,7 @@ class Stored:
 
     Attributes
     ----------
-    blocks : list of Block
+    blocks : list of DecodedBlock
         The blocks up to the first that is missing or damaged.
     lines : list of bytes
         Their lines of the index.
@@ -41,7 +41,7 @@ class Stored:
         The file that is damaged or missing, if one is.
     """
 
-    blocks: list[Block]
+    blocks: list[DecodedBlock]
     lines: list[bytes]
     rows: np.ndarray
     damaged: Path | None = None
@@ -84,7 +84,7 @@ def read_cache(folder: Path, key: str, shape: Sequence[int]) -> Stored:
     return Stored(stored.blocks, stored.lines, stored.rows, damaged)
 
 
-def _good_entries(lines: Sequence[bytes], key: str) -> list[tuple[Block, str]]:
+def _good_entries(lines: Sequence[bytes], key: str) -> list[tuple[DecodedBlock, str]]:
     """Return the block of each line up to the first that is damaged, and the digest of its images."""
     entries, previous = [], key.encode()
     for line in lines:
@@ -92,7 +92,9 @@ def _good_entries(lines: Sequence[bytes], key: str) -> list[tuple[Block, str]]:
         if own != _digest(previous + text).encode():
             break
         values = json.loads(text)
-        entries.append((Block(**{**values["block"], "skipped": dict(values["block"]["skipped"])}), values["images"]))
+        entries.append(
+            (DecodedBlock(**{**values["block"], "skipped": dict(values["block"]["skipped"])}), values["images"])
+        )
         previous = own
     return entries
 
@@ -137,7 +139,7 @@ class CacheWriter:
         self.index = _opened_at(folder / INDEX, sum(len(line) + 1 for line in stored.lines))
         _reserve(self.images, rows * prod(shape))
 
-    def append(self, block: Block, images: Sequence[np.ndarray]) -> None:
+    def append(self, block: DecodedBlock, images: Sequence[np.ndarray]) -> None:
         """Write the images of a block and its line."""
         content = b"".join(image.tobytes() for image in images)
         self.images.write(content)

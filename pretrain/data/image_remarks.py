@@ -3,14 +3,14 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from pretrain.data.parallel_decoding import Block
+from pretrain.data.parallel_decoding import DecodedBlock
 from pretrain.data.skipped_files import Skipped
 
 # Fourteen bits in files of sixteen fill a quarter of their range.
 LITTLE_OF_RANGE = 64  # of 255
 
 
-def remarks_on(blocks: Sequence[Block], paths: Sequence[Path], skipped: Sequence[Skipped]) -> list[str]:
+def remarks_on(blocks: Sequence[DecodedBlock], paths: Sequence[Path], skipped: Sequence[Skipped]) -> list[str]:
     """Return the lines for the user; `paths` are those that the positions in the blocks count."""
     deep = [k for block in blocks for k in block.deep]
     peak = max((block.deep_peak for block in blocks), default=0)

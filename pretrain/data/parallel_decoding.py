@@ -22,7 +22,7 @@ BYTES_PER_BLOCK = 2**26
 
 
 @dataclass(frozen=True)
-class Block:
+class DecodedBlock:
     """What became of some files that follow each other.
 
     Attributes
@@ -72,7 +72,7 @@ def try_decoding(path: Path, size: int, channels: int) -> DecodedImage | Skipped
 
 def decode_blocks(
     paths: Sequence[Path], size: int, channels: int, start: int = 0
-) -> Iterator[tuple[Block, list[np.ndarray]]]:
+) -> Iterator[tuple[DecodedBlock, list[np.ndarray]]]:
     """Decode files from position `start` on; yield what became of each block of files, and its images in order."""
     known_formats()  # Threads would otherwise load Pillow's formats at once.
     step = max(1, min(FILES_PER_BLOCK, BYTES_PER_BLOCK // (size * size * channels)))
@@ -87,11 +87,11 @@ def decode_blocks(
             yield _block(first, results), [each.pixels for each in results if isinstance(each, DecodedImage)]
 
 
-def _block(first: int, results: Sequence[DecodedImage | Skipped]) -> Block:
+def _block(first: int, results: Sequence[DecodedImage | Skipped]) -> DecodedBlock:
     skipped = {k: each for k, each in enumerate(results, first) if isinstance(each, Skipped)}
     images = {k: each for k, each in enumerate(results, first) if isinstance(each, DecodedImage)}
     peaks = {k: each.deep_peak for k, each in images.items() if each.deep_peak is not None}
-    return Block(
+    return DecodedBlock(
         first,
         len(results),
         {k: each.reason for k, each in skipped.items()},
