@@ -165,6 +165,16 @@ def test_a_gradient_beyond_the_tolerance_fails_the_check(folder, run_here, monke
     assert "passed" not in result.stdout
 
 
+def test_a_run_that_diverges_in_its_last_step_has_no_summary_and_no_network(tmp_path, run_here):
+    rate = ["recipe.learning_rate=1e30", "recipe.steps=1"]
+    result = run_here(tmp_path, "finetune", *rate, "labels=100", "out=run", "device.accelerator=cpu")
+    assert result.returncode == 2
+    assert result.stderr.startswith("error: finetune")
+    assert "ower learning_rate=1e+30" in result.stderr
+    assert result.stderr.count("\n") == 1
+    assert not {"summary.json", "network.pt"} & {file.name for file in (tmp_path / "run").iterdir()}
+
+
 def test_an_interruption_says_that_the_command_goes_on(folder, run_here, monkeypatch):
     def interrupted(*_):
         raise KeyboardInterrupt

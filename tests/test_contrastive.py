@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from pretrain import Contrastive, Layer, LayerSettings, Stack, UserError, Views
+from pretrain import Contrastive, Layer, LayerSettings, Stack, Training, UserError, Views, fit_stages
 from pretrain.runs.seeding import generator, seeded
 
 LAYER = {field.name for field in fields(LayerSettings)}
@@ -72,9 +72,11 @@ def test_a_grid_finer_than_the_maps_is_the_maps():
     assert build(grid_size=4).losses(x, generator(0)) == build(grid_size=99).losses(x, generator(0))
 
 
-def test_a_single_image_cannot_be_told_from_others():
-    with pytest.raises(UserError, match="batch_size=1"):
-        build().losses(views(1), generator(0))
+@pytest.mark.parametrize(("batch_size", "images"), [(1, 20), (16, 1)])
+def test_a_single_image_cannot_be_told_from_others(batch_size, images, digits, fabric):
+    stack, few = Stack([Contrastive(Layer(1, 4))], digits.unlabelled), digits.unlabelled[:images]
+    with pytest.raises(UserError, match=f"batch_size={batch_size} with {images} unlabelled images"):
+        fit_stages(stack, few, Training(steps=2, batch_size=batch_size), fabric=fabric)
 
 
 def test_health_is_that_of_the_normalized_maps():

@@ -260,7 +260,7 @@ def test_one_class_is_refused(root):
 def test_validation_may_not_take_the_last_image_of_a_class(root):
     for k in range(1, 10):
         (root / f"train/dog/{k}.png").unlink()
-    with pytest.raises(UserError, match="leaves no training image for 1 of the classes"):
+    with pytest.raises(UserError, match="leaves no training image for the class dog, which has 1:"):
         load_small(root, validation=4)
 
 

@@ -171,3 +171,17 @@ def test_it_learns_digits(stack, digits, fabric):
     network = pretrain.assemble(stack, digits.classes, seed=0, pretrained=False, unlabelled=digits.unlabelled)
     recipe = pretrain.Recipe(steps=250, batch_size=32, dropout=0.0, crop=0, flip=False)
     assert finetune_network(network, digits, recipe=recipe, fabric=fabric).test.accuracy > 0.95
+
+
+@pytest.mark.parametrize("steps", [1, 2, 20])
+@pytest.mark.parametrize("options", [{}, {"early_stopping": True, "evaluate_every": 1}, {"optimizer": "adamw"}])
+def test_a_run_that_diverges_is_no_success_however_short(network, digits, fabric, steps, options):
+    recipe = replace(RECIPE, steps=steps, learning_rate=1e30, **options)
+    with pytest.raises(UserError, match=r"^finetune.*ower learning_rate=1e\+30"):
+        finetune_network(network, digits, labels=50, recipe=recipe, fabric=fabric)
+
+
+def test_probabilities_that_are_no_numbers_are_refused(network, digits):
+    network.head.fc.bias.data[3] = torch.inf
+    with pytest.raises(UserError, match="the network's output is not a finite number"):
+        network.predict_proba(digits.validation.images)

@@ -158,3 +158,10 @@ def test_a_head_cannot_be_chosen_without_validation_images(network, digits):
 def test_only_a_fitted_head_on_frozen_layers_may_do_without_steps(options):
     with pytest.raises(UserError, match="steps=0: nothing would learn"):
         pretrain.Recipe(steps=0, **options)
+
+
+@pytest.mark.parametrize("how", ["ridge", "logistic"])
+def test_a_head_is_not_fitted_to_what_are_no_numbers(network, digits, how):
+    network.layers[1].conv.weight.data.fill_(torch.nan)
+    with pytest.raises(UserError, match="the output of layer 2 has values that are not finite numbers"):
+        fit_head(network, digits.train, digits.validation, how, flip=False)

@@ -7,9 +7,11 @@ from torch import nn
 
 import pretrain
 from pretrain import Callback, Layer, RunFolder, UserError, Views, fit_stages
+from pretrain.command_line.command import CONF
 from pretrain.runs.seeding import generator
 from pretrain.training.checkpointing import Checkpointing
 from pretrain.training.greedy_pretraining import load_stack
+from pretrain.training.stack_building import build_stack
 from pretrain.training.stage_inputs import Inputs
 
 TRAINING = pretrain.Training(steps=12, batch_size=16)
@@ -218,3 +220,99 @@ def test_a_checkpoint_of_another_stack_is_refused(stack, digits, fabric, tmp_pat
     other = pretrain.Stack([pretrain.ConvAutoencoder(Layer(1, 5))], digits.unlabelled)
     with pytest.raises(UserError, match="another stack"):
         load_stack(other, folder.load("stack"))
+
+
+STACKS = sorted(file.stem for file in (CONF / "stack").glob("*.yaml"))
+
+
+def small_stack(name, images, *overrides, steps=3):
+    """Return the plan of a stack of conf/ with few maps and steps."""
+    stages = pretrain.load_stack_settings(name).stages
+    small = [
+        f"stack.stages.{stage}.{setting}"
+        for stage in stages
+        for setting in ("layer.out_channels=6", f"training.steps={steps}", "training.batch_size=8")
+    ]
+    return build_stack(pretrain.load_stack_settings(name, *small, *overrides), images, 0)
+
+
+def random_images(count, *, side=32, colors=False):
+    shape = (count, 3, 1, 1) if colors else (count, 3, side, side)
+    images = torch.randint(256, shape, generator=generator(0, "images"), dtype=torch.uint8)
+    return images.expand(count, 3, side, side).contiguous()
+
+
+def finite(module):
+    return all(tensor.isfinite().all() for tensor in module.state_dict().values())
+
+
+@pytest.mark.parametrize("rate", ["1e30", "1e38"])
+@pytest.mark.parametrize("name", STACKS)
+def test_a_stack_that_diverges_is_a_line_and_leaves_no_weights(name, rate, fabric, tmp_path):
+    images, folder = random_images(8), RunFolder.open(tmp_path / "run", {})
+    first = next(iter(pretrain.load_stack_settings(name).stages))
+    plan = small_stack(name, images, f"stack.stages.{first}.training.learning_rate={rate}")
+    with pytest.raises(UserError, match=r"stage 1.*learning.rate"):
+        fit_stages(plan.stack, images, plan.training, fabric=fabric, folder=folder)
+    assert not (folder.path / "stack.safetensors").exists()
+    assert not (folder.path / "checkpoint.safetensors").exists()
+
+
+class Spoiled(pretrain.ConvAutoencoder):
+    """An autoencoder whose last look at the data spoils a bias."""
+
+    def finish(self, images):
+        self.visible_bias.data.fill_(torch.nan)
+
+
+def test_what_a_stage_does_after_its_last_step_is_checked(digits, fabric, tmp_path):
+    stack = pretrain.Stack([Spoiled(Layer(1, 4))], digits.unlabelled)
+    folder = RunFolder.open(tmp_path / "run", {})
+    with pytest.raises(UserError, match="stage 1, after its last step: visible_bias has values"):
+        fit_stages(stack, digits.unlabelled, TRAINING, fabric=fabric, folder=folder)
+    assert not (folder.path / "stack.safetensors").exists()
+
+
+@pytest.mark.parametrize("gray", [0, 127])
+@pytest.mark.parametrize("name", STACKS)
+def test_images_of_one_color_are_told_what_they_are(name, gray, fabric):
+    images = torch.full((9, 3, 32, 32), gray, dtype=torch.uint8)
+    plan = small_stack(name, images)
+    with pytest.raises(UserError, match=f"each of the 9 unlabelled images is of the same .*color .{gray}, {gray}"):
+        fit_stages(plan.stack, images, plan.training, fabric=fabric)
+
+
+@pytest.mark.parametrize("kind", ["a color each", "two equal", "one", "all but one black"])
+@pytest.mark.parametrize("name", STACKS)
+def test_few_and_flat_images_give_layers_of_numbers(name, kind, fabric):
+    images = {
+        "a color each": random_images(9, colors=True),
+        "two equal": random_images(1).expand(2, -1, -1, -1).contiguous(),
+        "one": random_images(1),
+        "all but one black": torch.cat([random_images(1), torch.zeros(8, 3, 32, 32, dtype=torch.uint8)]),
+    }[kind]
+    plan = small_stack(name, images)
+    if kind == "one" and any(stage.least_batch > 1 for stage in plan.stack):
+        with pytest.raises(UserError, match="with 1 unlabelled images: it compares the images of a batch"):
+            fit_stages(plan.stack, images, plan.training, fabric=fabric)
+        return
+    fit_stages(plan.stack, images, plan.training, fabric=fabric)
+    network = pretrain.assemble(plan.stack, ["a", "b"], seed=0)
+    assert finite(plan.stack)
+    assert network.predict_proba(images).sum(dim=1).tolist() == pytest.approx([1.0] * len(images))
+
+
+def test_most_maps_dead_is_said_at_the_end_of_a_stage(digits, fabric, capsys):
+    stack = pretrain.Stack([pretrain.ConvAutoencoder(Layer(1, 4, activation="relu"))], digits.unlabelled)
+    stack[0].layer.conv.bias.data[:3] = -1e3
+    fit_stages(stack, digits.unlabelled, TRAINING, fabric=fabric)
+    assert "note: stage 1: 75% of its maps are dead: lower learning_rate=0.001" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("how", ["scale", "standardize"])
+def test_a_layer_whose_maps_are_constants_is_refused(how):
+    layer = Layer(1, 3)
+    torch.nn.init.zeros_(layer.conv.weight)
+    layer.conv.bias.data.copy_(torch.tensor([0.1, 2.0, 30.0]))
+    with pytest.raises(UserError, match="the same everywhere"):
+        layer.normalize(torch.rand(20, 1, 8, 8), how)

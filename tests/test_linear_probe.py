@@ -91,3 +91,11 @@ def test_a_network_is_left_as_it_is(network, digits):
 def test_without_validation_images_there_is_nothing_to_choose_by(network):
     with pytest.raises(UserError, match=r"give data\.validation more than 0"):
         probe_layers(network, pretrain.load_digits(validation=0))
+
+
+@pytest.mark.parametrize("spoiled", [torch.nan, torch.inf, 1e30])
+def test_layers_that_put_out_no_numbers_are_not_probed(network, digits, spoiled):
+    network.layers[1].conv.weight.data.fill_(spoiled)
+    network.layers[0].conv.weight.data.abs_().mul_(1e10)
+    with pytest.raises(UserError, match="the output of layer 2 has values that are not finite numbers"):
+        probe_layers(network, digits, labels=20)

@@ -1,4 +1,5 @@
 import math
+import re
 from types import SimpleNamespace
 
 import pytest
@@ -107,7 +108,78 @@ def test_the_loop_is_torchs_own_sgd(fabric):
 
 def test_a_loss_that_is_no_number_stops_the_run_and_names_the_learning_rate(fabric):
     with pytest.raises(UserError, match=r"lower learning_rate=0\.1"):
-        trainer(fabric, nn.Linear(1, 1), lambda step: {"loss": math.nan}, Diagnosis(not_finite)).fit()
+        trainer(fabric, nn.Linear(1, 1), lambda step: {"loss": math.nan if step else 1.0}, Diagnosis(not_finite)).fit()
+
+
+def test_the_learning_rate_is_not_blamed_for_the_loss_before_the_first_update(fabric):
+    with pytest.raises(UserError, match=r"step 1 .* a lower learning rate does not help"):
+        trainer(fabric, nn.Linear(1, 1), lambda step: {"loss": math.inf}, Diagnosis(not_finite), steps=1).fit()
+
+
+def grow(module, value=math.inf, at=0):
+    """Return a function that sets the gradient of one weight to `value` at one step, and others to nothing."""
+
+    def compute(step):
+        module.weight.grad = torch.zeros_like(module.weight)
+        module.weight.grad[0, 0] = value if step == at else 0.0
+        return {"loss": 1.0}
+
+    return compute
+
+
+@pytest.mark.parametrize("steps", [1, 7, 20])
+def test_weights_that_diverge_in_the_last_step_are_no_success(fabric, steps):
+    module = nn.Linear(2, 1)
+    with pytest.raises(UserError, match=rf"x, step {steps}: weight has values .*: lower learning_rate=0\.1"):
+        trainer(fabric, module, grow(module, at=steps - 1), Diagnosis(not_finite), steps=steps).fit()
+
+
+def test_weights_that_diverge_do_not_replace_a_good_checkpoint(fabric, tmp_path):
+    module, folder = nn.Linear(2, 1), RunFolder.open(tmp_path / "run", {})
+    log = [Checkpointing(folder, every=0.0), Diagnosis(not_finite, every=1000)]
+    with pytest.raises(UserError, match="an earlier checkpoint stays"):
+        trainer(fabric, module, grow(module, at=4), *log, steps=50).fit()
+    kept = folder.load("checkpoint.pt")
+    assert kept["step"] == 4
+    assert all(tensor.isfinite().all() for tensor in kept["module"].values())
+
+
+def test_weights_that_diverge_before_an_early_stop_are_no_success(fabric):
+    module = nn.Linear(2, 1)
+
+    class Stop(Callback):
+        def should_stop(self, trainer):
+            return trainer.step == 3
+
+    with pytest.raises(UserError, match="step 3: weight has values"):
+        trainer(fabric, module, grow(module, at=2), Diagnosis(not_finite), Stop()).fit()
+
+
+def test_weights_to_start_from_must_be_numbers(fabric):
+    module = nn.Linear(2, 1)
+    nn.init.constant_(module.bias, math.nan)
+    with pytest.raises(UserError, match="x, before step 1: bias has values"):
+        trainer(fabric, module, grow(module, 0.0), Diagnosis(not_finite)).fit()
+
+
+def test_weight_decay_is_named_where_it_alone_is_at_fault(fabric):
+    module = nn.Linear(2, 1)
+    training = Training(steps=300, optimizer="sgd", learning_rate=0.1, weight_decay=1e3, warmup=0.0)
+    groups = [{"params": list(module.parameters()), "schedule": Schedule(training)}]
+    run = trainer(fabric, module, grow(module, 0.0), Diagnosis(not_finite))
+    run.training, run.optimizer = training, build_optimizer(groups, training)
+    with pytest.raises(UserError, match="lower weight_decay=1000"):
+        run.fit()
+
+
+@pytest.mark.parametrize("rate", [1e38, 1e300])
+def test_a_rate_beyond_the_numbers_of_torch_is_a_line(fabric, rate):
+    module, training = nn.Linear(2, 1), Training(learning_rate=rate, warmup=0.0)
+    groups = [{"params": list(module.parameters()), "schedule": Schedule(training)}]
+    run = trainer(fabric, module, grow(module, 1.0), Diagnosis(not_finite))
+    run.training, run.optimizer = training, build_optimizer(groups, training)
+    with pytest.raises(UserError, match=re.escape(f"x, step 1: learning_rate={rate:g} and weight_decay=0 make")):
+        run.fit()
 
 
 @pytest.mark.parametrize(

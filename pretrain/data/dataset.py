@@ -17,6 +17,8 @@ from pretrain.data.splits import split_validation
 from pretrain.errors import UserError
 from pretrain.runs.run_folder import RunFolder
 
+COLOR_BATCH = 100  # images that are looked at together
+
 
 @dataclass(frozen=True)
 class Labelled:
@@ -94,6 +96,15 @@ class Dataset:
         return _hash(repr(self.classes), *tensors)
 
 
+def refuse_one_color(images: Tensor) -> None:
+    """Raise a `UserError` if all pixels of all unlabelled images, (N, C, H, W), have the same color."""
+    color = images[:1, :, :1, :1]
+    if all(bool((chunk == color).all()) for chunk in images.split(COLOR_BATCH)):
+        values = ", ".join(f"{value:g}" for value in color.flatten().tolist())
+        count = f"each of the {len(images):,} unlabelled images is" if len(images) > 1 else "the unlabelled image is"
+        raise UserError(f"{count} of the same single color ({values}): nothing can be learned from them; give others.")
+
+
 def _hash(text: str, *tensors: Tensor) -> str:
     digest = hashlib.blake2b(text.encode(), digest_size=8)
     for tensor in tensors:
@@ -140,7 +151,7 @@ def gather(
     """
     if len(classes) < 2:
         raise UserError(f"there is only one class ({classes[0]}): give two or more.")
-    training, held_out = split_validation(train.labels, source.validation)
+    training, held_out = split_validation(train.labels, source.validation, classes)
     rest, judged = train.subset(training), train.subset(held_out)
     pool = Named(
         torch.cat([rest.images, pools.images]) if pools else rest.images,
@@ -155,6 +166,7 @@ def gather(
             "add others with data.unlabelled, or keep these with data.duplicates=keep."
         )
     unlabelled = pool.images if keep or free.all() else pool.images[free]
+    refuse_one_color(unlabelled)
     skipped = [] if skipped is None else skipped
     skipped += pools.skipped if pools else []
     # The names leave out where the data lies, so that it may move.

@@ -1,5 +1,7 @@
 """The fixed validation split, and nested label budgets that each seed draws anew."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -31,7 +33,7 @@ def stratified_order(labels: Tensor, seed: int, name: str) -> Tensor:
     return by_draw[key[by_draw].argsort(stable=True)]
 
 
-def split_validation(labels: Tensor, size: int | float) -> tuple[Tensor, Tensor]:
+def split_validation(labels: Tensor, size: int | float, classes: Sequence[str] | None = None) -> tuple[Tensor, Tensor]:
     """Return the positions of the training and of the validation images, both ascending.
 
     A data set has one split: it does not depend on a seed, so all stacks and runs leave out the same images.
@@ -42,6 +44,8 @@ def split_validation(labels: Tensor, size: int | float) -> tuple[Tensor, Tensor]
         Class of each image.
     size : int or float
         Number of validation images, or their share below 1.
+    classes : sequence of str, optional
+        Names of the classes, in the order of the labels, for the message of an error.
 
     Raises
     ------
@@ -56,8 +60,11 @@ def split_validation(labels: Tensor, size: int | float) -> tuple[Tensor, Tensor]
     order = stratified_order(labels, 0, "validation")
     training, validation = order[count:].sort().values, order[:count].sort().values
     if missing := {*labels.tolist()} - {*labels[training].tolist()}:
+        first = min(missing)
+        name, there = classes[first] if classes else first, int((labels == first).sum())
+        more = f" (and for {len(missing) - 1} more)" if len(missing) > 1 else ""
         raise UserError(
-            f"data.validation={size} leaves no training image for {len(missing)} of the classes: "
+            f"data.validation={size} leaves no training image for the class {name}, which has {there}{more}: "
             "give fewer validation images, or add images."
         )
     return training, validation

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pretrain.errors import UserError
 from pretrain.network.convnet import ConvNet
 
 PROBE_GRID = 4  # places along each side at which a probe sees a layer
@@ -19,13 +20,25 @@ def pooled_features(network: ConvNet, images: Tensor, batch_size: int = 500) -> 
     places as the layer has.
     """
     batches = [[_pool(x.float()).flatten(1).cpu() for x in depths] for depths in _outputs(network, images, batch_size)]
-    return [torch.cat(batch) for batch in zip(*batches, strict=True)]
+    features = [torch.cat(batch) for batch in zip(*batches, strict=True)]
+    for depth, x in enumerate(features):
+        _require_finite(x, depth)
+    return features
 
 
 @torch.no_grad()
 def top_features(network: ConvNet, images: Tensor, batch_size: int = 500) -> Tensor:
     """Return the head's inputs for images, (N, C, H, W): (N, features), float32 on the CPU."""
-    return torch.cat([depths[-1].float().flatten(1).cpu() for depths in _outputs(network, images, batch_size)])
+    x = torch.cat([depths[-1].float().flatten(1).cpu() for depths in _outputs(network, images, batch_size)])
+    _require_finite(x, len(network.layers))
+    return x
+
+
+def _require_finite(x: Tensor, depth: int) -> None:
+    """Raise a `UserError` unless the features at a depth are finite numbers, as classifiers need them."""
+    if not x.isfinite().all():
+        source = f"output of layer {depth}" if depth else "preprocessed pixels"
+        raise UserError(f"the {source} has values that are not finite numbers: train its layers again, more slowly.")
 
 
 def _outputs(network: ConvNet, images: Tensor, batch_size: int) -> Iterator[list[Tensor]]:

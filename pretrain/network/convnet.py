@@ -67,7 +67,13 @@ class ConvNet(nn.Module):
 
     @torch.no_grad()
     def predict_proba(self, images: Tensor, batch_size: int = 500) -> Tensor:
-        """Return class probabilities, (N, classes), of images as `forward` takes them; dropout is off."""
+        """Return class probabilities, (N, classes), of images as `forward` takes them; dropout is off.
+
+        Raises
+        ------
+        UserError
+            When they are no finite numbers, as those of a network that diverged.
+        """
         was_training, device = self.training, next(self.parameters()).device
         self.eval()
         logits = [
@@ -75,7 +81,10 @@ class ConvNet(nn.Module):
             for batch in images.split(batch_size)
         ]
         self.train(was_training)
-        return torch.cat(logits).softmax(dim=1)
+        probabilities = torch.cat(logits).softmax(dim=1)
+        if not probabilities.isfinite().all():
+            raise UserError("the network's output is not a finite number: it diverged in training.")
+        return probabilities
 
     def save(self, path: str | Path) -> None:
         """Write architecture and weights as a safetensors file, which carries a digest of its content."""

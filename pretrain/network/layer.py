@@ -121,20 +121,22 @@ class Layer(nn.Module):
         Raises
         ------
         UserError
-            When the output is the same everywhere: the layer is dead.
+            When the output is no finite number, or the same everywhere: the layer is dead.
         """
         self.shift.zero_()
         self.scale.fill_(1.0)
         if how == "none":
             return
         mean, variance = channel_moments(self(chunk) for chunk in inputs.split(NORMALIZATION_BATCH))
-        overall = (variance.mean() + mean.var(correction=0)).sqrt()
-        if not overall > 1e-12:
-            raise UserError("a layer's output is constant on the unlabelled images: lower its learning rate.")
+        std = variance.sqrt()
+        if not std.isfinite().all():
+            raise UserError("its output has values that are not finite numbers")
+        # A constant map has a little variance by rounding.
+        if not std.max() > 1e-12 + 1e-6 * mean.abs().max():
+            raise UserError("its output is the same everywhere on the unlabelled images")
         if how == "scale":
-            self.scale.fill_(float(1 / overall))
+            self.scale.fill_(float(1 / (variance.mean() + mean.var(correction=0)).sqrt()))
         else:
-            std = variance.sqrt()
             self.shift.copy_(mean)
             self.scale.copy_(1 / std.clamp(min=LEAST_SPREAD * float(std.max())))
 

@@ -124,6 +124,8 @@ class Stage(nn.Module, ABC):
     data_parallel : bool
         Whether the mean of the gradients of parts of a batch is the gradient of the whole, so that several processes
         can share it.
+    least_batch : int
+        Fewest images that a batch may have.
     views : Views or None
         How random views of the images are made. If it is not None, `accumulate_grad` gets two views of each image, the
         first of all images and then the second of all.
@@ -141,6 +143,7 @@ class Stage(nn.Module, ABC):
     monitor: str = "loss"
     objective: str | None = "loss"
     data_parallel: bool = True
+    least_batch: int = 1
     views: Views | None = None
 
     def __init__(self, layer: Layer):

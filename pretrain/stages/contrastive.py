@@ -7,7 +7,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pretrain.data.contrastive_views import Views
-from pretrain.errors import UserError
 from pretrain.network.channel_moments import channel_moments
 from pretrain.network.layer import Layer
 from pretrain.stages.base import AutogradStage, Metric, Metrics, Stage, activity
@@ -56,6 +55,7 @@ class Contrastive(AutogradStage):
         *Stage.metrics,
     )
     data_parallel = False
+    least_batch = 2  # images are compared with others of their batch
 
     def __init__(self, layer: Layer, **settings: Any):
         super().__init__(layer)
@@ -78,8 +78,6 @@ class Contrastive(AutogradStage):
 
     def losses(self, x: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
         """Return the loss of inputs, (2 N, C, H, W), of two views, and how similar the views are: their mean cosine."""
-        if len(x) < 4:
-            raise UserError("batch_size=1: images are compared with others of their batch; give at least 2.")
         y = self.layer.pool(self._hidden(x))
         grid = F.adaptive_avg_pool2d(y, (min(self.grid_size, y.shape[2]), min(self.grid_size, y.shape[3])))
         z = self.head(grid)

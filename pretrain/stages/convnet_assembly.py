@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor, nn
 
-from pretrain.errors import require_between
+from pretrain.errors import UserError, require_between
 from pretrain.network.convnet import ConvNet
 from pretrain.network.layer import Layer
 from pretrain.runs.seeding import generator, seeded
@@ -15,9 +15,18 @@ from pretrain.stages.stack import SAMPLE_SIZE, Stack
 
 @torch.no_grad()
 def normalize_layers(layers: Iterable[Layer], inputs: Tensor, how: str) -> None:
-    """Normalize each layer in turn, on inputs of the first, (N, C, H, W)."""
+    """Normalize each layer in turn, on inputs of the first, (N, C, H, W).
+
+    Raises
+    ------
+    UserError
+        When the output of a layer is the same everywhere.
+    """
     for layer in layers:
-        layer.normalize(inputs, how)
+        try:
+            layer.normalize(inputs, how)
+        except UserError as error:
+            raise UserError(f"a layer from scratch: {error}: are they all alike?") from None
         inputs = layer(inputs)
 
 

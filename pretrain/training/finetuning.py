@@ -25,7 +25,7 @@ from pretrain.runs.seeding import generator
 from pretrain.stages.base import not_finite
 from pretrain.training.checkpointing import Checkpointing
 from pretrain.training.data_parallel import share_out
-from pretrain.training.diagnosis import Diagnosis
+from pretrain.training.diagnosis import NOT_SAVED, Diagnosis
 from pretrain.training.early_stopping import EarlyStopping
 from pretrain.training.metric_logging import MetricLogging
 from pretrain.training.minibatches import BatchOrder
@@ -133,11 +133,19 @@ def finetune_network(
     )
     trainer.fit()
     network.eval()
-    with fabric.autocast():
-        validation = evaluate(network, data.validation) if len(data.validation) else None
-        tested = evaluate(network, data.open_test()) if test else None
+    validation = _evaluate(network, data.validation, recipe, fabric) if len(data.validation) else None
+    tested = _evaluate(network, data.open_test(), recipe, fabric) if test else None
     images = trainer.step * min(recipe.batch_size, len(train))
     return Result(validation, tested, trainer.seconds, images / trainer.seconds, trainer.step, head)
+
+
+def _evaluate(network: ConvNet, images: Labelled, recipe: Recipe, fabric: Fabric) -> Evaluation:
+    """Evaluate a network in the precision of the run; one that diverged is refused with the setting to change."""
+    try:
+        with fabric.autocast():
+            return evaluate(network, images)
+    except UserError as error:
+        raise UserError(f"finetune: {error} Lower learning_rate={recipe.learning_rate:g}. {NOT_SAVED}") from None
 
 
 def _standard_callbacks(
@@ -146,8 +154,7 @@ def _standard_callbacks(
     """Return the callbacks that check, log, save, evaluate and stop, as far as they are asked for."""
 
     def validate() -> Metrics:
-        with fabric.autocast():
-            return {"val_accuracy": evaluate(network, validation).accuracy}
+        return {"val_accuracy": _evaluate(network, validation, recipe, fabric).accuracy}
 
     callbacks: list[Callback] = [Diagnosis(not_finite)]
     if folder:

@@ -9,15 +9,17 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
+from pretrain.data.dataset import refuse_one_color
 from pretrain.errors import UserError
 from pretrain.runs.device import Device
+from pretrain.runs.progress import complain
 from pretrain.runs.run_folder import RunFolder
 from pretrain.runs.seeding import generator
-from pretrain.stages.base import Metrics, Stage
+from pretrain.stages.base import Metrics, Stage, activity, not_finite
 from pretrain.stages.stack import SAMPLE_SIZE, Stack
 from pretrain.training.checkpointing import Checkpointing
 from pretrain.training.data_parallel import share_out
-from pretrain.training.diagnosis import Diagnosis
+from pretrain.training.diagnosis import NOT_SAVED, Diagnosis, require_finite
 from pretrain.training.metric_logging import MetricLogging
 from pretrain.training.minibatches import BatchOrder
 from pretrain.training.optimizers import build_optimizer
@@ -29,6 +31,7 @@ from pretrain.training.trainer import Callback, Trainer
 
 HEALTH_CHECKS = 20  # per stage
 HEALTH_SAMPLE = 200  # images of each
+USELESS = 0.5  # share of dead or saturated maps that the user is told of
 
 
 @dataclass(frozen=True)
@@ -95,7 +98,7 @@ def fit_stage(
     UserError
         When the stage cannot learn in this way, or diverges.
     """
-    _check(stage, training, name, fabric)
+    _check(stage, training, len(inputs), name, fabric)
     stage.to(fabric.device).to(memory_format=torch.channels_last)
     seen = _sample(inputs, seed)
     started = time.monotonic()
@@ -129,16 +132,24 @@ def fit_stage(
     trainer.fit()
     stage.eval()
     stage.finish(seen)
+    require_finite(
+        stage, f"{name}, after its last step", f"lower learning_rate={training.learning_rate:g}. {NOT_SAVED}"
+    )
     return StageResult(name, trainer.step, trainer.seconds)
 
 
-def _check(stage: Stage, training: Training, name: str, fabric: Fabric) -> None:
-    """Raise a `UserError` if this kind of stage cannot learn in this way."""
+def _check(stage: Stage, training: Training, images: int, name: str, fabric: Fabric) -> None:
+    """Raise a `UserError` if this kind of stage cannot learn in this way from so many images."""
     kind = type(stage).__name__
     if fabric.world_size > 1 and not stage.data_parallel:
         raise UserError(f"{name}, {kind}: processes cannot share its batches: give device.devices=1.")
     if stage.objective is None and training.optimizer != "sgd":
         raise UserError(f"{name}, {kind}: it learns by a rule, not a gradient: give training.optimizer=sgd.")
+    if min(training.batch_size, images) < stage.least_batch:
+        raise UserError(
+            f"{name}, {kind}: batch_size={training.batch_size} with {images:,} unlabelled images: it compares the "
+            f"images of a batch: give {stage.least_batch} or more of both."
+        )
 
 
 def _stage_optimizer(stage: Stage, training: Training) -> torch.optim.Optimizer:
@@ -206,9 +217,10 @@ def fit_stages(
     Raises
     ------
     UserError
-        When the stack has fewer stages than `upto`, or `training` has another number of entries than the stack has
-        stages, or a stage cannot learn in this way, or diverges.
+        When all images are of the same single color, or the stack has fewer stages than `upto`, or `training` has
+        another number of entries than the stack has stages, or a stage cannot learn in this way, or diverges.
     """
+    refuse_one_color(images)
     fabric = fabric or Device().launch()
     upto = len(stack) if upto is None else upto
     each = list(training) if isinstance(training, Sequence) else [training or Training()] * len(stack)
@@ -217,7 +229,7 @@ def fit_stages(
     names = [f"stage {k}" for k in range(1, upto + 1)]
     # All stages are checked before the first is trained.
     for stage, wanted, name in zip(stack, each, names, strict=False):
-        _check(stage, wanted, name, fabric)
+        _check(stage, wanted, len(images), name, fabric)
     stack.to(fabric.device).to(memory_format=torch.channels_last)
     finished = resume_stack(stack, folder) if folder else 0
     results = []
@@ -239,7 +251,7 @@ def fit_stages(
             callbacks=callbacks,
         )
         results.append(result)
-        stage.layer.normalize(_sample(inputs, seed), stack.normalization)
+        normalize_stage(stage, _sample(inputs, seed), stack.normalization, names[position], wanted)
         if folder:
             folder.save("stack", {"finished": position + 1, "stack": stack.state_dict()})
             # The other processes read it only once it is whole.
@@ -266,6 +278,29 @@ def load_stack(stack: Stack, state: dict[str, Any]) -> int:
         return state["finished"]
     except (RuntimeError, KeyError):
         raise UserError("the saved stages belong to another stack: their layers have other shapes.") from None
+
+
+def normalize_stage(stage: Stage, inputs: Tensor, how: str, name: str, training: Training) -> None:
+    """Normalize a trained layer on a sample of its inputs, (N, C, H, W), and say so if most of its maps are useless.
+
+    Raises
+    ------
+    UserError
+        When the layer is dead, or its output is no finite number.
+    """
+    lower = f"lower learning_rate={training.learning_rate:g}"
+    try:
+        stage.layer.normalize(inputs, how)
+    except UserError as error:
+        raise UserError(f"{name}: {error}: {lower}. {NOT_SAVED}") from None
+    require_finite(stage.layer, f"{name}, normalized", f"{lower}. {NOT_SAVED}")
+    with torch.no_grad():
+        figures = activity(stage.layer.pooled(stage.layer(inputs[:HEALTH_SAMPLE])).float())
+    if not_finite(figures, training.learning_rate):
+        raise UserError(f"{name}: its output has values that are not finite numbers: {lower}. {NOT_SAVED}")
+    for kind in ("dead", "saturated"):
+        if figures[kind] >= USELESS:
+            complain(f"note: {name}: {figures[kind]:.0%} of its maps are {kind}: {lower}, or check its other settings")
 
 
 def _sample(inputs: Inputs, seed: int) -> Tensor:

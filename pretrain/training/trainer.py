@@ -9,6 +9,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import nn
 
+from pretrain.errors import UserError
 from pretrain.runs.interruption import deferred_signals, stop_if_asked
 from pretrain.runs.progress import Progress
 from pretrain.runs.seeding import derive_seed, seeded
@@ -89,12 +90,26 @@ class Trainer:
         with self.fabric.autocast():
             metrics = self.compute_gradients(self.step)
         average_gradients(self.module, self.fabric)
-        self.optimizer.step()
-        if self.constrain:
-            self.constrain()
+        self._update()
         self.step += 1
         self.seconds += time.monotonic() - started
         return metrics
+
+    def _update(self) -> None:
+        """Update the parameters by their gradients, within their constraints."""
+        try:
+            self.optimizer.step()
+            if self.constrain:
+                self.constrain()
+        except RuntimeError as error:
+            # torch raises this where a factor, such as the learning rate over AdamW's correction, exceeds float32.
+            if "without overflow" not in str(error):
+                raise
+            rate, decay = self.training.learning_rate, self.training.weight_decay
+            raise UserError(
+                f"{self.name}, step {self.step + 1}: learning_rate={rate:g} and weight_decay={decay:g} make an update "
+                "too large for a 32-bit number: lower them."
+            ) from None
 
     def notify(self, hook: str, *arguments: Any) -> None:
         """Call one hook of every callback."""
@@ -107,6 +122,7 @@ class Trainer:
 
     def state_dict(self) -> dict[str, Any]:
         """Return all that a resumed run needs: tensors and plain values."""
+        self.notify("before_save")
         return {
             "phase": self.name,
             "step": self.step,
@@ -159,6 +175,9 @@ class Callback:
 
     def on_evaluation(self, trainer: Trainer, metrics: Metrics) -> None:
         """Act on the metrics of an evaluation, which `PeriodicEvaluation` announces."""
+
+    def before_save(self, trainer: Trainer) -> None:
+        """Act before the state of the trainer is saved."""
 
     def should_stop(self, trainer: Trainer) -> bool:
         """Return whether to stop instead of taking another step."""
