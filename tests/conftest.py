@@ -17,7 +17,7 @@ from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
 import pretrain
-from pretrain.command_line.command import CONF, plain
+from pretrain.command_line.command import CONF, ENVIRONMENT, plain
 from pretrain.pipelines.run_settings import FinetuningRun, ProbeRun, StageRun
 from pretrain.runs.typed_settings import typed
 
@@ -105,8 +105,9 @@ def run_here(monkeypatch, capsys):
             patch.setattr(sys, "argv", [command, *arguments])
             for name, value in user_environment(folder).items():
                 patch.setenv(name, value)
-            # The command sets this variable, and the patch removes it afterwards.
-            patch.setenv("HYDRA_FULL_ERROR", "1")
+            # The command sets these variables, and the patch removes them afterwards.
+            for name, value in ENVIRONMENT.items():
+                patch.setenv(name, value)
             warnings.resetwarnings()
             for hidden in HIDDEN_WARNINGS:
                 warnings.simplefilter("ignore", hidden)

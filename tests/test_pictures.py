@@ -1,9 +1,15 @@
 """What the pictures of a stage show, against its own log and its own chains."""
 
+import matplotlib
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from pretrain import Contrastive, ConvAutoencoder, ConvRBM, Layer, Stack
+from pretrain.evaluation.predictions import Evaluation
+from pretrain.pictures.confusion_matrix import draw_confusion
+from pretrain.pictures.drawing import legible, own_style, save_figure
 from pretrain.pictures.filter_grids import project
 from pretrain.pictures.health_panels import draw_health
 from pretrain.pictures.samples import draw_samples
@@ -114,3 +120,41 @@ def test_a_filter_is_drawn_through_the_pooling_below_whatever_its_size(side):
     below[0] = second.layer.conv.weight[0].repeat_interleave(2, dim=1).repeat_interleave(2, dim=2)
     expected = torch.nn.functional.conv_transpose2d(below, first.layer.conv.weight)
     torch.testing.assert_close(drawn[:1], expected)
+
+
+ODD_NAMES = ["$", "$$", "$x_1$", r"\frac", "caf\udce9", "猫", "a\nb", "<b>", "file", "class", "100%", "{}", "\x1b[31m"]
+
+
+def confusion(names):
+    counts = np.eye(len(names), dtype=int)
+    return Evaluation(1.0, dict.fromkeys(names, 1.0), counts)
+
+
+def test_names_of_classes_are_drawn_as_they_are_written(tmp_path, recwarn):
+    save_figure(lambda: draw_confusion(confusion(ODD_NAMES), ODD_NAMES), tmp_path / "odd.png")
+    assert not recwarn.list
+    with own_style():
+        axes = draw_confusion(confusion(ODD_NAMES), ODD_NAMES).axes[0]
+    drawn = [label.get_text() for label in axes.get_xticklabels()]
+    assert drawn == [name.replace("\udce9", "\ufffd") for name in ODD_NAMES]
+    assert not any(label.get_parse_math() for label in axes.get_xticklabels())
+    assert np.asarray(Image.open(tmp_path / "odd.png")).std() > 0
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"), [("caf\udce9", "caf\ufffd"), ("猫", "猫"), ("", ""), ("\udce7\udc8c\udcab", "猫")]
+)
+def test_a_name_in_an_old_encoding_becomes_legible(name, shown):
+    assert legible(name) == shown
+
+
+def test_the_settings_of_the_user_change_no_picture_and_are_left_as_they_are(tmp_path):
+    names = ["cat", "dog"]
+    save_figure(lambda: draw_confusion(confusion(names), names), tmp_path / "plain.png")
+    theirs = {"text.usetex": True, "figure.facecolor": "red", "font.size": 30.0, "lines.linewidth": 9.0}
+    with matplotlib.rc_context(theirs):
+        before, backend = dict(matplotlib.rcParams), matplotlib.get_backend()
+        save_figure(lambda: draw_confusion(confusion(names), names), tmp_path / "theirs.png")
+        assert dict(matplotlib.rcParams) == before
+        assert matplotlib.get_backend() == backend
+    assert (tmp_path / "plain.png").read_bytes() == (tmp_path / "theirs.png").read_bytes()

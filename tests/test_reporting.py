@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 from dataclasses import replace
+from html import unescape
 from xml.etree import ElementTree
 
 import numpy as np
@@ -19,6 +20,7 @@ from pretrain.data.leakage_check import Count, Leakage
 from pretrain.reporting.caveats import caveats
 from pretrain.reporting.comparison_figures import over_labels, panels
 from pretrain.reporting.comparison_results import COLUMNS, read_results
+from pretrain.reporting.markdown_text import code_block
 from pretrain.reporting.methods_text import methods
 from pretrain.reporting.plotting import TEXT_HEIGHT, Row, apart, panel, rows, styles
 from pretrain.reporting.side_by_side import unique_names, welch
@@ -87,8 +89,10 @@ def write_task(task, comparison, out):
 def make(configure):
     """Return a function that writes the folder of a comparison, with the tasks that `keep` selects."""
 
-    def write(out, *options, keep=lambda task: True):
+    def write(out, *options, keep=lambda task: True, renamed=lambda arm: arm):
         comparison = configure("compare", f"out={out}", *(options or ALL))
+        arms = {renamed(name): arm for name, arm in comparison.arms.items()}
+        comparison = replace(comparison, arms=arms, baseline=renamed(comparison.baseline))
         config = as_config(comparison) | {"data_digest": "0", "labelled_digest": "0"}
         out.mkdir(parents=True)
         (out / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
@@ -373,9 +377,9 @@ def test_failed_tasks_are_named_with_their_reasons(tmp_path, make):
             (task.folder(out) / "failure.txt").write_text(f"{reason}\n")
     write_report(out)
     text = text_of(out)
-    assert re.search(r"- pretraining, seed 1000; .*pretraining, seed 3.*: pretraining diverged <at step 3>", text)
+    assert re.search(r"- pretraining, seed 1000; .*pretraining, seed 3.*: pretraining diverged &lt;at step 3>", text)
     assert re.search(r"scratch, 20 labels, seed 1000, trial 2; .*scratch, 20 labels, seed 3.*: scratch diverged", text)
-    assert re.search(r"- probe of scratch layers, 20 labels, seed 3; .*: probe diverged <at step 3>", text)
+    assert re.search(r"- probe of scratch layers, 20 labels, seed 3; .*: probe diverged &lt;at step 3>", text)
     assert "failed: too steep</td>" in page_of(out)
     assert "&lt;at step 3&gt;" in page_of(out)
     assert "diverged <at" not in page_of(out)
@@ -581,3 +585,53 @@ def test_an_arm_knows_whether_it_is_frozen(configure, freeze, frozen):
     own = configure("compare", "out=x", f"+arms.own={{recipe: {{freeze: {freeze}}}}}")
     shared = configure("compare", "out=x", f"recipe.freeze={freeze}")
     assert own.arms["own"].frozen == shared.arms["scratch"].frozen == frozen
+
+
+ODD_NAMES = ["<b title=x>", "$x_1$", "`code`", "a|b", "[link](x)", "猫 & \ndog", "*bold*", "$", "$$", r"\$"]
+
+
+def test_names_of_arms_are_text_in_the_page_the_tables_and_the_figures(tmp_path, make, recwarn):
+    called = {}
+
+    def renamed(arm):
+        return called.setdefault(arm, ODD_NAMES[len(called)])
+
+    out = make(tmp_path / "run", renamed=renamed)
+    write_report(out)
+    assert not recwarn.list
+    arms = [*dict.fromkeys(pd.read_csv(out / "results.csv")["arm"])]
+    assert arms == [*called.values()]
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert "<b title" not in page
+    assert "&lt;b title=x&gt;" in page
+    drawn = " ".join(file.read_text(encoding="utf-8") for file in (out / "figures").glob("*.svg"))
+    shown = [unescape(text) for text in re.findall(r"<text[^>]*>([^<]*)</text>", drawn)]
+    assert {"$x_1$", "`code`", "a|b", "$", "$$"} & {*arms} <= {*shown}
+
+
+def test_names_of_arms_leave_the_markdown_as_it_is(tmp_path, make, out):
+    called = {}
+
+    def renamed(arm):
+        return called.setdefault(arm, ODD_NAMES[len(called)])
+
+    odd = make(tmp_path / "run", renamed=renamed)
+    write_report(odd)
+    plain, text = ((folder / "report.md").read_text(encoding="utf-8") for folder in (out, odd))
+    assert "<" not in text
+    assert "[link](x)" not in text
+    assert "*bold*" not in text.replace(r"\*bold\*", "")
+    # A bar in a name makes no column, and a line break no row.
+    rows = [
+        [re.sub(r"\\\|", "", line).count("|") for line in each.splitlines() if line[:1] == "|"]
+        for each in (plain, text)
+    ]
+    assert rows[0] == rows[1]
+
+
+@pytest.mark.parametrize("text", ["a", "`a`", "```\n<b>\n```", "`" * 7])
+def test_a_block_of_code_ends_where_its_text_does(text):
+    fence, *inside, last = code_block(text).split("\n")
+    assert fence == last
+    assert "\n".join(inside) == text
+    assert not any(line.startswith(fence) for line in inside)

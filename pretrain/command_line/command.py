@@ -20,6 +20,7 @@ from pretrain.command_line.help_page import help_page
 from pretrain.errors import UserError
 from pretrain.runs.device import keep_freed_memory
 from pretrain.runs.interruption import Interruption, signals_end_the_process
+from pretrain.runs.memory import out_of_memory
 from pretrain.runs.progress import complain
 from pretrain.runs.typed_settings import Config, typed
 
@@ -29,12 +30,15 @@ _HERE = Path(__file__).parents[1]
 # A wheel has conf/ inside the package, a clone beside it.
 CONF = next(path for path in (_HERE / "conf", _HERE.parent / "conf") if path.is_dir())
 
+# Hydra raises its errors then, instead of printing them. Matplotlib draws into files, as if the user had no settings.
+ENVIRONMENT = {"HYDRA_FULL_ERROR": "1", "MPLBACKEND": "Agg", "MATPLOTLIBRC": os.devnull}
+
 
 def command(kind: type[T]) -> Callable[[Callable[[T], None]], Callable[[], None]]:
     """Make a function a command, configured by the YAML file in conf/ with the name of the function's file.
 
-    A user's mistake prints one line on standard error with exit status 2. Ctrl-C, SIGTERM and SIGHUP save
-    and end the run, with the exit status of the signal.
+    A user's mistake, and memory that ran out, print a line on standard error with exit status 2. Ctrl-C, SIGTERM and
+    SIGHUP save and end the run, with the exit status of the signal.
 
     Parameters
     ----------
@@ -56,12 +60,12 @@ def command(kind: type[T]) -> Callable[[Callable[[T], None]], Callable[[], None]
 
         @functools.wraps(function)
         def main() -> None:
+            _print_anything()
             if {"--help", "-h"} & {*sys.argv[1:]}:
                 print(help_page(CONF, name))
                 return
             keep_freed_memory()
-            # Hydra raises its errors then, instead of printing them.
-            os.environ["HYDRA_FULL_ERROR"] = "1"
+            os.environ |= ENVIRONMENT
             with signals_end_the_process(), _one_line_for_mistakes(name):
                 sys.argv[1:] = prepared(sys.argv[1:], kind, CONF, name)
                 run()
@@ -78,18 +82,31 @@ def plain(config: DictConfig) -> Config:
     return resolved  # type: ignore[return-value]
 
 
+def _print_anything() -> None:
+    """Let a name be printed in any encoding, with escapes where it lacks a character, or to streams that are closed."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            # A file opened later would else become the process's standard output.
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
+        getattr(sys, name).reconfigure(errors="backslashreplace")
+
+
 @contextmanager
 def _one_line_for_mistakes(name: str) -> Iterator[None]:
     try:
         yield
-        if sys.stdout:
-            sys.stdout.flush()
+        sys.stdout.flush()
     except BrokenPipeError:
         # Whoever read the output, such as `head`, has seen enough. What Python would still flush goes nowhere.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (UserError, HydraException, OmegaConfBaseException, OSError) as error:
         for line in error_lines(error, CONF, name, sys.argv[1:]):
             complain(f"error: {line}")
+        sys.exit(2)
+    except (MemoryError, RuntimeError, ImportError) as error:
+        if not (line := out_of_memory(error)):
+            raise
+        complain(f"error: {line}")
         sys.exit(2)
     except KeyboardInterrupt as interruption:
         complain("interrupted; run the same command again to resume")

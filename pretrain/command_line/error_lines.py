@@ -94,7 +94,8 @@ def _options_with(key: str, conf: Path) -> list[str]:
     """Return the options of a group that have a setting which the chosen one lacks, such as the root of a folder."""
     group, _, name = key.partition(".")
     files = sorted((conf / group).glob("*.yaml")) if name and "." not in name else []
-    return [file.stem for file in files if re.search(rf"^{re.escape(name)}:", file.read_text(), flags=re.M)]
+    setting = re.compile(rf"^{re.escape(name)}:", flags=re.M)
+    return [file.stem for file in files if setting.search(file.read_text(encoding="utf-8"))]
 
 
 def _known_settings(conf: Path, command: str, arguments: Iterable[str]) -> dict[str, Any]:

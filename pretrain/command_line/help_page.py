@@ -12,13 +12,13 @@ SINGLE_OPTION_GROUPS = ("device",)
 
 def help_page(conf: Path, command: str) -> str:
     """Return the help of the command configured by ``conf/<command>.yaml``."""
-    text = (conf / f"{command}.yaml").read_text()
+    text = (conf / f"{command}.yaml").read_text(encoding="utf-8")
     purpose = _comment(text)[0].removeprefix(f"python -m pretrain.{command}: ")
     groups = groups_of(conf, command)
     parts = [f"python -m pretrain.{command} [setting=value ...]\n\n{purpose[0].upper()}{purpose[1:]}"]
     parts.append("Settings, with their defaults (??? is required):\n" + _settings(text))
     parts += [
-        f"{group}.… :\n{_settings((conf / group / 'default.yaml').read_text())}"
+        f"{group}.… :\n{_settings((conf / group / 'default.yaml').read_text(encoding='utf-8'))}"
         for group in groups
         if group in SINGLE_OPTION_GROUPS
     ]
@@ -32,7 +32,7 @@ def help_page(conf: Path, command: str) -> str:
 
 def groups_of(conf: Path, command: str) -> list[str]:
     """Return the groups of settings from which a command's configuration takes options."""
-    defaults = _defaults((conf / f"{command}.yaml").read_text())
+    defaults = _defaults((conf / f"{command}.yaml").read_text(encoding="utf-8"))
     return [group for group in re.findall(r"[-{ ](?:override /)?(\w+): ", defaults) if (conf / group).is_dir()]
 
 
@@ -63,7 +63,7 @@ def _options(conf: Path, group: str) -> str:
 
 def _purpose(file: Path, width: int) -> Iterator[str]:
     """Yield the first sentence of a file's comment, or an experiment's purpose, in one line."""
-    comment = " ".join(_comment(file.read_text()))
+    comment = " ".join(_comment(file.read_text(encoding="utf-8")))
     stated = re.search(r"Purpose\s+(.*?)\s*(?:Command\b|$)", comment)
     sentence = re.split(r"(?<!al\.)(?<=[.?])\s", stated[1] if stated else comment)[0]
     yield textwrap.shorten(sentence.rstrip("."), width, placeholder=" …")

@@ -7,18 +7,19 @@ from matplotlib.figure import Figure
 from sklearn.metrics import ConfusionMatrixDisplay
 
 from pretrain.evaluation.predictions import Evaluation
+from pretrain.pictures.drawing import legible
 
 
 def draw_confusion(evaluation: Evaluation, classes: Sequence[str]) -> Figure:
     """Draw the confusion matrix in percent of each true class, with the accuracy of each class."""
     counts = evaluation.confusion
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    labels = [f"{name} ({evaluation.per_class[name]:.0%})" for name in classes]
+    labels = [f"{legible(name)} ({evaluation.per_class[name]:.0%})" for name in classes]
     few = len(classes) <= 30
     size = max(4.5, 0.55 * len(classes) + 1.5) if few else 18.0
     figure = Figure(figsize=(size + 0.8, size))
     axes = figure.subplots()
-    display = ConfusionMatrixDisplay(100 * shares, display_labels=classes)
+    display = ConfusionMatrixDisplay(100 * shares, display_labels=[*map(legible, classes)])
     rotation = 45 if few else 90
     display.plot(
         ax=axes, cmap="Blues", values_format=".0f", include_values=few, colorbar=False, xticks_rotation=rotation

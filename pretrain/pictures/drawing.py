@@ -1,8 +1,12 @@
 """Colors, strips of images and saving, shared by all pictures."""
 
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 from matplotlib.figure import Figure
 from torch import Tensor
 from torchvision.utils import make_grid
@@ -10,10 +14,30 @@ from torchvision.utils import make_grid
 # Okabe and Ito's colors, which people with any color vision can tell apart.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 
+# Names are drawn as they are written, dollars included. The text of an SVG file stays text, and its ids are the same
+# each time.
+STYLE: Any = {"text.parse_math": False, "svg.hashsalt": "pretrain", "svg.fonttype": "none"}
 
-def save_figure(figure: Figure, path: Path) -> None:
-    """Write a figure as a PNG."""
-    figure.savefig(path, dpi=110, bbox_inches="tight", facecolor="white")
+
+@contextmanager
+def own_style() -> Iterator[None]:
+    """Draw and save figures in the block as matplotlib does by itself, whatever settings the user has."""
+    defaults = {key: value for key, value in matplotlib.rcParamsDefault.items() if not key.startswith("backend")}
+    with matplotlib.rc_context({**defaults, **STYLE}), warnings.catch_warnings():
+        # A character that no font has is drawn as a box.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")
+        yield
+
+
+def save_figure(draw: Callable[[], Figure], path: Path) -> None:
+    """Draw a figure and write it as a PNG."""
+    with own_style():
+        draw().savefig(path, dpi=110, bbox_inches="tight", facecolor="white")
+
+
+def legible(name: str) -> str:
+    """Return a name that fonts can draw: what is in another encoding than UTF-8 is replaced by a mark."""
+    return name.encode(errors="surrogateescape").decode(errors="replace")
 
 
 def draw_strips(rows: dict[str, Tensor]) -> Figure:

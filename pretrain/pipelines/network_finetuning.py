@@ -119,5 +119,6 @@ def _longer(recipe: Recipe, extra_flops: int, network: ConvNet, labels: int) -> 
 
 def _draw_finetuning(network: ConvNet, result: Result, folder: RunFolder) -> None:
     if result.test:
-        save_figure(draw_confusion(result.test, network.classes), folder.path / "confusion.png")
-    save_figure(draw_learning_curves(folder.metrics()), folder.path / "learning-curves.png")
+        test = result.test
+        save_figure(lambda: draw_confusion(test, network.classes), folder.path / "confusion.png")
+    save_figure(lambda: draw_learning_curves(folder.metrics()), folder.path / "learning-curves.png")

@@ -93,7 +93,7 @@ def _draw_stage(stack: Stack, count: int, data: Dataset, folder: RunFolder) -> N
     }
     for kind, draw in drawings.items():
         with suppress(NotImplementedError):
-            save_figure(draw(), folder.path / f"stage{count}-{kind}.png")
+            save_figure(draw, folder.path / f"stage{count}-{kind}.png")
 
 
 def _stages_summary(settings: StageRun, plan: StackPlan, pool: int, folder: RunFolder, stages: int) -> dict[str, Any]:

@@ -111,7 +111,7 @@ def read_results(out: str | Path) -> Results:
     return Results(
         path=out,
         comparison=comparison,
-        configuration=(out / "config.yaml").read_text(),
+        configuration=(out / "config.yaml").read_text(encoding="utf-8"),
         environment=(RunFolder(out).environments() or [{}])[-1],
         changed_environments=_changed_environments(done, out),
         labelled_digest=digests["labelled_digest"],

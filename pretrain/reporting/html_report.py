@@ -15,11 +15,13 @@ from pretrain.comparison.plan import FIGURES
 from pretrain.comparison.tasks import PretrainingTask
 from pretrain.comparison.verdicts import PairedComparison, as_json, compare_arms
 from pretrain.errors import DamagedFileError, UserError
+from pretrain.pictures.drawing import legible, own_style
 from pretrain.reporting import attribution_figures, comparison_figures, plotting, tables
 from pretrain.reporting.caveats import caveats
 from pretrain.reporting.comparison_figures import Drawing, file_name
 from pretrain.reporting.comparison_results import Results, read_results
 from pretrain.reporting.headline import against_matched, headline, label_efficiency_sentences
+from pretrain.reporting.markdown_text import as_markdown, code_block, table_row
 from pretrain.reporting.methods_text import methods
 from pretrain.runs.atomic_files import write_text
 from pretrain.runs.run_folder import RunFolder
@@ -138,10 +140,11 @@ def _drawing(part: str, name: str, caption: str, figure: Figure | None) -> Itera
 def export_drawings(drawings: Iterable[Drawing], into: Path) -> dict[str, list[dict[str, str]]]:
     """Write figures as PNG and SVG, delete those of a former report, and return them for the parts of a page."""
     shown: dict[str, list[dict[str, str]]] = {"results": [], "time": [], "attribution": []}
-    for drawing in drawings:
-        svg = plotting.save_svg_and_png(drawing.figure, into / "figures" / drawing.name)
-        entry = {"svg": plotting.inline(svg, drawing.name.replace("-", " ")), "caption": drawing.caption}
-        shown[drawing.part].append({**entry, "name": drawing.name})
+    with own_style():
+        for drawing in drawings:
+            svg = plotting.save_svg_and_png(drawing.figure, into / "figures" / drawing.name)
+            entry = {"svg": plotting.inline(svg, drawing.name.replace("-", " ")), "caption": drawing.caption}
+            shown[drawing.part].append({**entry, "name": drawing.name})
     written = {entry["name"] for part in shown.values() for entry in part}
     for old in [file for pattern in FIGURES for file in into.glob(pattern) if file.stem not in written]:
         old.unlink(missing_ok=True)
@@ -150,16 +153,18 @@ def export_drawings(drawings: Iterable[Drawing], into: Path) -> dict[str, list[d
 
 def render(template: str, page: dict[str, Any], into: Path) -> None:
     """Write report.html and report.md from the templates of this name."""
-    templates = jinja2.Environment(
-        loader=jinja2.PackageLoader("pretrain.reporting"),
-        autoescape=lambda name: name is not None and ".html" in name,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
     for suffix in ("html", "md"):
+        templates = jinja2.Environment(
+            loader=jinja2.PackageLoader("pretrain.reporting"),
+            autoescape=True,
+            trim_blocks=True,
+            lstrip_blocks=True,
+            undefined=jinja2.StrictUndefined,
+            finalize=as_markdown if suffix == "md" else None,
+        )
+        templates.filters |= {"table_row": table_row, "code_block": code_block}
         text = templates.get_template(f"{template}.{suffix}.j2").render(page)
-        write_text(into / f"report.{suffix}", text)
+        write_text(into / f"report.{suffix}", legible(text))
 
 
 def _page(results: Results, paired: list[PairedComparison], efficiencies: list[LabelEfficiency]) -> dict[str, Any]:

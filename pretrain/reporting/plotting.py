@@ -8,13 +8,12 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from pretrain.comparison.paired_differences import Estimate
-from pretrain.pictures.drawing import COLORS
+from pretrain.pictures.drawing import COLORS, own_style
 
 # On a narrow screen, the text of a wider figure would be too small to read.
 WIDTH, HEIGHT = 4.7, 3.3  # inches
@@ -24,7 +23,6 @@ GRID_COLOR = "#dddddd"
 MARKERS = "sD^vPX"
 # Figures show intervals from this number of seeds on: the t interval of two seeds is wider than any figure.
 INTERVAL_FROM = 3
-STYLE: Any = {"svg.hashsalt": "pretrain", "svg.fonttype": "none", "font.family": "sans-serif"}
 
 Style = dict[str, Any]
 
@@ -171,10 +169,10 @@ def save_svg_and_png(figure: Figure, path: Path) -> str:
     """Write a figure as `path`.svg and `path`.png, the same bytes for the same figure, and return the SVG."""
     path.parent.mkdir(exist_ok=True)
     svg, png = (path.with_name(f"{path.name}.{suffix}") for suffix in ("svg", "png"))
-    with matplotlib.rc_context(STYLE):
+    with own_style():
         figure.draw_without_rendering()
         # The figure is laid out by now, once for both files.
         figure.set_layout_engine("none")
         figure.savefig(svg, metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
         figure.savefig(png, dpi=200, metadata={"Software": None})
-    return svg.read_text()
+    return svg.read_text(encoding="utf-8")
