@@ -17,15 +17,16 @@ from conftest import SMALL_RUN, user_environment
 from PIL import Image
 
 from pretrain import ConvAutoencoder
+from pretrain.predict import column_names
 
 CLASSES = ("dark", "light")
 
 
-def run_process(folder, command, *arguments):
+def run_process(folder, command, *arguments, **environment):
     return subprocess.run(
         [sys.executable, "-m", f"pretrain.{command}", *arguments],
         cwd=folder,
-        env={**os.environ, **user_environment(folder)},
+        env={**os.environ, **user_environment(folder), **environment},
         capture_output=True,
         text=True,
         timeout=300,
@@ -140,6 +141,91 @@ def test_a_mistake_ends_a_process_with_one_line_and_a_status(folder):
     assert result.returncode == 2
     assert result.stdout == ""
     assert result.stderr == "error: run=runs/nothing holds no trained network (no network.safetensors).\n"
+
+
+# An encoding of ASCII alone, a backend that is not installed, and settings that need a program.
+ODD_ENVIRONMENT = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "MPLBACKEND": "module://no.such"}
+
+
+@pytest.mark.integration
+def test_names_encodings_and_settings_of_matplotlib_change_no_number(tmp_path):
+    names = ["$", "$$", "class", "file", "猫"]
+    for k, name in enumerate(names):
+        for split in ("train", "test"):
+            (tmp_path / "photos" / split / name).mkdir(parents=True)
+            for n in range(3):
+                Image.new("L", (8, 8), 20 + 40 * k + n).save(tmp_path / "photos" / split / name / f"{n}.png")
+    (tmp_path / "matplotlibrc").write_text("text.usetex: True")
+    data = ["data=folder", "data.root=photos", "data.image_size=8", "data.validation=5", "data.duplicates=keep"]
+    written = {}
+    for out, environment in {"plain": {}, "odd": ODD_ENVIRONMENT}.items():
+        options = [*data, *SMALL_RUN, "stack=cae_small", "recipe.steps=3", f"out={out}"]
+        finetune = run_process(tmp_path, "finetune", *options, **environment)
+        assert finetune.returncode == 0, finetune.stderr
+        predict = run_process(tmp_path, "predict", f"run={out}", "images=photos/test", f"out={out}.csv", **environment)
+        assert predict.returncode == 0, predict.stderr
+        assert predict.stderr == ""
+        assert finetune.stderr.count("\n") == 1  # the copies that are kept
+        pictures = [(tmp_path / out / f"{name}.png").read_bytes() for name in ("confusion", "learning-curves")]
+        written[out] = (tmp_path / f"{out}.csv").read_bytes(), *pictures
+    assert written["plain"] == written["odd"]
+    rows = list(csv.DictReader(written["odd"][0].decode("utf-8").splitlines()))
+    assert [*rows[0]] == ["file", "class", *(f"p_{name}" for name in names)]
+
+
+@pytest.mark.parametrize(
+    ("classes", "columns"),
+    [
+        (["cat", "dog"], ["cat", "dog"]),
+        (["File", "p_file"], ["File", "p_file"]),
+        (["file", "dog"], ["p_file", "p_dog"]),
+        (["class", "file", "p_class"], ["p_class", "p_file", "p_p_class"]),
+    ],
+)
+def test_each_column_of_predictions_has_a_name_of_its_own(classes, columns):
+    assert column_names(classes) == ["file", "class", *columns]
+
+
+@pytest.mark.parametrize(
+    ("out", "message"),
+    [
+        ("missing/x.csv", "out=missing/x.csv: there is no folder missing: make it, or give another file."),
+        ("there", "out=there is a folder: give a file, such as out=there/predictions.csv."),
+        ("file/x.csv", "out=file/x.csv: there is no folder file: make it, or give another file."),
+    ],
+)
+def test_a_table_that_cannot_be_written_is_refused_before_the_work(tmp_path, run_here, out, message):
+    (tmp_path / "there").mkdir()
+    # The network is not even read.
+    for name in ("file", "there/network.safetensors"):
+        (tmp_path / name).write_text("")
+    result = run_here(tmp_path, "predict", "run=there", "images=photos", f"out={out}")
+    assert (result.returncode, result.stderr) == (2, f"error: {message}\n")
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize(
+    ("command", "status", "said"),
+    [
+        ("describe", 0, ""),
+        ("predict run=. images=.", 2, "error: standard output is closed: give out=FILE.\n"),
+    ],
+)
+def test_a_closed_standard_output_is_no_error_unless_it_is_all_there_is(tmp_path, command, status, said):
+    (tmp_path / "network.safetensors").write_text("")
+    result = subprocess.run(
+        ["sh", "-c", f"{sys.executable} -m pretrain.{command} >&-"], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert (result.returncode, result.stderr) == (status, said)
+
+
+def test_memory_that_runs_out_is_a_line_that_says_what_to_make_smaller(tmp_path, run_here):
+    maps = f"stack.stages.stage2.layer.out_channels={10**15}"  # beyond any address
+    result = run_here(tmp_path, "stage", maps, "out=run", "device.accelerator=cpu")
+    assert result.returncode == 2
+    assert result.stderr.startswith("error: memory ran out (another ")
+    assert "give a smaller batch_size, layer.out_channels or data.image_size" in result.stderr
+    assert result.stderr.count("\n") == 1
 
 
 def test_describe_prints_the_volume_of_each_layer_and_the_totals(folder, run_here):

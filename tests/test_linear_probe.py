@@ -89,7 +89,7 @@ def test_a_network_is_left_as_it_is(network, digits):
 
 
 def test_without_validation_images_there_is_nothing_to_choose_by(network):
-    with pytest.raises(UserError, match=r"give data\.validation more than 0"):
+    with pytest.raises(UserError, match=r"there are none: give a greater data\.validation"):
         probe_layers(network, pretrain.load_digits(validation=0))
 
 

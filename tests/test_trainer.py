@@ -269,3 +269,17 @@ def test_the_parts_of_a_batch_are_equal_and_disjoint():
     assert torch.cat(parts).sort().values.tolist() == list(range(6))
     with pytest.raises(UserError, match="batches of 5 images cannot be shared out equally"):
         share_out(torch.arange(5), SimpleNamespace(world_size=3, global_rank=0))
+
+
+def test_an_evaluation_that_is_no_number_stops_the_run(fabric):
+    module = nn.Linear(2, 1)
+    evaluation = PeriodicEvaluation(lambda: {"fine": 1.0, "free_energy": math.inf}, every=2)
+    with pytest.raises(UserError, match=r"x, step 2 \(free_energy inf\): not a finite .*lower learning_rate=0\.1"):
+        trainer(fabric, module, grow(module, 0.0), Diagnosis(not_finite), evaluation).fit()
+
+
+def test_weights_of_zero_have_an_update_ratio(fabric, tmp_path):
+    module, folder = nn.Linear(2, 1), RunFolder.open(tmp_path / "run", {})
+    nn.init.zeros_(module.weight)
+    trainer(fabric, module, grow(module, 0.0), MetricLogging(folder), steps=1).fit()
+    assert folder.metrics()[0]["update_ratio"] == 0.0

@@ -75,7 +75,9 @@ def fit_head(network: ConvNet, train: Labelled, validation: Labelled, how: str, 
     Platt (1999), Probabilistic outputs for support vector machines. Advances in Large Margin Classifiers, section 2.2.
     """
     if not len(validation):
-        raise UserError(f"recipe.head={how} needs validation images: give data.validation more than 0.")
+        raise UserError(
+            f"recipe.head={how} needs validation images, and there are none: give a greater data.validation."
+        )
     images = torch.cat([train.images, train.images.flip(3)]) if flip else train.images
     labels, held_out = train.labels.repeat(1 + flip).numpy(), top_features(network, validation.images)
     scaler, fc = StandardScaler(copy=False), network.head.get_submodule("fc")

@@ -74,7 +74,9 @@ def probe_layers(network: ConvNet, data: Dataset, *, labels: int | None = None, 
     Alain and Bengio (2016), Understanding intermediate layers using linear classifier probes, arXiv:1610.01644.
     """
     if not len(data.validation):
-        raise UserError("a probe's penalty is chosen on validation images: give data.validation more than 0.")
+        raise UserError(
+            "a probe's penalty is chosen on validation images, and there are none: give a greater data.validation."
+        )
     train = data.train.subset(label_subset(data.train.labels, labels, seed))
     splits = [pooled_features(network, split.images) for split in (train, data.validation)]
     chosen = [

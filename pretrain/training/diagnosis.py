@@ -1,5 +1,6 @@
 """Stopping a training run that fails, with a line that names the setting most likely at fault."""
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -47,6 +48,12 @@ class Diagnosis(Callback):
             if trouble := self.diagnose(metrics, trainer.training.learning_rate):
                 raise UserError(f"{where}: {_decay_at_fault(trainer) or trouble}. {NOT_SAVED}")
             self._check_weights(trainer)
+
+    def on_evaluation(self, trainer: Trainer, metrics: Metrics) -> None:
+        """Raise a `UserError` if an evaluation gives what is no finite number."""
+        if trouble := not_finite(metrics, trainer.training.learning_rate):
+            figures = ", ".join(f"{name} {value:.3g}" for name, value in metrics.items() if not math.isfinite(value))
+            raise UserError(f"{trainer.name}, step {trainer.step} ({figures}): {trouble}. {NOT_SAVED}")
 
     def before_save(self, trainer: Trainer) -> None:
         """Raise a `UserError` if weights that are no finite numbers would be saved."""

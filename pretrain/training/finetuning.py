@@ -164,7 +164,9 @@ def _standard_callbacks(
         callbacks.append(evaluation)
     if recipe.early_stopping:
         if not len(validation):
-            raise UserError("recipe.early_stopping needs validation images: give data.validation more than 0.")
+            raise UserError(
+                "recipe.early_stopping needs validation images, and there are none: give a greater data.validation."
+            )
         # The wait begins where the layers join the head.
         callbacks.append(EarlyStopping(evaluation, "val_accuracy", recipe.patience, recipe.head_only_steps))
     return callbacks

@@ -55,4 +55,5 @@ def update_ratio(weights: list[tuple[nn.Parameter, Tensor]]) -> float:
     """
     learned = [(old, parameter - old) for parameter, old in weights if parameter.requires_grad]
     before, update = (torch.cat([part.flatten() for part in parts]) for parts in zip(*learned, strict=True))
-    return float(update.norm() / before.norm())
+    # All weights may be zero, as those of a head that is fitted to constants.
+    return float(update.norm() / before.norm().clamp(min=torch.finfo(before.dtype).tiny))
