@@ -1,6 +1,7 @@
 """Make a command from a function of typed settings."""
 
 import functools
+import logging
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -66,6 +67,8 @@ def command(kind: type[T]) -> Callable[[Callable[[T], None]], Callable[[], None]
                 return
             keep_freed_memory()
             os.environ |= ENVIRONMENT
+            # Without a home folder, matplotlib would tell where it keeps its cache instead.
+            logging.getLogger("matplotlib").setLevel(logging.ERROR)
             with signals_end_the_process(), _one_line_for_mistakes(name):
                 sys.argv[1:] = prepared(sys.argv[1:], kind, CONF, name)
                 run()

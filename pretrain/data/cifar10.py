@@ -46,7 +46,7 @@ def read_cifar10(source: CIFAR10Data) -> Dataset:
     def labelled(images_of: CIFAR10) -> Labelled:
         return Labelled(named(images_of).images, torch.tensor(images_of.targets))
 
-    root = Path(source.root).expanduser()
+    root = Path(source.root)
     missing = source.download and not (root / CIFAR10.base_folder).exists()
     if missing:
         say(f"CIFAR-10 is not in {source.root} yet: downloading it from {CIFAR10.url}")

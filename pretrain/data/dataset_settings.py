@@ -183,7 +183,7 @@ class FolderData(DataSource):
         UserError
             When there is no such folder.
         """
-        return class_folders(Path(self.root).expanduser() / "train")
+        return class_folders(Path(self.root, "train"))
 
 
 SOURCES: dict[str, type[DataSource]] = {kind.name: kind for kind in (DigitsData, CIFAR10Data, FolderData)}
