@@ -12,10 +12,9 @@ from torch import Tensor
 from pretrain.data.dataset import refuse_one_color
 from pretrain.errors import UserError
 from pretrain.runs.device import Device
-from pretrain.runs.progress import complain
 from pretrain.runs.run_folder import RunFolder
 from pretrain.runs.seeding import generator
-from pretrain.stages.base import Metrics, Stage, activity, not_finite
+from pretrain.stages.base import Metrics, Stage
 from pretrain.stages.stack import SAMPLE_SIZE, Stack
 from pretrain.training.checkpointing import Checkpointing
 from pretrain.training.data_parallel import share_out
@@ -27,11 +26,10 @@ from pretrain.training.periodic_evaluation import PeriodicEvaluation
 from pretrain.training.recipes import Training
 from pretrain.training.schedules import Schedule
 from pretrain.training.stage_inputs import Inputs
+from pretrain.training.stage_normalization import HEALTH_SAMPLE, normalize_stage
 from pretrain.training.trainer import Callback, Trainer
 
 HEALTH_CHECKS = 20  # per stage
-HEALTH_SAMPLE = 200  # images of each
-USELESS = 0.5  # share of dead or saturated maps that the user is told of
 
 
 @dataclass(frozen=True)
@@ -278,29 +276,6 @@ def load_stack(stack: Stack, state: dict[str, Any]) -> int:
         return state["finished"]
     except (RuntimeError, KeyError):
         raise UserError("the saved stages belong to another stack: their layers have other shapes.") from None
-
-
-def normalize_stage(stage: Stage, inputs: Tensor, how: str, name: str, training: Training) -> None:
-    """Normalize a trained layer on a sample of its inputs, (N, C, H, W), and say so if most of its maps are useless.
-
-    Raises
-    ------
-    UserError
-        When the layer is dead, or its output is no finite number.
-    """
-    lower = f"lower learning_rate={training.learning_rate:g}"
-    try:
-        stage.layer.normalize(inputs, how)
-    except UserError as error:
-        raise UserError(f"{name}: {error}: {lower}. {NOT_SAVED}") from None
-    require_finite(stage.layer, f"{name}, normalized", f"{lower}. {NOT_SAVED}")
-    with torch.no_grad():
-        figures = activity(stage.layer.pooled(stage.layer(inputs[:HEALTH_SAMPLE])).float())
-    if not_finite(figures, training.learning_rate):
-        raise UserError(f"{name}: its output has values that are not finite numbers: {lower}. {NOT_SAVED}")
-    for kind in ("dead", "saturated"):
-        if figures[kind] >= USELESS:
-            complain(f"note: {name}: {figures[kind]:.0%} of its maps are {kind}: {lower}, or check its other settings")
 
 
 def _sample(inputs: Inputs, seed: int) -> Tensor:
