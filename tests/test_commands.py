@@ -203,6 +203,17 @@ def test_a_table_that_cannot_be_written_is_refused_before_the_work(tmp_path, run
     assert (result.returncode, result.stderr) == (2, f"error: {message}\n")
 
 
+@pytest.mark.parametrize("command", ["stage", "finetune", "probe", "compare", "report", "predict"])
+def test_a_command_without_arguments_says_what_is_missing(tmp_path, run_here, command):
+    result = run_here(tmp_path, command)
+    assert result.returncode == 2
+    assert all("is missing: give" in line for line in result.stderr.splitlines())
+
+
+def test_describe_needs_no_arguments(tmp_path, run_here):
+    assert run_here(tmp_path, "describe").returncode == 0
+
+
 @pytest.mark.integration
 @pytest.mark.parametrize(
     ("command", "status", "said"),
@@ -220,8 +231,8 @@ def test_a_closed_standard_output_is_no_error_unless_it_is_all_there_is(tmp_path
 
 
 def test_memory_that_runs_out_is_a_line_that_says_what_to_make_smaller(tmp_path, run_here):
-    maps = f"stack.stages.stage2.layer.out_channels={10**15}"  # beyond any address
-    result = run_here(tmp_path, "stage", maps, "out=run", "device.accelerator=cpu")
+    maps = [f"stack.stages.stage{k}.layer.out_channels={2**16}" for k in (1, 2)]  # 155 TB of weights
+    result = run_here(tmp_path, "stage", *maps, "out=run", "device.accelerator=cpu")
     assert result.returncode == 2
     assert result.stderr.startswith("error: memory ran out (another ")
     assert "give a smaller batch_size, layer.out_channels or data.image_size" in result.stderr

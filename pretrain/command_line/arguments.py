@@ -131,7 +131,7 @@ def _misused(arguments: Sequence[str], conf: Path, groups: Sequence[str]) -> Ite
 
 def _folders(arguments: Sequence[str]) -> Iterator[str]:
     """Yield the folders of configurations that the user names."""
-    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
+    for argument, following in zip(arguments, [*arguments, ""][1:], strict=True):
         option, equals, value = argument.partition("=")
         if option in FOLDER_OPTIONS:
             yield value if equals else following

@@ -103,8 +103,8 @@ def _one_line_for_mistakes(name: str) -> Iterator[None]:
         # Whoever read the output, such as `head`, has seen enough. What Python would still flush goes nowhere.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (UserError, HydraException, OmegaConfBaseException, OSError) as error:
-        for line in error_lines(error, CONF, name, sys.argv[1:]):
-            complain(f"error: {line}")
+        for problem in error_lines(error, CONF, name, sys.argv[1:]):
+            complain(f"error: {problem}")
         sys.exit(2)
     except (MemoryError, RuntimeError, ImportError) as error:
         if not (line := out_of_memory(error)):

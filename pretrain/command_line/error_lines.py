@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from pretrain.command_line.help_page import groups_of
-from pretrain.errors import UserError
+from pretrain.errors import UserError, system_line
 from pretrain.runs.device import ACCELERATORS
 
 LONGEST_NAME = 100  # characters of an option
@@ -44,6 +44,9 @@ def one_line(error: Exception, conf: Path, command: str, arguments: Iterable[str
         return f"{error.override}: write setting=value, and quote a list with spaces, as in 'labels=[10, 20]'."
     if isinstance(error, OmegaConfBaseException):
         return omegaconf_line(error)
+    # Hydra's error for a missing file is one of each.
+    if isinstance(error, OSError) and not isinstance(error, HydraException):
+        return system_line(error)
     lines = [line.strip() for line in str(error).split("Config search path:")[0].splitlines() if line.strip()]
     if not isinstance(error, HydraException):
         return " ".join(lines)

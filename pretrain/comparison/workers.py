@@ -1,6 +1,5 @@
 """A worker goes through the tasks of a comparison, alone or beside others, which may be on other computers."""
 
-import errno
 import time
 import traceback
 from collections import defaultdict
@@ -19,11 +18,12 @@ from pretrain.comparison.plan import Comparison
 from pretrain.comparison.tasks import FinetuningTask, PretrainingTask, ProbingTask, Task, tasks
 from pretrain.data.dataset import Dataset
 from pretrain.data.loading import load_data
-from pretrain.errors import UserError
+from pretrain.errors import UserError, is_full_disk, system_line
 from pretrain.pipelines.layer_probing import run_probe
 from pretrain.pipelines.network_finetuning import run_finetune
 from pretrain.pipelines.stage_training import run_stages
 from pretrain.runs.atomic_files import write_text
+from pretrain.runs.memory import out_of_memory
 from pretrain.runs.progress import say
 from pretrain.runs.run_folder import RunFolder, open_run, run_lock
 
@@ -118,12 +118,10 @@ class Worker:
                     raise UserError(reason)
             summary = _run(task, self.comparison, self.data, self.fabric)
         except Exception as error:
-            # A fault of one run, such as a lack of memory, does not stop the others. A full disk would stop them all.
-            if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            # A full disk would stop all other runs as well.
+            if is_full_disk(error):
                 raise
-            if not isinstance(error, UserError | OSError | MemoryError):
-                traceback.print_exc()
-            reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}".splitlines()[0]
+            reason = _reason(error)
             if self.folder.writes:
                 folder.mkdir(parents=True, exist_ok=True)
                 write_text(folder / "failure.txt", f"{reason}\n")
@@ -153,6 +151,16 @@ class Worker:
         done = len(self.needs) - len(left)
         remaining = timedelta(seconds=round(sum(left) / self.comparison.jobs))
         say(f"[{done}/{len(self.needs)}] {task}{result}; about {remaining} left")
+
+
+def _reason(error: Exception) -> str:
+    """Return why a run failed. A fault of one run, such as a lack of memory, does not stop the others."""
+    if isinstance(error, UserError):
+        return str(error)
+    if line := out_of_memory(error) or (system_line(error) if isinstance(error, OSError) else None):
+        return line
+    traceback.print_exc()
+    return f"{type(error).__name__}: {error}".splitlines()[0]
 
 
 def _run(task: Task, comparison: Comparison, data: Dataset, fabric: Fabric) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Colors, strips of images and saving, shared by all pictures."""
 
+import io
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,6 +11,8 @@ import matplotlib
 from matplotlib.figure import Figure
 from torch import Tensor
 from torchvision.utils import make_grid
+
+from pretrain.runs.atomic_files import write_bytes
 
 # Okabe and Ito's colors, which people with any color vision can tell apart.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -30,9 +33,11 @@ def own_style() -> Iterator[None]:
 
 
 def save_figure(draw: Callable[[], Figure], path: Path) -> None:
-    """Draw a figure and write it as a PNG."""
+    """Draw a figure and write it as a PNG, completely or not at all."""
+    png = io.BytesIO()
     with own_style():
-        draw().savefig(path, dpi=110, bbox_inches="tight", facecolor="white")
+        draw().savefig(png, format="png", dpi=110, bbox_inches="tight", facecolor="white")
+    write_bytes(path, png.getvalue())
 
 
 def legible(name: str) -> str:

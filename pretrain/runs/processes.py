@@ -8,7 +8,7 @@ import torch
 from lightning_fabric import Fabric
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 
-from pretrain.errors import UserError
+from pretrain.errors import UserError, system_line
 
 T = TypeVar("T")
 
@@ -59,7 +59,7 @@ def first_then_others(fabric: Fabric, function: Callable[[], T]) -> T:
             result = function()
         # An OSError may be a full disk.
         except (UserError, OSError) as error:
-            mistake = str(error)
+            mistake = system_line(error) if isinstance(error, OSError) else str(error)
     if mistake := fabric.broadcast(mistake):
         raise UserError(mistake)
     return function() if fabric.global_rank else result  # type: ignore[return-value]
