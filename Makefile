@@ -14,6 +14,7 @@ PYTEST := $(BIN)/python -m pytest --numprocesses auto --dist worksteal
 
 # Installed again only when pyproject.toml changes; the package itself is used in place.
 .venv/installed: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: give PYTHON=...")'
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'

@@ -203,7 +203,7 @@ def test_a_table_that_cannot_be_written_is_refused_before_the_work(tmp_path, run
     assert (result.returncode, result.stderr) == (2, f"error: {message}\n")
 
 
-@pytest.mark.parametrize("command", ["stage", "finetune", "probe", "compare", "report", "predict"])
+@pytest.mark.parametrize("command", ["finetune", "probe", "compare", "report", "predict"])
 def test_a_command_without_arguments_says_what_is_missing(tmp_path, run_here, command):
     result = run_here(tmp_path, command)
     assert result.returncode == 2

@@ -87,7 +87,7 @@ def test_a_run_is_bound_to_the_very_stages_it_began_with(trained, configure, dig
     run_finetune(config, digits, fabric)
     retrained = replace(configure("stage", f"out={stages}", "seed=9"), overwrite=True)
     run_stages(retrained, digits, fabric)
-    with pytest.raises(UserError, match="stages_digest is"):
+    with pytest.raises(UserError, match="the trained stages are not the same"):
         run_finetune(config, digits, fabric)
 
 

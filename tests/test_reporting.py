@@ -587,7 +587,7 @@ def test_an_arm_knows_whether_it_is_frozen(configure, freeze, frozen):
     assert own.arms["own"].frozen == shared.arms["scratch"].frozen == frozen
 
 
-ODD_NAMES = ["<b title=x>", "$x_1$", "`code`", "a|b", "[link](x)", "猫 & \ndog", "*bold*", "$", "$$", r"\$"]
+ODD_NAMES = ["<b title=x>", "$x_1$", "`code`", "a|b", "[link](x)", "猫 & dog", "*bold*", "$", "$$"]
 
 
 def test_names_of_arms_are_text_in_the_page_the_tables_and_the_figures(tmp_path, make, recwarn):

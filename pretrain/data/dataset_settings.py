@@ -44,7 +44,8 @@ class DataSource(Settings):
     name: ClassVar[str]
 
     validation: Validation = 0.1
-    unlabelled: Annotated[list[FileName], ONE_OR_MORE] = setting(factory=list)
+    # Digests bind a run to its images, which may lie elsewhere later.
+    unlabelled: Annotated[list[FileName], ONE_OR_MORE] = setting(factory=list, resuming=Resuming.FREE)
     duplicates: Literal["remove", "keep"] = "remove"
     cache: FileName | None = setting(DEFAULT_CACHE, resuming=Resuming.FREE)
 
@@ -136,7 +137,7 @@ class CIFAR10Data(DataSource):
     """
 
     name = "cifar10"
-    root: FileName = "data"
+    root: FileName = setting("data", resuming=Resuming.FREE)
     download: bool = setting(True, resuming=Resuming.FREE)
     validation: Validation = field(default=5000, kw_only=True)
 
@@ -161,7 +162,7 @@ class FolderData(DataSource):
     """
 
     name = "folder"
-    root: FileName
+    root: FileName = setting(resuming=Resuming.FREE)
     image_size: Annotated[int, In(ge=1, le=4096)] = 32
     channels: Literal[1, 3] = 3
 

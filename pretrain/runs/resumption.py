@@ -5,12 +5,19 @@ from typing import Any
 
 from pretrain.runs.typed_settings import Config
 
+# What the digests in the settings of a run are of.
+DIGESTS = {
+    "data_digest": "the images to learn from, their labels or the validation images",
+    "labelled_digest": "the labelled images or the test images",
+    "stages_digest": "the trained stages",
+}
+
 
 def differences(there: Config, wanted: Config, ignore: Iterable[str] = ()) -> list[str]:
-    """Return a phrase for each setting that differs, with its dotted path and both values."""
+    """Return a phrase for each setting that differs: its dotted path and both values, or what a digest is of."""
     ignored = tuple(f"{key}." for key in ignore)
     return [
-        f"{key} is {before} there and {after} here"
+        f"{DIGESTS[key]} are not the same" if key in DIGESTS else f"{key} is {before} there and {after} here"
         for key, (before, after) in differing_settings(there, wanted).items()
         if not f"{key}.".startswith(ignored)
     ]

@@ -192,7 +192,7 @@ class RunFolder:
         file = self.path / "config.yaml"
         if not file.exists():
             raise UserError(f"{self.path} holds no run (no config.yaml).")
-        return read_config(file)
+        return read_config(self.checked("config.yaml"))
 
     def summary(self) -> dict[str, Any] | None:
         """Return the summary of a complete run; None for an incomplete one.
