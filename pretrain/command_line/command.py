@@ -49,6 +49,7 @@ def command(kind: type[T]) -> Callable[[Callable[[T], None]], Callable[[], None]
 
     def decorate(function: Callable[[T], None]) -> Callable[[], None]:
         name = Path(function.__code__.co_filename).stem
+        as_typed: list[str] = []  # arguments, before they are quoted for Hydra
 
         @hydra.main(config_path=str(CONF), config_name=name, version_base="1.3")
         @functools.wraps(function)
@@ -57,6 +58,8 @@ def command(kind: type[T]) -> Callable[[Callable[[T], None]], Callable[[], None]
                 settings = typed(kind, plain(config))
                 for line in without_effect(settings, settings_given(sys.argv[1:])):
                     complain(f"note: {line}")
+                # A run records the command that its user typed.
+                sys.argv[1:] = as_typed or sys.argv[1:]
                 function(settings)
 
         @functools.wraps(function)
@@ -70,7 +73,8 @@ def command(kind: type[T]) -> Callable[[Callable[[T], None]], Callable[[], None]
             # Without a home folder, matplotlib would tell where it keeps its cache instead.
             logging.getLogger("matplotlib").setLevel(logging.ERROR)
             with signals_end_the_process(), _one_line_for_mistakes(name):
-                sys.argv[1:] = prepared(sys.argv[1:], kind, CONF, name)
+                as_typed[:] = sys.argv[1:]
+                sys.argv[1:] = prepared(as_typed, kind, CONF, name)
                 run()
 
         return main
