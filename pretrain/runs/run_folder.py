@@ -12,6 +12,7 @@ from lightning_fabric import Fabric
 from pretrain.errors import DamagedFileError, UserError
 from pretrain.runs.atomic_files import PART
 from pretrain.runs.processes import first_then_others, precision_of
+from pretrain.runs.progress import complain
 from pretrain.runs.resumption import differences, first_few, flatten
 from pretrain.runs.saved_states import SavedStates
 from pretrain.runs.sealed_files import digest_of, digest_of_values, read_config, read_json, write_config, write_json
@@ -149,12 +150,22 @@ class RunFolder:
         if not there - SETUP_FILES:
             return None
         try:
-            if differing := differences(self.config(), config, ignore):
+            if differing := differences(read_config(self.path / "config.yaml"), config, ignore):
                 return f"{self.path} holds a run with other settings: {first_few(differing)}. {restart}"
+            self._drop_damaged_summary()
             self.check()
         except DamagedFileError as error:
             return str(error)
         return None
+
+    def _drop_damaged_summary(self) -> None:
+        """Take a run whose summary cannot be read for one that was interrupted before its end."""
+        try:
+            self.summary()
+        except DamagedFileError as error:
+            complain(f"note: {error.file} is damaged ({error.reason}), so the run is not complete: going on with it")
+            if self.writes:
+                error.file.unlink()
 
     def _entries(self) -> set[str]:
         """Return the names in the folder, without hidden files, unfinished ones and what systems put there."""
