@@ -322,3 +322,11 @@ def test_what_systems_and_interruptions_leave_does_not_block_a_folder(tmp_path, 
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / name).write_text("")
     assert RunFolder.open(tmp_path / "run", CONFIG).config() == CONFIG
+
+
+def test_a_complete_run_in_a_folder_that_cannot_be_written_is_read(ordinary_user):
+    folder = completed(ordinary_user / "run")
+    (folder.path / ".lock").unlink()
+    folder.path.chmod(0o555)
+    assert RunFolder.open(folder.path, CONFIG).summary()["accuracy"] == 0.5
+    folder.path.chmod(0o755)

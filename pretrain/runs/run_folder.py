@@ -126,9 +126,9 @@ class RunFolder:
             raise UserError(
                 f"{self.path} is in use by {holder(self.path)}: wait until it has ended, or give another out=."
             ) from None
-        except PermissionError:
+        except OSError:
             # A complete run is only read, which a folder that cannot be written allows.
-            if not (self.path / "summary.json").exists():
+            if not self.is_complete:
                 raise
 
     def _refuse_other_files(self, config: Config, ignore: Iterable[str]) -> None:
