@@ -114,7 +114,7 @@ def test_a_comparison_whose_images_changed_is_refused_and_keeps_its_runs(tmp_pat
     assert run_comparison(configure("compare", *options)) == []
     before = summaries(tmp_path / "run")
     Image.new("L", (8, 8), 255).save(root / "train" / "light" / "new.png")
-    with pytest.raises(UserError, match="digest is"):
+    with pytest.raises(UserError, match="the images to learn from.* are not the same"):
         run_comparison(configure("compare", *options))
     assert summaries(tmp_path / "run") == before
     assert not list(tmp_path.glob("run/runs/*/*/*/failure.txt"))
@@ -434,6 +434,21 @@ def test_a_run_that_lacks_memory_does_not_stop_the_others(tmp_path, configure, m
     write_report(config.out)
     assert "memory ran out: give a smaller" in (tmp_path / "run" / "report.md").read_text(encoding="utf-8")
     assert run_comparison(config) == []
+
+
+def test_a_comparison_whose_folder_vanishes_ends_and_is_not_made_again(tmp_path, configure, monkeypatch):
+    config = configure("compare", f"out={tmp_path / 'run'}", *SMALL_COMPARISON, "labels=[20]", "seeds=[0]")
+    run_finetune = workers.run_finetune
+
+    def moved(*args, **options):
+        summary = run_finetune(*args, **options)
+        (tmp_path / "run").rename(tmp_path / "elsewhere")
+        return summary
+
+    monkeypatch.setattr(workers, "run_finetune", moved)
+    with pytest.raises(UserError, match="run was moved or deleted"):
+        run_comparison(config)
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_failure_dated_in_the_future_is_tried_again(tmp_path, configure):

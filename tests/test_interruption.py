@@ -35,11 +35,11 @@ def test_a_signal_that_the_process_ignores_stays_ignored():
         signal.signal(signal.SIGHUP, before)
 
 
-def deferred(*actions):
+def deferred(*actions, patient=False):
     """Return how many of some actions are reached while signals are deferred, and whether the block is interrupted."""
     reached = 0
     try:
-        with signals_end_the_process(), deferred_signals():
+        with signals_end_the_process(patient=patient), deferred_signals():
             for action in actions:
                 action()
                 reached += 1
@@ -62,6 +62,18 @@ def test_a_deferred_signal_takes_effect_at_the_end_of_the_block_and_is_then_forg
         signal.raise_signal(signal.SIGTERM)
     with deferred_signals():
         stop_if_asked()
+
+
+def test_an_error_does_not_make_a_waiting_signal_forgotten():
+    def diverge():
+        raise ValueError
+
+    assert deferred(lambda: signal.raise_signal(signal.SIGTERM), diverge) == (1, True)
+
+
+def test_a_worker_waits_to_save_however_many_signals_come():
+    sends = [lambda number=number: signal.raise_signal(number) for number in (signal.SIGHUP, signal.SIGTERM)]
+    assert deferred(*sends, *sends, patient=True) == (4, True)
 
 
 class Signal(Callback):

@@ -167,6 +167,28 @@ def test_a_damaged_state_falls_back_to_the_one_before_it(tmp_path, capsys, damag
     assert line.endswith("): going on from what was saved before it")
 
 
+def test_a_damaged_state_never_takes_the_place_of_a_good_one(tmp_path):
+    folder = saved(tmp_path, 1, 2)
+    (folder.path / "checkpoint.safetensors").write_bytes(b"torn")
+    assert folder.load("checkpoint")["step"] == 1
+    folder.rewind()
+    # A folder in the place of the unfinished file makes the save fail.
+    (folder.path / "checkpoint.safetensors.part").mkdir()
+    with pytest.raises(OSError, match="directory"):
+        folder.save("checkpoint", {"phase": "x", "step": 3})
+    assert folder.load("checkpoint")["step"] == 1
+
+
+def test_a_run_that_has_lost_its_environments_goes_on(tmp_path):
+    folder = saved(tmp_path, 1)
+    (folder.path / "env.json").unlink()
+    assert RunFolder.open(tmp_path / "run", CONFIG).load("checkpoint")["step"] == 1
+    (folder.path / "env.json").unlink()
+    (folder.path / "thesis.tex").write_text("years of work")
+    with pytest.raises(UserError, match="holds no run"):
+        RunFolder.open(tmp_path / "run", CONFIG, overwrite=True)
+
+
 def test_a_state_of_another_run_is_not_loaded(tmp_path, capsys):
     saved(tmp_path, 1)
     other = RunFolder.open(tmp_path / "other", {**CONFIG, "seed": 1})

@@ -52,7 +52,7 @@ def test_damage_to_a_run_is_refused_or_changes_nothing(runs, digits, fabric, tmp
 
     def read_stages():
         layers = starting_layers(settings, digits)
-        return layers, bits(starting_network(settings, digits))
+        return layers, bits(starting_network(settings, digits, layers))
 
     def read_network():
         summary = run_finetune(settings, digits, fabric)

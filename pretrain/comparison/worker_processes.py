@@ -6,10 +6,11 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from multiprocessing import get_context, parent_process
+from multiprocessing import active_children, get_context, parent_process
 
 from pretrain.comparison.plan import Comparison
 from pretrain.comparison.workers import Worker
+from pretrain.errors import UserError, system_line
 from pretrain.runs.device import keep_freed_memory
 from pretrain.runs.interruption import Interruption, signals_end_the_process
 from pretrain.runs.progress import complain
@@ -45,18 +46,18 @@ def _other_workers(comparison: Comparison, started: float) -> Iterator[None]:
         sys.exit("jobs needs a script that may be imported: call run_comparison under if __name__ == '__main__':")
     context = get_context("spawn")
     others = [context.Process(target=_work, args=(comparison, started)) for _ in range(comparison.jobs - 1)]
-    with _ignoring_interrupts():
-        for other in others:
-            other.start()
     try:
+        with _ignoring_interrupts():
+            for other in others:
+                other.start()
         yield
     except BaseException:
-        for other in others:
-            other.terminate()
+        for started_process in active_children():
+            started_process.terminate()
         raise
     finally:
-        for other in others:
-            other.join()
+        for started_process in active_children():
+            started_process.join()
     if lost := [other.exitcode for other in others if other.exitcode]:
         complain(f"note: {len(lost)} of the {comparison.jobs} workers did not end well; the others did the work")
 
@@ -74,9 +75,13 @@ def _ignoring_interrupts() -> Iterator[None]:
 def _work(comparison: Comparison, started: float) -> None:
     """Work as one more process, until all is done or the process that started this one ends."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    with suppress(Interruption), signals_end_the_process():
-        keep_freed_memory()
-        Worker(comparison, started).run()
+    keep_freed_memory()
+    try:
+        with suppress(Interruption), signals_end_the_process(patient=True):
+            Worker(comparison, started).run()
+    except (UserError, OSError) as error:
+        complain(f"error: {system_line(error) if isinstance(error, OSError) else error}")
+        sys.exit(2)
 
 
 def _end_with_parent() -> None:

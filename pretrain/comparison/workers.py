@@ -3,14 +3,15 @@
 import time
 import traceback
 from collections import defaultdict
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from filelock import FileLock, Timeout
+from filelock import Timeout
 from lightning_fabric import Fabric
 
 from pretrain.comparison.data_checks import check_data
@@ -26,19 +27,35 @@ from pretrain.runs.atomic_files import write_text
 from pretrain.runs.memory import out_of_memory
 from pretrain.runs.progress import say
 from pretrain.runs.run_folder import RunFolder, open_run, run_lock
+from pretrain.runs.sittings import holder
 
 # A worker waits this long while the remaining tasks are held by other processes.
 POLL_SECONDS = 1.0
 CLOCK_TOLERANCE = 60.0  # seconds
+LOCK_SECONDS = 60.0  # longest that another worker or a report holds the lock
 
 
-def exclusively(out: str | Path) -> FileLock:
-    """Return the lock to hold while opening the folder of a comparison or writing its report."""
+@contextmanager
+def exclusively(out: str | Path) -> Iterator[None]:
+    """Hold the lock of a comparison's folder, while it is opened or its report is written.
+
+    Raises
+    ------
+    UserError
+        When another process holds the lock for long, as a run in the same folder does.
+    """
     Path(out).mkdir(parents=True, exist_ok=True)
     lock = run_lock(Path(out))
     # In a folder that cannot be written, the lock would wait for ever; touching the file fails at once.
     Path(lock.lock_file).touch()
-    return lock
+    try:
+        lock.acquire(timeout=LOCK_SECONDS)
+    except Timeout:
+        raise UserError(f"{out} is in use by {holder(Path(out))}: wait until it has ended.") from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 @dataclass
@@ -97,13 +114,20 @@ class Worker:
         """Settle a task, unless another process holds the lock of its folder."""
         # Data-parallel processes go through the tasks together, and the first of them locks each run as it opens it.
         alone, folder = self.fabric.world_size == 1, task.folder(self.out)
-        if alone:
-            folder.mkdir(parents=True, exist_ok=True)
+        # Else the folder of the comparison would be made again, with a part of its runs.
+        self.folder.require_there()
         try:
+            if alone:
+                folder.mkdir(parents=True, exist_ok=True)
             with run_lock(folder).acquire(blocking=False) if alone else nullcontext():
                 self.settled[task] = self._settle(task)
         except Timeout:
             return
+        except OSError as error:
+            # The folder of one run may be out of reach.
+            if is_full_disk(error):
+                raise
+            self.settled[task] = system_line(error)
 
     def _settle(self, task: Task) -> str | None:
         """Run a task, or read how it ended; return the reason of a failure, or None."""
@@ -121,6 +145,7 @@ class Worker:
             # A full disk would stop all other runs as well.
             if is_full_disk(error):
                 raise
+            self.folder.require_there()
             reason = _reason(error)
             if self.folder.writes:
                 folder.mkdir(parents=True, exist_ok=True)

@@ -33,7 +33,7 @@ def _probe(
 ) -> dict[str, Any]:
     """Fit the probes and return the summary."""
     data.record_in(folder)
-    network = starting_network(settings, data).to(fabric.device).to(memory_format=torch.channels_last)
+    network = starting_network(settings, data, layers).to(fabric.device).to(memory_format=torch.channels_last)
     started = time.monotonic()
     with fabric.autocast():
         probes = probe_layers(network, data, labels=settings.label_budget, seed=settings.seed)

@@ -54,7 +54,7 @@ def _finetune(
 ) -> dict[str, Any]:
     """Train the network, save and draw it, and return the summary."""
     data.record_in(folder)
-    network = starting_network(settings, data, settings.upto)
+    network = starting_network(settings, data, layers, settings.upto)
     labels = len(data.train) if settings.labels == "all" else settings.labels
     recipe = _longer(settings.recipe, settings.extra_flops, network, labels)
     result = finetune_network(

@@ -1,7 +1,7 @@
 """The trained stages that a run starts from, and their cost."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +21,12 @@ from pretrain.training.stack_building import build_stack
 
 @dataclass(frozen=True)
 class StartingLayers:
-    """The cost of the layers that a run starts from, and their digest, None for layers from scratch."""
+    """The cost of the layers that a run starts from, their digest, and their saved state; None for those from scratch."""
 
     seconds: float = 0.0
     flops: int = 0
     digest: str | None = None
+    state: dict[str, Any] | None = field(default=None, repr=False, compare=False)
 
 
 def starting_layers(settings: NetworkRun, data: Dataset, upto: int | None = None) -> StartingLayers:
@@ -49,14 +50,15 @@ def starting_layers(settings: NetworkRun, data: Dataset, upto: int | None = None
         raise UserError(f"stages={settings.stages} was trained with another stack: {first_few(differing)}.")
     if summary is None:
         raise UserError(f"stages={settings.stages} is not complete: run its python -m pretrain.stage again.")
-    _, digest = _saved_stages(folder)
+    # The run wrote this file, as its summary says.
+    state, digest = load_with_digest(folder.checked(f"stack{SUFFIX}"))
     others = differences(there["data"], as_config(settings.data), may_differ(settings.data))
     if not others and there.get("data_digest") != data.digest:
         others = ["the images have changed since, and may have included the present validation and test images"]
     if others:
         complain(f"note: stages={settings.stages} was trained on other data: {first_few(others)}")
     seconds, flops = summary["stage_seconds"][:upto], summary["stage_flops"][:upto]
-    return StartingLayers(round(sum(seconds), 3), sum(flops), digest)
+    return StartingLayers(round(sum(seconds), 3), sum(flops), digest, state)
 
 
 def _refuse_other_runs(path: Path, summary: Mapping[str, Any] | None) -> None:
@@ -70,16 +72,11 @@ def _refuse_other_runs(path: Path, summary: Mapping[str, Any] | None) -> None:
         raise UserError(f"stages={path} holds no trained stages (no {name}): give {advice}.")
 
 
-def _saved_stages(folder: RunFolder) -> tuple[dict[str, Any], str]:
-    """Return the saved stages of a complete run, and their digest, after checking that the run wrote them."""
-    return load_with_digest(folder.checked(f"stack{SUFFIX}"))
-
-
-def starting_network(settings: NetworkRun, data: Dataset, upto: int | None = None) -> ConvNet:
+def starting_network(settings: NetworkRun, data: Dataset, layers: StartingLayers, upto: int | None = None) -> ConvNet:
     """Return the network to start from, with its first `upto` layers pretrained or all from scratch."""
     stack = build_stack(settings.stack, data.unlabelled, settings.seed).stack
-    if settings.stages:
-        load_stack(stack, _saved_stages(RunFolder(Path(settings.stages)))[0])
+    if layers.state is not None:
+        load_stack(stack, layers.state)
     return assemble(
         stack,
         data.classes,

@@ -1,6 +1,7 @@
 """Write files atomically: a reader finds the old content or the new one, also after a crash or a full disk."""
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 PART = ".part"  # ending of a file that is being written
@@ -41,6 +42,8 @@ def _sync_folder(folder: Path) -> None:
         return
     descriptor = os.open(folder, os.O_DIRECTORY)
     try:
-        os.fsync(descriptor)
+        # Some network file systems cannot do this.
+        with suppress(OSError):
+            os.fsync(descriptor)
     finally:
         os.close(descriptor)

@@ -25,19 +25,28 @@ class Interruption(KeyboardInterrupt):
 
 
 class _Pending:
-    """What the handler shares with the training loop: whether signals wait, and the one that does."""
+    """What the handler shares with the training loop: whether signals wait, all of them or the first, and that one."""
 
     deferred = False
+    patient = False
     received: int | None = None
 
 
 @contextmanager
-def signals_end_the_process() -> Iterator[None]:
-    """Raise an `Interruption` in the block at each signal of `ENDING`, except those that the process ignores."""
+def signals_end_the_process(*, patient: bool = False) -> Iterator[None]:
+    """Raise an `Interruption` in the block at each signal of `ENDING`, except those that the process ignores.
+
+    Parameters
+    ----------
+    patient : bool
+        Whether a second signal waits as the first one does, where signals are deferred: a worker gets one from the
+        system, and one from the process that started it.
+    """
     # Python handles signals in the main thread alone, and nohup has a process ignore some.
     alone = threading.current_thread() is threading.main_thread()
     answered = [each for each in ENDING if alone and signal.getsignal(each) not in (signal.SIG_IGN, None)]
     before = {each: signal.signal(each, _handle) for each in answered}
+    _Pending.patient = patient
     try:
         yield
     finally:
@@ -51,9 +60,12 @@ def deferred_signals(deferred: bool = True) -> Iterator[None]:
     outer, _Pending.deferred = _Pending.deferred, deferred
     try:
         yield
-        stop_if_asked()
     finally:
+        received = _Pending.received
         _Pending.deferred, _Pending.received = outer, None
+        # An error in the block does not make the signal forgotten.
+        if received is not None:
+            raise Interruption(received)
 
 
 def asked_to_stop() -> bool:
@@ -68,6 +80,6 @@ def stop_if_asked() -> None:
 
 
 def _handle(received: int, frame: FrameType | None) -> None:
-    if not _Pending.deferred or _Pending.received is not None:
+    if not _Pending.deferred or (_Pending.received is not None and not _Pending.patient):
         raise Interruption(received)
     _Pending.received = received

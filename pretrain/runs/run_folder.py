@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Iterable, Mapping
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +91,7 @@ class RunFolder:
         folder, ignore = cls(Path(path), writes), tuple(ignore)
         folder.products = tuple(products)
         folder.states = SavedStates(folder.path, _identity(config, ignore))
-        folder._refuse_other_files(config, ignore)
+        folder._refuse_other_files()
         if writes:
             folder._acquire()
         if trouble := folder._trouble(config, ignore):
@@ -131,14 +132,15 @@ class RunFolder:
             if not self.is_complete:
                 raise
 
-    def _refuse_other_files(self, config: Config, ignore: Iterable[str]) -> None:
+    def _refuse_other_files(self) -> None:
         """Refuse a folder of something else than a run."""
         there = self._entries()
         if {"config.yaml", "env.json"} <= there or not there - {"failure.txt"}:
             return
-        # A run that was interrupted while it started has only its first file.
-        begun = there <= {"config.yaml", "failure.txt"} and not differences(self.config(), config, ignore)
-        if not begun:
+        # An interruption, or a loss, may have left some of the files of a run, beginning with its settings.
+        own = {*SETUP_FILES, *RESULT_FILES, *self.products}
+        foreign = [name for name in there if not any(fnmatch(name, pattern) for pattern in own)]
+        if foreign or "config.yaml" not in there:
             raise UserError(f"{self.path} is not empty and holds no run: give another out=.")
 
     def _trouble(self, config: Config, ignore: Iterable[str]) -> str | None:
@@ -308,15 +310,17 @@ class RunFolder:
         """Return the last state of a name that is undamaged, or None; see `SavedStates`."""
         return self.states.load(name, phase)
 
+    def require_there(self) -> None:
+        """Raise a `UserError` if the folder is not the one that was opened any more."""
+        if self._folder is None:
+            return
+        status = self.path.stat() if self.path.exists() else None
+        if status is None or (status.st_dev, status.st_ino) != self._folder:
+            raise UserError(f"{self.path} was moved or deleted while the run was writing to it: run it again.")
+
     def _writable(self, name: str) -> Path:
-        """Return a file to write, after checking that the folder is still the one that was opened."""
-        if self._folder is not None:
-            try:
-                status = self.path.stat()
-            except FileNotFoundError:
-                status = None
-            if status is None or (status.st_dev, status.st_ino) != self._folder:
-                raise UserError(f"{self.path} was moved or deleted while the run was writing to it: run it again.")
+        """Return a file to write, in the folder that was opened."""
+        self.require_there()
         return self.path / name
 
 

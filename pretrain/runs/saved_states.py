@@ -30,15 +30,17 @@ class SavedStates:
 
     def __init__(self, folder: Path, identity: str | None):
         self.folder, self.identity, self.logged = folder, identity, 0
+        self._damaged: set[Path] = set()  # files that were found damaged, which never replace a good one
 
     def save(self, name: str, state: Mapping[str, Any]) -> None:
         """Write a state, and keep the one before under the name of `previous`."""
         file, log = self.folder / f"{name}{SUFFIX}", self._log()
-        if file.exists():
+        if file.exists() and file not in self._damaged:
             file.replace(previous(file))
         bound = {"run": self.identity, "log": {"bytes": len(log), "digest": digest_of(log)}}
         save_state(file, {**state, "bound": bound})
         self.logged = len(log)
+        self._damaged.discard(file)
 
     def load(self, name: str, phase: str | None = None) -> dict[str, Any] | None:
         """Read the last state of a name, or the one before if the last is damaged.
@@ -61,6 +63,7 @@ class SavedStates:
                 state = load_state(file)
                 self._check_bound(file, bound := state.pop("bound", {}))
             except DamagedFileError as error:
+                self._damaged.add(file)
                 complain(f"note: {error.file} is damaged ({error.reason}): going on from what was saved before it")
                 continue
             if phase in (None, state.get("phase")):
