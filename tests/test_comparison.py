@@ -114,7 +114,7 @@ def test_a_comparison_whose_images_changed_is_refused_and_keeps_its_runs(tmp_pat
     assert run_comparison(configure("compare", *options)) == []
     before = summaries(tmp_path / "run")
     Image.new("L", (8, 8), 255).save(root / "train" / "light" / "new.png")
-    with pytest.raises(UserError, match="the images to learn from.* are not the same"):
+    with pytest.raises(UserError, match=r"the images to learn from.* are not the same"):
         run_comparison(configure("compare", *options))
     assert summaries(tmp_path / "run") == before
     assert not list(tmp_path.glob("run/runs/*/*/*/failure.txt"))

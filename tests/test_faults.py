@@ -121,7 +121,7 @@ def operations(sample, many):
     )
 
 
-@operations(37, 3)
+@operations(37, 9)
 def test_a_stage_run_survives_a_fault_at_each_operation(tmp_path, configure, digits, fabric, every, harm):
     steps = [f"stack.stages.stage{k}.training.steps=3" for k in (1, 2)]
 
@@ -134,7 +134,7 @@ def test_a_stage_run_survives_a_fault_at_each_operation(tmp_path, configure, dig
     check_each_operation(call, lambda name: tmp_path / name, result, every, harm)
 
 
-@operations(23, 2)
+@operations(23, 6)
 def test_fine_tuning_survives_a_fault_at_each_operation(tmp_path, configure, digits, fabric, every, harm):
     def call(out):
         options = ["labels=20", "recipe.steps=3", "recipe.evaluate_every=2"]
@@ -146,7 +146,7 @@ def test_fine_tuning_survives_a_fault_at_each_operation(tmp_path, configure, dig
     check_each_operation(call, lambda name: tmp_path / name, result, every, harm)
 
 
-@operations(250, 25)
+@operations(250, 80)
 def test_a_comparison_survives_a_fault_at_each_operation(tmp_path, configure, every, harm):
     steps = [f"stack.stages.stage{k}.training.steps=2" for k in (1, 2)]
     options = [*steps, "labels=[20]", "seeds=[0]", "recipe.steps=2", "data.cache=null"]

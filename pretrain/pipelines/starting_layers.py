@@ -21,7 +21,7 @@ from pretrain.training.stack_building import build_stack
 
 @dataclass(frozen=True)
 class StartingLayers:
-    """The cost of the layers that a run starts from, their digest, and their saved state; None for those from scratch."""
+    """The cost of the layers that a run starts from, their digest and their state; None for those from scratch."""
 
     seconds: float = 0.0
     flops: int = 0
