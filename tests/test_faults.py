@@ -45,7 +45,8 @@ class Fault:
         if self.harm == "tear" and event == "os.rename":
             # The power fails after a rename, and half of the content is lost.
             os.truncate(arguments[0], os.path.getsize(arguments[0]) // 2)
-            self.at += 1
+            # Cutting the file is an operation that is announced as well.
+            self.at = self.count + 1
             self.harm = "die"
             return
         os._exit(DIED)
