@@ -4,9 +4,10 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from multiprocessing import active_children, get_context, parent_process
+from multiprocessing import get_context, parent_process
+from multiprocessing.process import BaseProcess
 
 from pretrain.comparison.plan import Comparison
 from pretrain.comparison.workers import Worker
@@ -45,26 +46,37 @@ def _other_workers(comparison: Comparison, started: float) -> Iterator[None]:
     if parent_process() is not None:
         sys.exit("jobs needs a script that may be imported: call run_comparison under if __name__ == '__main__':")
     context = get_context("spawn")
-    others = [context.Process(target=_work, args=(comparison, started)) for _ in range(comparison.jobs - 1)]
+    others: list[BaseProcess] = [
+        context.Process(target=_work, args=(comparison, started)) for _ in range(comparison.jobs - 1)
+    ]
     try:
         with _ignoring_interrupts():
             for other in others:
                 other.start()
         yield
     except BaseException:
-        for started_process in active_children():
-            started_process.terminate()
+        for other in _started(others):
+            other.terminate()
         raise
     finally:
-        for started_process in active_children():
-            started_process.join()
+        for other in _started(others):
+            other.join()
     if lost := [other.exitcode for other in others if other.exitcode]:
         complain(f"note: {len(lost)} of the {comparison.jobs} workers did not end well; the others did the work")
+
+
+def _started(processes: Sequence[BaseProcess]) -> list[BaseProcess]:
+    """Return the processes that were started; one that was not can neither be ended nor waited for."""
+    return [process for process in processes if process.pid is not None]
 
 
 @contextmanager
 def _ignoring_interrupts() -> Iterator[None]:
     """Ignore Ctrl-C in the block, and in processes that it starts: they end when this process tells them to."""
+    # Other threads than the main one cannot change what a signal does, and are not interrupted.
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         yield
