@@ -17,6 +17,16 @@ from pretrain.training.schedules import Schedule
 from pretrain.training.trainer import Trainer
 
 
+@pytest.fixture(autouse=True)
+def signals_of_a_terminal():
+    """Take signals as a command in a terminal does: jobs in the background ignore some, and so does what they start."""
+    before = {each: signal.signal(each, signal.SIG_DFL) for each in ENDING}
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    for each, handler in before.items():
+        signal.signal(each, handler)
+
+
 @pytest.mark.parametrize("number", ENDING)
 def test_a_signal_ends_the_block_and_its_handler_is_put_back(number):
     before = signal.getsignal(number)
@@ -147,7 +157,7 @@ def test_a_signal_ends_a_command_with_a_line_and_a_checkpoint(tmp_path, number):
     with subprocess.Popen(command(*arguments), stderr=subprocess.PIPE, text=True) as process:
         wait_for((tmp_path / "run/metrics.jsonl").exists)
         process.send_signal(number)
-        printed = process.stderr.read()
+        _, printed = process.communicate(timeout=120)
     assert process.returncode == 128 + number
     assert printed.splitlines()[-1] == "interrupted; run the same command again to resume"
     assert "Traceback" not in printed
@@ -160,7 +170,7 @@ def test_ctrl_c_while_a_command_loads_is_no_traceback(tmp_path):
         with subprocess.Popen(command("pretrain.stage", f"out={tmp_path}/run"), stderr=subprocess.PIPE) as process:
             time.sleep(seconds)
             process.send_signal(signal.SIGINT)
-            printed = process.stderr.read()
+            _, printed = process.communicate(timeout=120)
         assert process.returncode in (-signal.SIGINT, 130)
         assert b"Traceback" not in printed or b"<frozen" in printed  # before Python has loaded itself
 
