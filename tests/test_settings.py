@@ -98,7 +98,7 @@ def test_what_binds_a_comparison_is_what_decides_its_results():
     comparison = Comparison(out="x", stack=load_stack_settings("cae_small"))
     grows, free = (
         {"labels", "seeds", "baseline", "probe"},
-        {"out", "jobs", "worker", "overwrite", "dry_run", "data.cache"},
+        {"out", "jobs", "worker", "overwrite", "dry_run", "data.cache", "data.unlabelled"},
     )
     assert {*may_differ(comparison)} == grows | free | {"device.accelerator", "device.threads"}
 
