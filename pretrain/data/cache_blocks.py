@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from hashlib import blake2b
 from math import prod
 from pathlib import Path
 from typing import BinaryIO
@@ -20,6 +19,7 @@ from typing import BinaryIO
 import numpy as np
 
 from pretrain.data.parallel_decoding import DecodedBlock
+from pretrain.runs.sealed_files import digest_of
 
 IMAGES, INDEX = "images.bin", "index.jsonl"
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -77,7 +77,7 @@ def read_cache(folder: Path, key: str, shape: Sequence[int]) -> Stored:
     rows = _mapped(folder / IMAGES, shape)
     ends = np.cumsum([0, *(len(block.kept) for block in blocks)])
     with ThreadPoolExecutor() as pool:
-        found = [*pool.map(lambda start, end: _digest(rows[start:end]), ends[:-1], ends[1:])]
+        found = [*pool.map(lambda start, end: digest_of(rows[start:end].data), ends[:-1], ends[1:])]
     good = next((k for k, digest in enumerate(digests) if digest != found[k]), len(blocks))
     stored = Stored(blocks, lines, rows).until(good)
     damaged = folder / IMAGES if good < len(blocks) else index if len(blocks) < len(lines) else None
@@ -89,7 +89,7 @@ def _good_entries(lines: Sequence[bytes], key: str) -> list[tuple[DecodedBlock, 
     entries, previous = [], key.encode()
     for line in lines:
         own, _, text = line.partition(b" ")
-        if own != _digest(previous + text).encode():
+        if own != digest_of(previous + text).encode():
             break
         values = json.loads(text)
         entries.append(
@@ -104,10 +104,6 @@ def _mapped(file: Path, shape: Sequence[int]) -> np.ndarray:
     if not count:
         return np.empty((0, *shape), dtype=np.uint8)
     return np.memmap(file, dtype=np.uint8, mode="c", shape=(count, *shape)).view(np.ndarray)
-
-
-def _digest(content: bytes | np.ndarray) -> str:
-    return blake2b(content, digest_size=16).hexdigest()  # type: ignore[arg-type]
 
 
 class CacheWriter:
@@ -145,8 +141,8 @@ class CacheWriter:
         self.images.write(content)
         self.images.flush()
         values = {**asdict(block), "skipped": [*block.skipped.items()]}
-        text = json.dumps({"images": _digest(content), "block": values}).encode()
-        self.previous = _digest(self.previous + text).encode()
+        text = json.dumps({"images": digest_of(content), "block": values}).encode()
+        self.previous = digest_of(self.previous + text).encode()
         self.index.write(self.previous + b" " + text + b"\n")
         self.index.flush()
 

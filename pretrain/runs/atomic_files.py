@@ -1,7 +1,8 @@
 """Write files atomically: a reader finds the old content or the new one, also after a crash or a full disk."""
 
 import os
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 PART = ".part"  # ending of a file that is being written
@@ -16,24 +17,33 @@ def write_bytes(file: Path, data: bytes) -> None:
         When it cannot be written; the error names the file, which is as it was before.
     """
     scratch = file.with_name(f"{file.name}{PART}")
-    try:
-        with scratch.open("wb") as stream:
-            stream.write(data)
-            stream.flush()
-            # Without this, a power cut after the rename may leave an empty file.
-            os.fsync(stream.fileno())
-        scratch.replace(file)
+    with errors_that_name(file):
+        try:
+            with scratch.open("wb") as stream:
+                stream.write(data)
+                stream.flush()
+                # Without this, a power cut after the rename may leave an empty file.
+                os.fsync(stream.fileno())
+            scratch.replace(file)
+        except OSError:
+            scratch.unlink(missing_ok=True)
+            raise
         _sync_folder(file.parent)
-    except OSError as error:
-        scratch.unlink(missing_ok=True)
-        # Errors of writing do not name the file.
-        raise OSError(error.errno, error.strerror, str(file)) from None
 
 
 def write_text(file: Path, text: str) -> None:
     """Write a file of text in UTF-8, as `write_bytes` does."""
     # File names in the text may be in an old encoding.
     write_bytes(file, text.encode(errors="surrogateescape"))
+
+
+@contextmanager
+def errors_that_name(file: Path) -> Iterator[None]:
+    """Make an `OSError` in the block name a file, which errors of writing to an open file do not."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(file)) from None
 
 
 def _sync_folder(folder: Path) -> None:

@@ -11,7 +11,7 @@ from filelock import FileLock, Timeout
 from lightning_fabric import Fabric
 
 from pretrain.errors import DamagedFileError, UserError
-from pretrain.runs.atomic_files import PART
+from pretrain.runs.atomic_files import PART, errors_that_name
 from pretrain.runs.processes import first_then_others, precision_of
 from pretrain.runs.progress import complain
 from pretrain.runs.resumption import differences, first_few, flatten
@@ -231,8 +231,8 @@ class RunFolder:
         DamagedFileError
             When one is missing or has changed.
         """
-        for name in (self.summary() or {}).get("files", {}):
-            self.checked(name)
+        for name, digest in self._digests().items():
+            _check(self.path / name, digest)
 
     def checked(self, name: str) -> Path:
         """Return a file of the run, compared with its digest in the summary if the run is complete.
@@ -242,12 +242,14 @@ class RunFolder:
         DamagedFileError
             When the file is missing, or is not what the run wrote.
         """
-        file, wanted = self.path / name, (self.summary() or {}).get("files", {}).get(name)
-        if wanted is not None and not file.exists():
-            raise DamagedFileError(file, "it is missing, though the run is complete")
-        if wanted is not None and digest_of(file.read_bytes()) != wanted:
-            raise DamagedFileError(file, "it is not what the run wrote")
+        file, digests = self.path / name, self._digests()
+        if name in digests:
+            _check(file, digests[name])
         return file
+
+    def _digests(self) -> dict[str, str]:
+        """Return the digests of the files of a complete run by their names; none of an incomplete one."""
+        return (self.summary() or {}).get("files", {})
 
     def failure(self) -> str | None:
         """Return why the run failed or, though complete, was refused for its settings; None if neither."""
@@ -273,12 +275,8 @@ class RunFolder:
         """Append a row to metrics.jsonl."""
         if self.writes:
             file = self._writable(LOG)
-            try:
-                with file.open("a", encoding="utf-8") as stream:
-                    stream.write(json.dumps(row) + "\n")
-            except OSError as error:
-                # Errors of writing do not name the file.
-                raise OSError(error.errno, error.strerror, str(file)) from None
+            with errors_that_name(file), file.open("a", encoding="utf-8") as stream:
+                stream.write(json.dumps(row) + "\n")
 
     def metrics(self) -> list[dict[str, Any]]:
         """Return the rows of metrics.jsonl, without a last line that an interruption cut short.
@@ -322,6 +320,14 @@ class RunFolder:
         """Return a file to write, in the folder that was opened."""
         self.require_there()
         return self.path / name
+
+
+def _check(file: Path, digest: str) -> None:
+    """Raise a `DamagedFileError` unless a file of a complete run is what the run wrote."""
+    if not file.exists():
+        raise DamagedFileError(file, "it is missing, though the run is complete")
+    if digest_of(file.read_bytes()) != digest:
+        raise DamagedFileError(file, "it is not what the run wrote")
 
 
 def run_lock(path: Path) -> FileLock:

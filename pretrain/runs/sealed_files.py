@@ -17,8 +17,8 @@ DIGEST = "digest"
 _COMMENT = re.compile(rf"^# {DIGEST}: (\w+)$", flags=re.M)
 
 
-def digest_of(content: bytes) -> str:
-    """Return the digest of bytes, in 32 hexadecimal digits."""
+def digest_of(content: bytes | memoryview) -> str:
+    """Return the digest of bytes, or of the bytes of an array, in 32 hexadecimal digits."""
     return hashlib.blake2b(content, digest_size=16).hexdigest()
 
 
@@ -47,10 +47,7 @@ def read_json(file: Path) -> dict[str, Any]:
     # Too deep a nesting is no ValueError.
     except (ValueError, RecursionError):
         values = None
-    if not isinstance(values, dict):
-        raise DamagedFileError(file, "its content cannot be read")
-    digest = values.pop(DIGEST, None)
-    return _checked(file, values, digest)
+    return _checked(file, values, values.pop(DIGEST, None) if isinstance(values, dict) else None)
 
 
 def write_config(file: Path, values: Mapping[str, Any]) -> None:
@@ -71,13 +68,14 @@ def read_config(file: Path) -> dict[str, Any]:
         values = read_yaml(file)
         found = _COMMENT.search(file.read_text(encoding="utf-8"))
     except UserError:
-        values = None
-    if not isinstance(values, dict):
-        raise DamagedFileError(file, "its content cannot be read")
+        values = found = None
     return _checked(file, values, found[1] if found else None)
 
 
-def _checked(file: Path, values: dict[str, Any], digest: object) -> dict[str, Any]:
+def _checked(file: Path, values: Any, digest: object) -> dict[str, Any]:
+    """Return what was read, if it is an object that matches its digest."""
+    if not isinstance(values, dict):
+        raise DamagedFileError(file, "its content cannot be read")
     if digest is not None and digest != digest_of_values(values):
         raise DamagedFileError(file, "its content has changed since it was written")
     return values
