@@ -17,9 +17,13 @@ def main(settings: FinetuningRun) -> None:
         return
     from pretrain.data.loading import load_data
     from pretrain.pipelines.network_finetuning import run_finetune
+    from pretrain.runs.profiling import profiled, timed
 
     fabric = settings.device.launch()
-    summary = run_finetune(settings, load_data(settings.data, fabric), fabric)
+    with profiled(fabric, wanted=settings.profile):
+        with timed("decoding"):
+            data = load_data(settings.data, fabric)
+        summary = run_finetune(settings, data, fabric)
     if fabric.global_rank == 0:
         shares = {"test": summary["test_accuracy"], "validation": summary["val_accuracy"]}
         measured = [f"{split} accuracy {share:.2%}" for split, share in shares.items() if share is not None]

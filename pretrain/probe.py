@@ -17,9 +17,13 @@ def main(settings: ProbeRun) -> None:
         return
     from pretrain.data.loading import load_data
     from pretrain.pipelines.layer_probing import run_probe
+    from pretrain.runs.profiling import profiled, timed
 
     fabric = settings.device.launch()
-    summary = run_probe(settings, load_data(settings.data, fabric), fabric)
+    with profiled(fabric, wanted=settings.profile):
+        with timed("decoding"):
+            data = load_data(settings.data, fabric)
+        summary = run_probe(settings, data, fabric)
     if fabric.global_rank == 0:
         print(f"{summary['arm']}, {summary['labels']:,} labels, seed {summary['seed']}: linear probe of each depth")
         print(f"{'layers':>6}{'features':>10}{'C':>10}{'validation':>12}{'test':>10}")

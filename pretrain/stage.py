@@ -17,9 +17,13 @@ def main(settings: StageRun) -> None:
         return
     from pretrain.data.loading import load_data
     from pretrain.pipelines.stage_training import run_stages
+    from pretrain.runs.profiling import profiled, timed
 
     fabric = settings.device.launch()
-    summary = run_stages(settings, load_data(settings.data, fabric), fabric)
+    with profiled(fabric, wanted=settings.profile):
+        with timed("decoding"):
+            data = load_data(settings.data, fabric)
+        summary = run_stages(settings, data, fabric)
     if fabric.global_rank == 0:
         print(f"{summary['stages']} stages of {summary['stack']} trained in {summary['pretrain_seconds']:.0f} s")
         print(f"filters, health, reconstructions and samples: {settings.out}/stage*.png")

@@ -7,6 +7,7 @@ share a batch, and say what is wrong.
 import csv
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -103,10 +104,13 @@ def test_paths_with_accents_brackets_and_a_home_folder_are_taken_as_they_are(fol
 
 @pytest.mark.integration
 def test_two_processes_share_a_batch(folder):
-    options = [*DATA, *SMALL_RUN, "device.devices=2", "out=runs/two", "device.precision=32-true"]
+    options = [*DATA, *SMALL_RUN, "device.devices=2", "out=runs/two", "device.precision=32-true", "profile=true"]
     both = run_process(folder, "stage", *options)
     assert both.returncode == 0, both.stderr
     assert both.stdout.count("stages of") == 1
+    assert both.stdout.count("where the time of the first of 2 processes went") == 1
+    assert re.search(r"^  exchange +\d", both.stdout, flags=re.M)
+    assert both.stderr.count("a trace of steps up to") == len([*(folder / "runs/two").glob("trace-*.json.gz")]) == 2
 
 
 @pytest.mark.integration

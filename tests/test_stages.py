@@ -35,6 +35,7 @@ from pretrain.command_line.command import CONF, plain
 from pretrain.evaluation.gradient_check import check_stage
 from pretrain.pictures.health_panels import draw_health
 from pretrain.reporting.training_text import stage_in_words
+from pretrain.runs.profiling import profiled
 from pretrain.runs.seeding import generator, seeded
 from pretrain.training.stack_building import build_stack
 from pretrain.training.stage_inputs import Inputs
@@ -144,6 +145,16 @@ def test_the_same_seed_gives_the_same_trained_weights_to_the_bit(kind, fabric):
     first, second = (train(kind.build(), kind.settings(steps=5), fabric)[0] for _ in range(2))
     assert same_tensors(first.state_dict(), second.state_dict())
     assert not same_tensors(first.state_dict(), kind.build().state_dict())
+
+
+def test_a_profile_tells_forward_and_backward_apart_where_there_are_both_and_changes_no_bit(kind, fabric):
+    with profiled(fabric) as split:
+        measured, _ = train(kind.build(), kind.settings(steps=5), fabric)
+    whole = {"forward", "backward"} if isinstance(measured, AutogradStage) else set()
+    assert {*split.seconds} >= {"data", "gradient", "optimizer", "logging", "checks", "preparation"} | whole
+    assert ("backward" in split.seconds) == bool(whole)
+    plain, _ = train(kind.build(), kind.settings(steps=5), fabric)
+    assert same_tensors(measured.state_dict(), plain.state_dict())
 
 
 def test_the_monitor_falls_in_training(kind, fabric):

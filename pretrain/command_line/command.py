@@ -32,7 +32,11 @@ _HERE = Path(__file__).parents[1]
 CONF = next(path for path in (_HERE / "conf", _HERE.parent / "conf") if path.is_dir())
 
 # Hydra raises its errors then, instead of printing them. Matplotlib draws into files, as if the user had no settings.
-ENVIRONMENT = {"HYDRA_FULL_ERROR": "1", "MPLBACKEND": "Agg", "MATPLOTLIBRC": os.devnull}
+# Kineto, which torch.profiler stands on, does not tell of its own affairs.
+ENVIRONMENT = {
+    **{"HYDRA_FULL_ERROR": "1", "MPLBACKEND": "Agg", "MATPLOTLIBRC": os.devnull},
+    "KINETO_LOG_LEVEL": "99",
+}
 
 
 def command(kind: type[T]) -> Callable[[Callable[[T], None]], Callable[[], None]]:

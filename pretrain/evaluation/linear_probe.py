@@ -14,6 +14,7 @@ from pretrain.data.splits import label_subset
 from pretrain.errors import UserError
 from pretrain.evaluation.layer_features import pooled_features
 from pretrain.network.convnet import ConvNet
+from pretrain.runs.profiling import timed
 
 # Inverse strengths of the L2 penalty, scikit-learn's C, from the strongest penalty to the weakest.
 INVERSE_STRENGTHS = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
@@ -78,12 +79,16 @@ def probe_layers(network: ConvNet, data: Dataset, *, labels: int | None = None, 
             "a probe's penalty is chosen on validation images, and there are none: give a greater data.validation."
         )
     train = data.train.subset(label_subset(data.train.labels, labels, seed))
-    splits = [pooled_features(network, split.images) for split in (train, data.validation)]
-    chosen = [
-        _fit_probe(x, train.labels, held_out, data.validation.labels) for x, held_out in zip(*splits, strict=True)
-    ]
-    test = data.open_test()
-    tested = zip(chosen, pooled_features(network, test.images), strict=True)
+    with timed("forward"):
+        splits = [pooled_features(network, split.images) for split in (train, data.validation)]
+    with timed("preparation"):
+        chosen = [
+            _fit_probe(x, train.labels, held_out, data.validation.labels) for x, held_out in zip(*splits, strict=True)
+        ]
+    with timed("decoding"):
+        test = data.open_test()
+    with timed("forward"):
+        tested = zip(chosen, pooled_features(network, test.images), strict=True)
     return [
         Probe(depth, x.shape[1], C, val_accuracy, float(classifier.score(x, test.labels)))
         for depth, ((classifier, C, val_accuracy), x) in enumerate(tested)

@@ -12,6 +12,7 @@ from pretrain.evaluation.linear_probe import probe_layers
 from pretrain.pipelines.run_settings import ProbeRun
 from pretrain.pipelines.stage_training import complete_run
 from pretrain.pipelines.starting_layers import StartingLayers, starting_layers, starting_network
+from pretrain.runs.profiling import timed
 from pretrain.runs.run_folder import RunFolder, open_run
 
 
@@ -23,7 +24,8 @@ def run_probe(settings: ProbeRun, data: Dataset, fabric: Fabric) -> dict[str, An
     dict
         Contents of summary.json.
     """
-    layers = starting_layers(settings, data)
+    with timed("preparation"):
+        layers = starting_layers(settings, data)
     with open_run(settings, {**data.digests, "stages_digest": layers.digest}, fabric) as folder:
         return folder.summary() or _probe(settings, data, fabric, folder, layers)
 
@@ -33,7 +35,8 @@ def _probe(
 ) -> dict[str, Any]:
     """Fit the probes and return the summary."""
     data.record_in(folder)
-    network = starting_network(settings, data, layers).to(fabric.device).to(memory_format=torch.channels_last)
+    with timed("preparation"):
+        network = starting_network(settings, data, layers).to(fabric.device).to(memory_format=torch.channels_last)
     started = time.monotonic()
     with fabric.autocast():
         probes = probe_layers(network, data, labels=settings.label_budget, seed=settings.seed)

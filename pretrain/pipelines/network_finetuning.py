@@ -13,8 +13,9 @@ from pretrain.pictures.confusion_matrix import draw_confusion
 from pretrain.pictures.drawing import save_figure
 from pretrain.pictures.learning_curves import draw_learning_curves
 from pretrain.pipelines.run_settings import FinetuningRun
-from pretrain.pipelines.stage_training import complete_run
+from pretrain.pipelines.stage_training import complete_run, traces
 from pretrain.pipelines.starting_layers import StartingLayers, starting_layers, starting_network
+from pretrain.runs.profiling import timed
 from pretrain.runs.run_folder import RunFolder, open_run
 from pretrain.runs.tensor_files import SUFFIX
 from pretrain.training.finetuning import Result, finetune_network
@@ -39,7 +40,8 @@ def run_finetune(
     dict
         Contents of summary.json.
     """
-    layers = starting_layers(settings, data, settings.upto)
+    with timed("preparation"):
+        layers = starting_layers(settings, data, settings.upto)
     with open_run(settings, {**data.digests, "stages_digest": layers.digest}, fabric) as folder:
         return folder.summary() or _finetune(settings, data, fabric, folder, layers, keep_network)
 
@@ -54,7 +56,8 @@ def _finetune(
 ) -> dict[str, Any]:
     """Train the network, save and draw it, and return the summary."""
     data.record_in(folder)
-    network = starting_network(settings, data, layers, settings.upto)
+    with timed("preparation"):
+        network = starting_network(settings, data, layers, settings.upto)
     labels = len(data.train) if settings.labels == "all" else settings.labels
     recipe = _longer(settings.recipe, settings.extra_flops, network, labels)
     result = finetune_network(
@@ -66,6 +69,7 @@ def _finetune(
         fabric=fabric,
         folder=folder,
         test=settings.test,
+        callbacks=traces(settings, folder),
     )
     network = network.cpu()
     # Opening the test split may have added skipped files.
@@ -73,7 +77,8 @@ def _finetune(
     if folder.writes:
         if keep_network:
             network.save(folder.path / f"network{SUFFIX}")
-        _draw_finetuning(network, result, folder)
+        with timed("pictures"):
+            _draw_finetuning(network, result, folder)
     summary = _summary(settings, recipe, layers, network, labels, result)
     return complete_run(folder, summary, fabric)
 

@@ -32,6 +32,8 @@ class RunSettings(Settings):
         Whether a run with other settings in the folder is deleted.
     dry_run : bool
         Whether to say what would be run and what is there already, with an estimate of the time, and end.
+    profile : bool
+        Whether to say at the end where the time went, and to record a few steps of each phase with torch.profiler.
     """
 
     products: ClassVar[tuple[str, ...]] = ()
@@ -43,6 +45,7 @@ class RunSettings(Settings):
     device: Device = setting(factory=Device)
     overwrite: bool = setting(False, resuming=Resuming.FREE)
     dry_run: bool = setting(False, resuming=Resuming.FREE)
+    profile: bool = setting(False, resuming=Resuming.FREE)
 
     def contradictions(self) -> Iterator[str]:
         """Yield the problems of the folder, and of a layer that does not fit the images."""

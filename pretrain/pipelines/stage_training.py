@@ -15,13 +15,15 @@ from pretrain.pictures.filter_grids import draw_filters
 from pretrain.pictures.health_panels import draw_health
 from pretrain.pictures.reconstructions import draw_reconstructions
 from pretrain.pictures.samples import draw_samples
-from pretrain.pipelines.run_settings import StageRun
+from pretrain.pipelines.run_settings import RunSettings, StageRun
+from pretrain.runs.profiling import timed
 from pretrain.runs.run_folder import RunFolder, open_run
 from pretrain.runs.seeding import generator
 from pretrain.stages.stack import Stack
 from pretrain.training.flop_counting import stage_flops
 from pretrain.training.greedy_pretraining import fit_stages, resume_stack
 from pretrain.training.stack_building import StackPlan, build_stack
+from pretrain.training.step_traces import StepTrace
 
 IMAGES_PER_PICTURE = 8
 
@@ -43,26 +45,36 @@ def _train(settings: StageRun, data: Dataset, fabric: Fabric, folder: RunFolder)
     """Train the stages that are missing, draw them, and return the summary."""
     data.record_in(folder)
     pool = _pool(settings, data)
-    plan = build_stack(settings.stack, pool, settings.seed)
+    with timed("preparation"):
+        plan = build_stack(settings.stack, pool, settings.seed)
     upto = len(plan.stack) if settings.upto is None else settings.upto
     finished = resume_stack(plan.stack, folder)
     held_out = data.validation.images if len(data.validation) else None
     # An interruption may have left the last finished stage without its pictures.
     for count in range(finished, upto + 1):
         if count > finished:
-            run = {"seed": settings.seed, "fabric": fabric, "folder": folder}
+            run = {"seed": settings.seed, "fabric": fabric, "folder": folder, "callbacks": traces(settings, folder)}
             fit_stages(plan.stack, pool, plan.training, upto=count, held_out=held_out, **run)  # type: ignore[arg-type]
-        _draw_stage(plan.stack, count, data, folder)
+        with timed("pictures"):
+            _draw_stage(plan.stack, count, data, folder)
     summary = _stages_summary(settings, plan, len(pool), folder, stages=max(finished, upto))
     summary["skipped"] = len(data.skipped)
     return complete_run(folder, summary, fabric) if summary["stages"] == len(plan.stack) else summary
 
 
+def traces(settings: RunSettings, folder: RunFolder) -> list[StepTrace]:
+    """Return the callback that records steps of a run that is profiled."""
+    return [StepTrace(folder)] if settings.profile else []
+
+
 def complete_run(folder: RunFolder, summary: dict[str, Any], fabric: Fabric) -> dict[str, Any]:
     """Mark a run as complete after all processes have finished and before any continues; return the whole summary."""
-    fabric.barrier()
-    folder.write_summary(summary)
-    fabric.barrier()
+    with timed("exchange"):
+        fabric.barrier()
+    with timed("logging"):
+        folder.write_summary(summary)
+    with timed("exchange"):
+        fabric.barrier()
     return folder.summary() or summary
 
 

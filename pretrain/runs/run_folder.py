@@ -24,7 +24,9 @@ from pretrain.runs.typed_settings import Config, as_config, may_differ
 LOG = SavedStates.LOG
 # A run writes these before its work, so overwriting them loses nothing.
 SETUP_FILES = {"config.yaml", "env.json", "skipped.csv", "leakage.json", "failure.txt"}
-RESULT_FILES = {LOG, f"checkpoint{SUFFIX}", "*.previous" + SUFFIX, "summary.json"}
+# Traces are in no digest of the summary, so that they may be deleted once they have been looked at.
+TRACES = "trace-*.json.gz"
+RESULT_FILES = {LOG, f"checkpoint{SUFFIX}", "*.previous" + SUFFIX, "summary.json", TRACES}
 # Earlier versions wrote these with torch.save, which does not notice damage.
 OLD_FILES = {"checkpoint.pt", "stack.pt", "network.pt"}
 # Systems put these into folders that are empty to their users.
@@ -361,9 +363,12 @@ def open_run(settings: Any, bound_to: Mapping[str, Any], fabric: Fabric, ignore:
     device = {**given["device"], "precision": precision_of(fabric)}
     config = {**given, "device": device, **bound_to}
     options = {"overwrite": settings.overwrite, "ignore": (*may_differ(settings), *ignore)}
-    return first_then_others(
+    folder = first_then_others(
         fabric,
         lambda: RunFolder.open(
             settings.out, config, products=settings.products, writes=fabric.global_rank == 0, **options
         ),
     )
+    if settings.profile and folder.is_complete:
+        complain(f"note: the run in {settings.out} is complete, so nothing is left to profile: give another out=.")
+    return folder

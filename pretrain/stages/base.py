@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from pretrain.data.contrastive_views import Views
 from pretrain.errors import UserError
 from pretrain.network.layer import Bounds, Layer
+from pretrain.runs.profiling import timed
 from pretrain.runs.seeding import generator
 from pretrain.stages.kind_settings import KindSettings
 
@@ -266,9 +267,14 @@ class AutogradStage(Stage):
 
     def accumulate_grad(self, x: Tensor, generator: torch.Generator) -> Metrics:
         """Differentiate "loss" and return all of `losses` as numbers."""
-        losses = self.losses(x.detach(), generator)
-        losses["loss"].backward()
-        return {name: float(value.detach()) for name, value in losses.items()}
+        with timed("forward"):
+            losses = self.losses(x.detach(), generator)
+        with timed("backward"):
+            losses["loss"].backward()
+            figures = {name: float(value.detach()) for name, value in losses.items()}
+            # To free the graph takes its time as well.
+            del losses
+            return figures
 
     @torch.no_grad()
     def health(self, x: Tensor, generator: torch.Generator) -> Metrics:

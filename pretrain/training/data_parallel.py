@@ -4,6 +4,7 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from pretrain.errors import UserError
+from pretrain.runs.profiling import timed
 
 
 def share_out(positions: Tensor, fabric: Fabric) -> Tensor:
@@ -28,8 +29,9 @@ def average_gradients(module: nn.Module, fabric: Fabric) -> None:
     """Replace each gradient by its mean over all processes."""
     if fabric.world_size == 1:
         return
-    for parameter in module.parameters():
-        if parameter.grad is not None:
-            mean = fabric.all_reduce(parameter.grad, reduce_op="mean")
-            assert isinstance(mean, Tensor)
-            parameter.grad.copy_(mean)
+    with timed("exchange"):
+        for parameter in module.parameters():
+            if parameter.grad is not None:
+                mean = fabric.all_reduce(parameter.grad, reduce_op="mean")
+                assert isinstance(mean, Tensor)
+                parameter.grad.copy_(mean)

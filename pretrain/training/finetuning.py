@@ -20,6 +20,7 @@ from pretrain.evaluation.predictions import Evaluation, evaluate
 from pretrain.network.convnet import ConvNet, set_trainable
 from pretrain.network.preprocessing import unit_range
 from pretrain.runs.device import Device
+from pretrain.runs.profiling import timed
 from pretrain.runs.run_folder import RunFolder
 from pretrain.runs.seeding import generator
 from pretrain.stages.base import not_finite
@@ -117,7 +118,8 @@ def finetune_network(
     train = data.train.subset(label_subset(data.train.labels, labels, seed))
     standard = _standard_callbacks(network, data.validation, recipe, fabric, folder)
     started = time.monotonic()
-    head = _prepare_network(network, train, data.validation, recipe, fabric)
+    with timed("preparation"):
+        head = _prepare_network(network, train, data.validation, recipe, fabric)
     optimizer = build_optimizer(_parameter_groups(network, recipe), recipe)
     trainer = Trainer(
         name="finetune",
@@ -134,15 +136,20 @@ def finetune_network(
     trainer.fit()
     network.eval()
     validation = _evaluate(network, data.validation, recipe, fabric) if len(data.validation) else None
-    tested = _evaluate(network, data.open_test(), recipe, fabric) if test else None
+    tested = _evaluate(network, _opened_test(data), recipe, fabric) if test else None
     images = trainer.step * min(recipe.batch_size, len(train))
     return Result(validation, tested, trainer.seconds, images / trainer.seconds, trainer.step, head)
+
+
+def _opened_test(data: Dataset) -> Labelled:
+    with timed("decoding"):
+        return data.open_test()
 
 
 def _evaluate(network: ConvNet, images: Labelled, recipe: Recipe, fabric: Fabric) -> Evaluation:
     """Evaluate a network in the precision of the run; one that diverged is refused with the setting to change."""
     try:
-        with fabric.autocast():
+        with timed("checks"), fabric.autocast():
             return evaluate(network, images)
     except UserError as error:
         raise UserError(f"finetune: {error} Lower learning_rate={recipe.learning_rate:g}. {NOT_SAVED}") from None
@@ -225,12 +232,15 @@ class _SupervisedGradients:
         """Write the gradients of a step, counted from 0, and return the loss and the accuracy of its batch."""
         recipe = self.recipe
         set_trainable(self.network.layers, not recipe.freeze and step >= recipe.head_only_steps)
-        images, labels, targets = self.batch(step)
-        logits = self.network(images.contiguous(memory_format=torch.channels_last))
-        loss = F.cross_entropy(logits.float(), targets, label_smoothing=recipe.label_smoothing)
-        loss.backward()
-        accuracy = (logits.detach().argmax(dim=1) == labels).float().mean()
-        return {"loss": float(loss.detach()), "accuracy": float(accuracy)}
+        with timed("data"):
+            images, labels, targets = self.batch(step)
+        with timed("forward"):
+            logits = self.network(images.contiguous(memory_format=torch.channels_last))
+            loss = F.cross_entropy(logits.float(), targets, label_smoothing=recipe.label_smoothing)
+        with timed("backward"):
+            loss.backward()
+            accuracy = (logits.detach().argmax(dim=1) == labels).float().mean()
+            return {"loss": float(loss.detach()), "accuracy": float(accuracy)}
 
     def batch(self, step: int) -> tuple[Tensor, Tensor, Tensor]:
         """Return augmented images, (N, C, H, W), their labels, (N,), and the targets of the loss.

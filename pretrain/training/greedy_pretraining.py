@@ -12,6 +12,7 @@ from torch import Tensor
 from pretrain.data.dataset import refuse_one_color
 from pretrain.errors import UserError
 from pretrain.runs.device import Device
+from pretrain.runs.profiling import timed
 from pretrain.runs.run_folder import RunFolder
 from pretrain.runs.seeding import generator
 from pretrain.stages.base import Metrics, Stage
@@ -100,7 +101,8 @@ def fit_stage(
     stage.to(fabric.device).to(memory_format=torch.channels_last)
     seen = _sample(inputs, seed)
     started = time.monotonic()
-    stage.prepare(seen, inputs.bounds, generator(seed, name, "prepare"))
+    with timed("preparation"):
+        stage.prepare(seen, inputs.bounds, generator(seed, name, "prepare"))
     prepared = time.monotonic() - started
     unseen = _sample(held_out, seed)[:HEALTH_SAMPLE] if held_out else None
 
@@ -129,7 +131,8 @@ def fit_stage(
     )
     trainer.fit()
     stage.eval()
-    stage.finish(seen)
+    with timed("preparation"):
+        stage.finish(seen)
     require_finite(
         stage, f"{name}, after its last step", f"lower learning_rate={training.learning_rate:g}. {NOT_SAVED}"
     )
@@ -162,12 +165,16 @@ def _stage_gradients(
     order = BatchOrder(len(inputs), training.batch_size, seed, name)
 
     def compute_gradients(step: int) -> Metrics:
-        positions = share_out(order(step), fabric)
+        with timed("data"):
+            positions = share_out(order(step), fabric)
+            if stage.views is None:
+                x = inputs[positions]
+            else:
+                x = inputs.views(positions, stage.views, generator(seed, name, "views", step, fabric.global_rank))
         noise = generator(seed, name, "noise", step, fabric.global_rank, device=fabric.device)
-        if stage.views is None:
-            return stage.accumulate_grad(inputs[positions], noise)
-        both = inputs.views(positions, stage.views, generator(seed, name, "views", step, fabric.global_rank))
-        return stage.accumulate_grad(both, noise)
+        # A stage that differentiates a loss tells forward and backward apart within this.
+        with timed("gradient"):
+            return stage.accumulate_grad(x, noise)
 
     return compute_gradients
 
@@ -235,7 +242,8 @@ def fit_stages(
         stage, wanted, below = stack[position], each[position], stack.below(position)
         # Random views are never seen twice, so that inputs need not be kept.
         draws = 0 if stage.views else wanted.steps * wanted.batch_size
-        inputs = Inputs(images, below, fabric, draws)
+        with timed("data"):
+            inputs = Inputs(images, below, fabric, draws)
         unseen = None if held_out is None else Inputs(held_out, below, fabric, draws=0)
         result = fit_stage(
             stage,
@@ -249,11 +257,14 @@ def fit_stages(
             callbacks=callbacks,
         )
         results.append(result)
-        normalize_stage(stage, _sample(inputs, seed), stack.normalization, names[position], wanted)
+        with timed("preparation"):
+            normalize_stage(stage, _sample(inputs, seed), stack.normalization, names[position], wanted)
         if folder:
-            folder.save("stack", {"finished": position + 1, "stack": stack.state_dict()})
+            with timed("checks"):
+                folder.save("stack", {"finished": position + 1, "stack": stack.state_dict()})
             # The other processes read it only once it is whole.
-            fabric.barrier()
+            with timed("exchange"):
+                fabric.barrier()
     return results
 
 
@@ -281,4 +292,5 @@ def load_stack(stack: Stack, state: dict[str, Any]) -> int:
 def _sample(inputs: Inputs, seed: int) -> Tensor:
     """Return a few inputs at random: the same for every purpose of one stage."""
     positions = torch.randperm(len(inputs), generator=generator(seed, "sample"))[:SAMPLE_SIZE]
-    return inputs[positions]
+    with timed("data"):
+        return inputs[positions]

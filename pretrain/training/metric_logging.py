@@ -22,6 +22,8 @@ class MetricLogging(Callback):
         Steps from one row of training metrics to the next.
     """
 
+    timed_as = "logging"
+
     def __init__(self, folder: RunFolder, every: int = LOG_EVERY):
         self.folder, self.every = folder, every
         self.weights: list[tuple[nn.Parameter, Tensor]] = []

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from lightning_fabric import Fabric
@@ -11,6 +11,7 @@ from torch import nn
 
 from pretrain.errors import UserError
 from pretrain.runs.interruption import deferred_signals, stop_if_asked
+from pretrain.runs.profiling import Part, timed
 from pretrain.runs.progress import Progress
 from pretrain.runs.seeding import derive_seed, seeded
 from pretrain.training.data_parallel import average_gradients
@@ -77,7 +78,8 @@ class Trainer:
                 stop_if_asked()
                 metrics = self.take_step()
                 self.notify("after_step", metrics)
-                progress.update(self.step, ", ".join(f"{name} {value:.4g}" for name, value in metrics.items()))
+                with timed("logging"):
+                    progress.update(self.step, ", ".join(f"{name} {value:.4g}" for name, value in metrics.items()))
         self.notify("on_end")
 
     def take_step(self) -> Metrics:
@@ -85,12 +87,14 @@ class Trainer:
         started = time.monotonic()
         # Dropout and the like take no generator, so each step seeds the global one by its name.
         torch.manual_seed(derive_seed(self.seed, self.name, "step", self.step, self.fabric.global_rank))
-        apply_schedules(self.optimizer, self.step)
-        self.optimizer.zero_grad(set_to_none=True)
+        with timed("optimizer"):
+            apply_schedules(self.optimizer, self.step)
+            self.optimizer.zero_grad(set_to_none=True)
         with self.fabric.autocast():
             metrics = self.compute_gradients(self.step)
         average_gradients(self.module, self.fabric)
-        self._update()
+        with timed("optimizer"):
+            self._update()
         self.step += 1
         self.seconds += time.monotonic() - started
         return metrics
@@ -114,7 +118,8 @@ class Trainer:
     def notify(self, hook: str, *arguments: Any) -> None:
         """Call one hook of every callback."""
         for callback in self.callbacks:
-            getattr(callback, hook)(self, *arguments)
+            with timed(callback.timed_as):
+                getattr(callback, hook)(self, *arguments)
 
     def is_due(self, step: int, every: int) -> bool:
         """Return whether what happens every so many steps, and after the last one, happens after this step."""
@@ -145,7 +150,8 @@ class Trainer:
             callback.load_state_dict(state["callbacks"].get(type(callback).__name__, {}))
 
     def _should_stop(self) -> bool:
-        return any(callback.should_stop(self) for callback in self.callbacks)
+        with timed("checks"):
+            return any(callback.should_stop(self) for callback in self.callbacks)
 
     def _progress(self) -> Progress:
         return Progress(
@@ -162,7 +168,14 @@ class Callback:
     """Something that a trainer does besides learning. Each hook does nothing unless overridden.
 
     A trainer calls its callbacks in their order. Their time is not counted as training time.
+
+    Attributes
+    ----------
+    timed_as : str
+        The part of a profiled run that the time of the hooks belongs to, of `pretrain.runs.profiling.PARTS`.
     """
+
+    timed_as: ClassVar[Part] = "checks"
 
     def on_start(self, trainer: Trainer) -> None:
         """Act once, before the first step."""
