@@ -1,6 +1,6 @@
 import torch
 
-from pretrain.runs.seeding import derive_seed, generator, seeded
+from pretrain.runs.seeding import derive_seed, generator, seed_global_generators, seeded
 
 
 def test_a_name_and_a_seed_give_the_same_numbers_again():
@@ -27,3 +27,11 @@ def test_seeded_leaves_the_global_generator_as_it_was():
     assert torch.equal(torch.rand(3), expected)
     with seeded(1, "initialise"):
         assert torch.equal(torch.rand(3), inside)
+
+
+def test_the_cpu_draws_the_numbers_that_torch_itself_seeds():
+    torch.manual_seed(7)
+    expected = torch.rand(3)
+    torch.rand(5)
+    seed_global_generators(7, torch.device("cpu"))
+    assert torch.equal(torch.rand(3), expected)

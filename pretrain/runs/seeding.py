@@ -30,6 +30,13 @@ def generator(seed: int, *names: str | int, device: torch.device | str = "cpu") 
     return torch.Generator(device=device).manual_seed(derive_seed(seed, *names))
 
 
+def seed_global_generators(seed: int, device: torch.device) -> None:
+    """Seed the generators of torch that draw on a device, and the one of the CPU."""
+    # For the sake of devices that are not in use, torch.manual_seed writes down the stack of its caller each time.
+    seed_all = torch.default_generator.manual_seed if device.type == "cpu" else torch.manual_seed
+    seed_all(seed)
+
+
 @contextmanager
 def seeded(seed: int, *names: str | int) -> Iterator[None]:
     """Seed torch's global generators inside the block, and restore them after it.

@@ -13,7 +13,7 @@ from pretrain.errors import UserError
 from pretrain.runs.interruption import deferred_signals, stop_if_asked
 from pretrain.runs.profiling import Part, timed
 from pretrain.runs.progress import Progress
-from pretrain.runs.seeding import derive_seed, seeded
+from pretrain.runs.seeding import derive_seed, seed_global_generators, seeded
 from pretrain.training.data_parallel import average_gradients
 from pretrain.training.recipes import Training
 from pretrain.training.schedules import apply_schedules
@@ -86,7 +86,8 @@ class Trainer:
         """Compute the gradients of one batch, update the parameters, and return the metrics of the batch."""
         started = time.monotonic()
         # Dropout and the like take no generator, so each step seeds the global one by its name.
-        torch.manual_seed(derive_seed(self.seed, self.name, "step", self.step, self.fabric.global_rank))
+        names = self.name, "step", self.step, self.fabric.global_rank
+        seed_global_generators(derive_seed(self.seed, *names), self.fabric.device)
         with timed("optimizer"):
             apply_schedules(self.optimizer, self.step)
             self.optimizer.zero_grad(set_to_none=True)
