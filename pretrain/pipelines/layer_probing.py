@@ -10,7 +10,7 @@ from lightning_fabric import Fabric
 from pretrain.data.dataset import Dataset
 from pretrain.evaluation.linear_probe import probe_layers
 from pretrain.pipelines.run_settings import ProbeRun
-from pretrain.pipelines.stage_training import complete_run
+from pretrain.pipelines.stage_training import complete_run, summary_of_complete
 from pretrain.pipelines.starting_layers import StartingLayers, starting_layers, starting_network
 from pretrain.runs.profiling import timed
 from pretrain.runs.run_folder import RunFolder, open_run
@@ -27,7 +27,7 @@ def run_probe(settings: ProbeRun, data: Dataset, fabric: Fabric) -> dict[str, An
     with timed("preparation"):
         layers = starting_layers(settings, data)
     with open_run(settings, {**data.digests, "stages_digest": layers.digest}, fabric) as folder:
-        return folder.summary() or _probe(settings, data, fabric, folder, layers)
+        return summary_of_complete(settings, folder) or _probe(settings, data, fabric, folder, layers)
 
 
 def _probe(

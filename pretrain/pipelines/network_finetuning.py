@@ -13,7 +13,7 @@ from pretrain.pictures.confusion_matrix import draw_confusion
 from pretrain.pictures.drawing import save_figure
 from pretrain.pictures.learning_curves import draw_learning_curves
 from pretrain.pipelines.run_settings import FinetuningRun
-from pretrain.pipelines.stage_training import complete_run, traces
+from pretrain.pipelines.stage_training import complete_run, summary_of_complete, traces
 from pretrain.pipelines.starting_layers import StartingLayers, starting_layers, starting_network
 from pretrain.runs.profiling import timed
 from pretrain.runs.run_folder import RunFolder, open_run
@@ -43,7 +43,7 @@ def run_finetune(
     with timed("preparation"):
         layers = starting_layers(settings, data, settings.upto)
     with open_run(settings, {**data.digests, "stages_digest": layers.digest}, fabric) as folder:
-        return folder.summary() or _finetune(settings, data, fabric, folder, layers, keep_network)
+        return summary_of_complete(settings, folder) or _finetune(settings, data, fabric, folder, layers, keep_network)
 
 
 def _finetune(

@@ -17,6 +17,7 @@ from pretrain.pictures.reconstructions import draw_reconstructions
 from pretrain.pictures.samples import draw_samples
 from pretrain.pipelines.run_settings import RunSettings, StageRun
 from pretrain.runs.profiling import timed
+from pretrain.runs.progress import complain
 from pretrain.runs.run_folder import RunFolder, open_run
 from pretrain.runs.seeding import generator
 from pretrain.stages.stack import Stack
@@ -38,7 +39,7 @@ def run_stages(settings: StageRun, data: Dataset, fabric: Fabric) -> dict[str, A
     """
     # Stages see no labels and no test images, so these may change.
     with open_run(settings, data.digests, fabric, ignore=["labelled_digest"]) as folder:
-        return folder.summary() or _train(settings, data, fabric, folder)
+        return summary_of_complete(settings, folder) or _train(settings, data, fabric, folder)
 
 
 def _train(settings: StageRun, data: Dataset, fabric: Fabric, folder: RunFolder) -> dict[str, Any]:
@@ -60,6 +61,14 @@ def _train(settings: StageRun, data: Dataset, fabric: Fabric, folder: RunFolder)
     summary = _stages_summary(settings, plan, len(pool), folder, stages=max(finished, upto))
     summary["skipped"] = len(data.skipped)
     return complete_run(folder, summary, fabric) if summary["stages"] == len(plan.stack) else summary
+
+
+def summary_of_complete(settings: RunSettings, folder: RunFolder) -> dict[str, Any] | None:
+    """Return the summary of a run that is complete already, and say so to a user who wants to profile it."""
+    summary = folder.summary()
+    if summary and settings.profile:
+        complain(f"note: the run in {settings.out} is complete, so nothing is left to profile: give another out=.")
+    return summary
 
 
 def traces(settings: RunSettings, folder: RunFolder) -> list[StepTrace]:

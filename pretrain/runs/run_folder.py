@@ -363,12 +363,9 @@ def open_run(settings: Any, bound_to: Mapping[str, Any], fabric: Fabric, ignore:
     device = {**given["device"], "precision": precision_of(fabric)}
     config = {**given, "device": device, **bound_to}
     options = {"overwrite": settings.overwrite, "ignore": (*may_differ(settings), *ignore)}
-    folder = first_then_others(
+    return first_then_others(
         fabric,
         lambda: RunFolder.open(
             settings.out, config, products=settings.products, writes=fabric.global_rank == 0, **options
         ),
     )
-    if settings.profile and folder.is_complete:
-        complain(f"note: the run in {settings.out} is complete, so nothing is left to profile: give another out=.")
-    return folder

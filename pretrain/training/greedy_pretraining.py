@@ -260,12 +260,16 @@ def fit_stages(
         with timed("preparation"):
             normalize_stage(stage, _sample(inputs, seed), stack.normalization, names[position], wanted)
         if folder:
-            with timed("checks"):
-                folder.save("stack", {"finished": position + 1, "stack": stack.state_dict()})
-            # The other processes read it only once it is whole.
-            with timed("exchange"):
-                fabric.barrier()
+            _save_stack(stack, position + 1, folder, fabric)
     return results
+
+
+def _save_stack(stack: Stack, finished: int, folder: RunFolder, fabric: Fabric) -> None:
+    with timed("checks"):
+        folder.save("stack", {"finished": finished, "stack": stack.state_dict()})
+    # The other processes read it only once it is whole.
+    with timed("exchange"):
+        fabric.barrier()
 
 
 def resume_stack(stack: Stack, folder: RunFolder) -> int:
