@@ -25,7 +25,9 @@ class DescribeSettings(Settings):
 @command(DescribeSettings)
 def main(settings: DescribeSettings) -> None:
     """Show each layer's output volume, parameters and multiply-adds."""
-    shape, classes = settings.data.shape, len(settings.data.class_names())
+    # Without labels there is no head.
+    classes = len(settings.data.class_names()) if settings.data.labelled else None
+    shape = settings.data.shape
     print(format_rows(settings.stack.layer_rows(shape, classes), shape))
 
 

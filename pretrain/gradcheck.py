@@ -57,7 +57,9 @@ def main(settings: GradcheckSettings) -> None:
     from pretrain.stages.convnet_assembly import assemble
     from pretrain.training.stack_building import blank_images, build_stack
 
-    shape, classes, seed = settings.data.shape, settings.data.class_names(), settings.seed
+    shape, seed = settings.data.shape, settings.seed
+    # A head can be checked without labels, whatever its classes.
+    classes = settings.data.class_names() if settings.data.labelled else ["0", "1"]
     stack = build_stack(settings.stack, blank_images(shape), seed).stack
     # There are no images that a preprocessing could be fitted to.
     stack.preprocessing = Standardize.identity(shape[0])

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from pretrain.data import decoding, image_cache
-from pretrain.data.cache_blocks import IMAGES, INDEX
+from pretrain.data.cache_blocks import INDEX
 from pretrain.data.decoding import DecodedImage, decode_image
 from pretrain.data.image_cache import decode_files
 from pretrain.data.parallel_decoding import FILES_PER_BLOCK, try_decoding
@@ -40,7 +40,7 @@ def save_truncated(path):
 
 def values(decoded):
     """Return the one value of each of these flat images."""
-    flat = decoded.images.flatten(1)
+    flat = decoded.images[:].flatten(1)
     assert (flat == flat[:, :1]).all()
     return flat[:, 0].tolist()
 
@@ -70,7 +70,7 @@ def test_what_cannot_be_read_is_skipped_and_listed_and_the_rest_is_intact(messy,
         assert decoded.images.shape == (2, 3, 8, 8)
         assert decoded.images.dtype == torch.uint8
         assert values(decoded) == [10, 20]
-        assert decoded.paths == [messy[0], messy[2]]
+        assert decoded.paths == [str(messy[0]), str(messy[2])]
         assert [skip.path for skip in decoded.skipped] == [str(messy[k]) for k in (1, 3, 4)]
         reasons = [skip.reason for skip in decoded.skipped]
         assert "truncated" in reasons[0]
@@ -92,9 +92,9 @@ def test_the_cache_holds_what_decoding_gives(tmp_path):
         for k in range(5)
     ]
     fresh = decode_files(paths, 6, 3, None)
-    assert np.array_equal(fresh.images.permute(0, 2, 3, 1), [decode_image(path, 6, 3).pixels for path in paths])
+    assert np.array_equal(fresh.images[:].permute(0, 2, 3, 1), [decode_image(path, 6, 3).pixels for path in paths])
     for _ in range(2):
-        assert torch.equal(decode_files(paths, 6, 3, tmp_path / "cache").images, fresh.images)
+        assert torch.equal(decode_files(paths, 6, 3, tmp_path / "cache").images[:], fresh.images[:])
 
 
 # --- What the cache depends on
@@ -108,9 +108,9 @@ def test_unchanged_files_are_not_decoded_again(tmp_path):
     path, cache = save_flat(tmp_path / "image.bmp", 10), tmp_path / "cache"
     decode_files([path], 8, 1, cache)
     (folder,) = cache.glob("*/")
-    before = (folder / IMAGES).stat()
+    before = (folder / "images.bin").stat()
     assert values(decode_files([path], 8, 1, cache)) == [10]
-    assert (folder / IMAGES).stat() == before
+    assert (folder / "images.bin").stat() == before
 
 
 def test_other_pixels_are_noticed_though_size_and_time_are_the_same(tmp_path):
@@ -156,7 +156,7 @@ def test_a_cache_serves_only_the_files_the_size_and_the_channels_it_was_made_for
 
 def test_writing_to_cached_images_leaves_the_cache_alone(tmp_path):
     path, cache = save_flat(tmp_path / "image.png", 10), tmp_path / "cache"
-    decode_files([path], 8, 1, cache).images.fill_(0)
+    decode_files([path], 8, 1, cache).images[:].fill_(0)
     assert values(decode_files([path], 8, 1, cache)) == [10]
 
 
@@ -243,7 +243,7 @@ def remove(file, _):
     file.unlink()
 
 
-@pytest.mark.parametrize("name", [IMAGES, INDEX])
+@pytest.mark.parametrize("name", ["images.bin", INDEX])
 @pytest.mark.parametrize("damage", [flip, cut, blank, remove])
 @pytest.mark.parametrize("share", [0, 0.5, 0.99])
 def test_a_damaged_cache_is_named_and_decoded_again(cached, capsys, name, damage, share):
@@ -252,7 +252,7 @@ def test_a_damaged_cache_is_named_and_decoded_again(cached, capsys, name, damage
     damage(file, int(share * file.stat().st_size))
     for told in (f"{file} is damaged or cut", ""):  # the second time, all is well
         decoded = decode_files(paths, 2, 1, cache)
-        assert np.array_equal(decoded.images, pixels)
+        assert np.array_equal(decoded.images[:], pixels)
         assert [skip.path for skip in decoded.skipped] == [str(paths[5]), str(paths[300])]
         err = capsys.readouterr().err
         assert told in err
@@ -261,17 +261,17 @@ def test_a_damaged_cache_is_named_and_decoded_again(cached, capsys, name, damage
 
 def test_what_is_intact_before_the_damage_is_kept(cached, capsys):
     paths, cache, folder, pixels = cached
-    flip(folder / IMAGES, (FILES_PER_BLOCK + 5) * 4)  # in the second block
-    assert np.array_equal(decode_files(paths, 2, 1, cache).images, pixels)
+    flip(folder / "images.bin", (FILES_PER_BLOCK + 5) * 4)  # in the second block
+    assert np.array_equal(decode_files(paths, 2, 1, cache).images[:], pixels)
     assert f"the images after the first {FILES_PER_BLOCK - 1} are decoded again" in capsys.readouterr().err
 
 
 def test_a_cache_in_use_is_not_changed_but_replaced(cached):
     paths, cache, folder, pixels = cached
-    mapped = decode_files(paths, 2, 1, cache).images
+    opened = decode_files(paths, 2, 1, cache).images
     (folder / INDEX).unlink()
     decode_files(paths, 2, 1, cache)
-    assert np.array_equal(mapped, pixels)
+    assert np.array_equal(opened[:], pixels)
 
 
 def test_a_cache_of_other_files_is_never_taken_for_this_one(cached):
@@ -280,7 +280,7 @@ def test_a_cache_of_other_files_is_never_taken_for_this_one(cached):
     (other,) = caches(cache) - {folder.name}
     shutil.rmtree(folder)
     (cache / other).rename(folder)
-    assert np.array_equal(decode_files(paths, 2, 1, cache).images, pixels)
+    assert np.array_equal(decode_files(paths, 2, 1, cache).images[:], pixels)
 
 
 def test_lines_of_the_index_cannot_be_left_out_or_exchanged(cached):
@@ -288,7 +288,7 @@ def test_lines_of_the_index_cannot_be_left_out_or_exchanged(cached):
     lines = (folder / INDEX).read_bytes().splitlines(keepends=True)
     for changed in (lines[1:], [lines[0], lines[2]], [lines[1], lines[0], lines[2]], [*lines, lines[2]]):
         (folder / INDEX).write_bytes(b"".join(changed))
-        assert np.array_equal(decode_files(paths, 2, 1, cache).images, pixels)
+        assert np.array_equal(decode_files(paths, 2, 1, cache).images[:], pixels)
 
 
 # --- Interruption, and other processes
@@ -299,7 +299,7 @@ from pathlib import Path
 from pretrain.data.image_cache import decode_files
 folder, cache = Path(sys.argv[1]), Path(sys.argv[2])
 decoded = decode_files(sorted(folder.iterdir()), 64, 3, cache)
-print(decoded.images.long().sum().item(), len(decoded.paths))
+print(decoded.images[:].long().sum().item(), len(decoded.paths))
 """
 
 

@@ -49,7 +49,7 @@ def save_truncated(path):
 
 def values(decoded):
     """Return the one value of each of these flat images."""
-    flat = decoded.images.flatten(1)
+    flat = decoded.images[:].flatten(1)
     assert (flat == flat[:, :1]).all()
     return flat[:, 0].tolist()
 

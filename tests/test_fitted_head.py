@@ -24,7 +24,7 @@ def network(stack, digits):
 
 @torch.no_grad()
 def features(network, part):
-    return network.layers(network.preprocessing(part.images)).flatten(1).numpy()
+    return network.layers(network.preprocessing(part.images[:])).flatten(1).numpy()
 
 
 def best(models, network, train, validation):
@@ -81,7 +81,7 @@ def test_two_classes_are_no_special_case(network, digits, how):
 def test_a_ridge_heads_logits_have_the_scale_of_the_least_cross_entropy(network, digits):
     fit_head(network, digits.train.subset(torch.arange(80)), digits.validation, "ridge", flip=False)
     with torch.no_grad():
-        logits = network(digits.validation.images)
+        logits = network(digits.validation.images[:])
     labels = digits.validation.labels
     prior = 10 / (len(labels) + 10)  # Platt's
     fitted, *others = (F.cross_entropy(f * logits, labels, label_smoothing=prior) for f in (1, 0.98, 1.02))
@@ -99,7 +99,7 @@ def test_images_that_are_all_classified_correctly_do_not_scale_the_logits_withou
 
 def test_with_flip_the_mirror_images_are_learned_too(network, digits):
     train = digits.train.subset(torch.arange(60))
-    both = Labelled(torch.cat([train.images, train.images.flip(3)]), train.labels.repeat(2))
+    both = Labelled(torch.cat([train.images[:], train.images[:].flip(3)]), train.labels.repeat(2))
     fit_head(network, both, digits.validation, "ridge", flip=False)
     expected = network.head.fc.weight.detach().clone()
     fit_head(network, train, digits.validation, "ridge", flip=True)

@@ -9,8 +9,10 @@ import pretrain
 from pretrain import Callback, Layer, RunFolder, UserError, Views, fit_stages
 from pretrain.command_line.command import CONF
 from pretrain.runs.seeding import generator
+from pretrain.training import stage_inputs
 from pretrain.training.checkpointing import Checkpointing
 from pretrain.training.greedy_pretraining import load_stack
+from pretrain.training.kept_inputs import InputFile
 from pretrain.training.stack_building import build_stack
 from pretrain.training.stage_inputs import Inputs
 
@@ -44,6 +46,23 @@ def test_kept_inputs_are_those_computed_for_each_batch(stack, digits, fabric):
     torch.testing.assert_close(kept[positions], computed[positions])
 
 
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_inputs_in_a_file_have_the_bits_of_those_in_memory(stack, digits, tmp_path, monkeypatch, precision):
+    fabric = pretrain.Device(precision=precision).launch()
+    below = stack.below(1)
+    in_memory = Inputs(digits.unlabelled, below, fabric, draws=10**6)
+    monkeypatch.setitem(stage_inputs.KEPT_BYTES, "cpu", 0)
+    monkeypatch.setattr(stage_inputs, "keeping_is_cheaper", lambda *_: True)
+    in_file = Inputs(digits.unlabelled, below, fabric, draws=10**6, folder=tmp_path)
+    assert isinstance(in_file.kept, InputFile)
+    assert not [*tmp_path.iterdir()]
+    positions = torch.randperm(len(digits.unlabelled))[:300]
+    in_file.will_need(positions)
+    assert torch.equal(in_file[positions], in_memory[positions])
+    computed = Inputs(digits.unlabelled, below, fabric, draws=1)
+    assert torch.equal(in_file[positions], computed[positions])
+
+
 def test_two_views_of_each_image_pass_the_layers_below(stack, digits, fabric):
     inputs, positions = Inputs(digits.unlabelled, stack.below(1), fabric, draws=0), torch.tensor([3, 500, 7])
     nothing = Views(crop=1.0, flip=False, jitter=0.0)
@@ -56,7 +75,7 @@ def test_two_views_of_each_image_pass_the_layers_below(stack, digits, fabric):
 def test_what_learns_from_views_keeps_no_inputs(digits, fabric, monkeypatch):
     draws = []
     original = Inputs.__init__
-    monkeypatch.setattr(Inputs, "__init__", lambda *given: draws.append(given[-1]) or original(*given))
+    monkeypatch.setattr(Inputs, "__init__", lambda *given: draws.append(given[4]) or original(*given))
     fit_stages(other_kinds(digits.unlabelled), digits.unlabelled, OTHERS, fabric=fabric)
     assert draws == [12 * 16, 0, 12 * 16]
 
@@ -81,7 +100,7 @@ def test_what_a_stage_cannot_do_is_said_before_any_is_trained(digits, fabric):
 
 def test_each_trained_layer_has_unit_variance(stack, digits, fabric):
     fit_stages(stack, digits.unlabelled, TRAINING, fabric=fabric)
-    x = stack.preprocessing(digits.unlabelled)
+    x = stack.preprocessing(digits.unlabelled[:])
     for stage in stack:
         x = stage.layer(x)
         assert float(x.detach().std()) == pytest.approx(1, abs=1e-3)

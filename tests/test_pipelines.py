@@ -37,7 +37,7 @@ def test_a_finished_run_holds_what_the_readme_promises(trained):
     files = {file.name for file in trained.iterdir()}
     pictures = {f"stage{k}-{what}.png" for k in (1, 2) for what in ("filters", "health", "reconstructions")}
     records = {"config.yaml", "env.json", "leakage.json", "metrics.jsonl", "summary.json"}
-    assert files == {*records, "stack.safetensors", ".lock", *pictures}
+    assert files == {*records, "stack.safetensors", "pool.safetensors", ".lock", *pictures}
 
 
 def test_the_command_trains_what_the_python_functions_train(trained, configure, digits, fabric):

@@ -169,7 +169,7 @@ def test_the_nearest_setting_is_found_at_every_level(typed_key, meant):
             lambda stack: DigitsData(validation="a"),
             "^validation=a: it must be a whole number at least 0, or",
         ),
-        (lambda stack: FolderData(None), "^root=null: it must be the name of a file or folder"),
+        (lambda stack: FolderData(None), "^root is missing: give the folder of labelled images"),
         (
             lambda stack: replace(stack, normalization="twice"),
             r"^normalization=twice is not known; choose one of",

@@ -103,6 +103,7 @@ class Comparison(Settings):
     def contradictions(self) -> Iterator[str]:
         """Yield a line for each problem of the stacks, the arms and their recipes, and of what must differ."""
         yield from problems_within("", self.data.refuse_output, "out", self.out)
+        yield from problems_within("data", self.data.require_labels)
         yield from problems_within("stack", self.stack.layer_rows, self.data.shape, 2)
         if not self.arms:
             yield "arms={}: give the settings of each arm under its name."

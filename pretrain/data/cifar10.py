@@ -9,7 +9,8 @@ from filelock import FileLock
 
 from pretrain.data.dataset import Dataset, Labelled, gather
 from pretrain.data.dataset_settings import CIFAR10Data
-from pretrain.data.image_folder import load_unlabelled
+from pretrain.data.image_folder import load_pools
+from pretrain.data.lazy_images import as_lazy
 from pretrain.data.leakage_check import Named
 from pretrain.errors import UserError
 from pretrain.runs.progress import say
@@ -41,7 +42,7 @@ def read_cifar10(source: CIFAR10Data) -> Dataset:
     def named(images_of: CIFAR10) -> Named:
         name = "train" if images_of.train else "test"
         images = torch.from_numpy(images_of.data).permute(0, 3, 1, 2)
-        return Named(images, [f"{name} {k}" for k in range(len(images))])
+        return Named(as_lazy(images), [f"{name} {k}" for k in range(len(images))])
 
     def labelled(images_of: CIFAR10) -> Labelled:
         return Labelled(named(images_of).images, torch.tensor(images_of.targets))
@@ -52,15 +53,16 @@ def read_cifar10(source: CIFAR10Data) -> Dataset:
         say(f"CIFAR-10 is not in {source.root} yet: downloading it from {CIFAR10.url}")
     with _alone_in(root) if missing else nullcontext():
         train = split(train=True)
-    pools = load_unlabelled(source.unlabelled, 32, 3, source.cache) if source.unlabelled else None
+    pools, skipped = load_pools(source)
     return gather(
         source,
         train.classes,
-        labelled(train),
-        named(train).names,
+        named(train),
+        torch.tensor(train.targets),
         lambda: labelled(split(train=False)),
         lambda: named(split(train=False)),
         pools,
+        skipped,
     )
 
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pretrain.data.class_folders import class_folders
 from pretrain.errors import UserError, choose
-from pretrain.runs.setting_types import ONE_OR_MORE, FileName, In
+from pretrain.runs.setting_types import ONE_OR_MORE, TWO, FileName, In
 from pretrain.runs.typed_settings import (
     Config,
     Resuming,
@@ -20,6 +20,7 @@ from pretrain.runs.typed_settings import (
     typed,
 )
 
+Side = Annotated[int, In(ge=1, le=4096)]
 Validation = Annotated[int, In(ge=0)] | Annotated[float, In(ge=0, lt=1)]
 DEFAULT_CACHE = "~/.cache/pretrain"
 
@@ -58,6 +59,16 @@ class DataSource(Settings):
     def shape(self) -> tuple[int, int, int]:
         """The volume (C, H, W) of an image."""
         raise NotImplementedError
+
+    @property
+    def labelled(self) -> bool:
+        """Whether there are labelled images."""
+        return True
+
+    def require_labels(self) -> None:
+        """Raise a `UserError` if there are no labelled images."""
+        if not self.labelled:
+            raise UserError("root is missing: give the folder of labelled images, which are needed here.")
 
     @property
     def image_folders(self) -> list[Path]:
@@ -149,32 +160,57 @@ class CIFAR10Data(DataSource):
 
 @dataclass(frozen=True)
 class FolderData(DataSource):
-    """The user's own images: ``root/train/<class>/*`` and ``root/test/<class>/*``, of any size, mode and depth.
+    """The user's own images, of any size, mode and depth.
+
+    Labelled images are ``root/train/<class>/*`` and ``root/test/<class>/*``. Stages can learn from unlabelled images
+    alone, without a root.
 
     Attributes
     ----------
-    root : str or Path
+    root : str or Path, optional
         Folder that contains `train` and `test`. The classes are the folders in `train`, in alphabetical order.
-    image_size : int
-        Side of every image in pixels: the shorter side is scaled to it, and the center is cropped.
+    image_size : int or list of int
+        Side of every image in pixels, or its height and width: the image is scaled to the smallest size that covers
+        it, and the center is cropped.
     channels : {1, 3}
         Number of channels: 1 for gray, 3 for RGB.
     """
 
     name = "folder"
-    root: FileName = setting(resuming=Resuming.FREE)
-    image_size: Annotated[int, In(ge=1, le=4096)] = 32
+    root: FileName | None = setting(None, resuming=Resuming.FREE)
+    image_size: Side | Annotated[list[Side], TWO] = 32
     channels: Literal[1, 3] = 3
+
+    def contradictions(self) -> Iterator[str]:
+        """Yield the problem of no images at all."""
+        yield from super().contradictions()
+        if self.root is None and not self.unlabelled:
+            yield (
+                "root is missing: give the folder of labelled images, root/train/<class>/* and root/test/<class>/*, or "
+                "unlabelled images alone with data.unlabelled=[DIR]."
+            )
+
+    @property
+    def labelled(self) -> bool:
+        """Whether there are labelled images."""
+        return self.root is not None
 
     @property
     def shape(self) -> tuple[int, int, int]:
         """The volume (C, H, W) of an image."""
-        return self.channels, self.image_size, self.image_size
+        return (self.channels, *self.size)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """The height and the width of an image."""
+        height, width = self.image_size if isinstance(self.image_size, list) else (self.image_size, self.image_size)
+        return height, width
 
     @property
     def image_folders(self) -> list[Path]:
         """The folders whose images are read at any depth."""
-        return [Path(self.root, split) for split in ("train", "test")] + super().image_folders
+        splits = [Path(self.root, split) for split in ("train", "test")] if self.root else []
+        return splits + super().image_folders
 
     def class_names(self) -> list[str]:
         """Return the names of the folders of training images.
@@ -184,7 +220,8 @@ class FolderData(DataSource):
         UserError
             When there is no such folder.
         """
-        return class_folders(Path(self.root, "train"))
+        self.require_labels()
+        return class_folders(Path(str(self.root), "train"))
 
 
 SOURCES: dict[str, type[DataSource]] = {kind.name: kind for kind in (DigitsData, CIFAR10Data, FolderData)}
@@ -202,7 +239,7 @@ def named_folders(folders: Any) -> list[str]:
         return fields_accepted(DataSource, {"unlabelled": folders})["unlabelled"]
 
 
-def check_image_format(image_size: int, channels: int) -> None:
+def check_image_format(image_size: Any, channels: int) -> None:
     """Raise a `UserError` unless images can be brought to so many pixels a side and so many channels."""
     with at("data"):
         fields_accepted(FolderData, {"image_size": image_size, "channels": channels})

@@ -3,20 +3,22 @@
 import errno
 import os
 import stat
-import threading
-from contextlib import nullcontext, suppress
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
 from pathlib import Path
 
 import numpy as np
+from filelock import FileLock
 from PIL import ExifTags, Image, ImageOps
 
 from pretrain.data.pixel_depth import UnreadableImage, deep_to_gray, scale_transparent_color, stored_bits
 
 # Increase this number when decoding changes, so that older caches are not used.
-DECODER_VERSION = 2
+DECODER_VERSION = 3
 # Pillow's names of the formats that are tried. Others are none of photographs and drawings, or run other programs, as
 # EPS does. HEIF is read where pillow-heif is installed.
 FORMATS = (
@@ -26,12 +28,13 @@ FORMATS = (
 # A TGA file is told from random bytes by its name only.
 FORMATS_BY_SUFFIX = {".tga": "TGA"}
 HEIC_BRANDS = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")
-# Larger images, beyond those of common cameras, are decoded one at a time, however many threads there are.
+# Larger images, beyond those of common cameras, are decoded one at a time, by whatever number of processes.
 LARGE = 2**25  # pixels
-_one_large_image = threading.Lock()
 # Of a longer strip, less than a hundredth would be left by the crop of its center.
 LONGEST_STRIP = 100  # times its width
 NEARLY_WHITE = 250  # of 255
+Name = str | Path
+Size = int | tuple[int, int]  # one side, or height and width
 PILLOW_MODES = {1: "L", 3: "RGB"}
 TRANSPOSES = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -57,7 +60,7 @@ class DecodedImage:
 
     Attributes
     ----------
-    pixels : ndarray, (size, size, channels), uint8
+    pixels : ndarray, (H, W, channels), uint8
         The image.
     deep_peak : int, optional
         Largest value, 0 to 255, before the image is scaled; None unless the file stores 9 to 16 bits a sample.
@@ -70,17 +73,22 @@ class DecodedImage:
     vanished: bool = False
 
 
-def decode_image(path: Path, size: int, channels: int) -> DecodedImage:
-    """Read an image, scale its shorter side to `size` and crop the center.
+def height_and_width(size: Size) -> tuple[int, int]:
+    """Return the height and the width of an image of a size."""
+    return (size, size) if isinstance(size, int) else size
+
+
+def decode_image(path: Name, size: Size, channels: int) -> DecodedImage:
+    """Read an image, scale it to the smallest size that covers `size`, and crop the center.
 
     EXIF rotation is applied, and transparent images are put on white. Of several frames or pages, the first is read.
 
     Parameters
     ----------
-    path : Path
+    path : str or Path
         File in one of the `FORMATS`, in any mode. It is opened only if it is a plain file.
-    size : int
-        Side of the result in pixels.
+    size : int or (int, int)
+        Side of the result in pixels, or its height and width.
     channels : {1, 3}
         Number of channels: 1 for gray, 3 for RGB.
 
@@ -93,15 +101,30 @@ def decode_image(path: Path, size: int, channels: int) -> DecodedImage:
     Exception
         Any error that Pillow raises for a damaged file.
     """
+    path = Path(path)
     require_plain_file(path)
     # Pillow maps files that it opens itself; one that is cut meanwhile would then end the process.
     with path.open("rb") as file, _opened(file) as image:
         _check_sides(*image.size)
-        with _one_large_image if image.width * image.height > LARGE else nullcontext():
+        with _one_at_a_time() if image.width * image.height > LARGE else nullcontext():
             return _decoded(image, size, channels)
 
 
-def require_plain_file(path: Path) -> os.stat_result:
+@contextmanager
+def _one_at_a_time() -> Iterator[None]:
+    """Wait until no other thread or process of the user decodes a large image; where nothing can be locked, go on."""
+    lock = None
+    with suppress(OSError, NotImplementedError):
+        lock = FileLock(Path(tempfile.gettempdir(), "pretrain-large-image.lock"))
+        lock.acquire()
+    try:
+        yield
+    finally:
+        if lock:
+            lock.release()
+
+
+def require_plain_file(path: Name) -> os.stat_result:
     """Return the status of a plain file, through links.
 
     Raises
@@ -112,9 +135,9 @@ def require_plain_file(path: Path) -> os.stat_result:
         When the file could not be looked at just now.
     """
     try:
-        status = path.stat()
+        status = os.stat(path)
     except OSError as error:
-        if error.errno in (errno.ENOENT, errno.ELOOP) and path.is_symlink():
+        if error.errno in (errno.ENOENT, errno.ELOOP) and os.path.islink(path):
             raise UnreadableImage("a link to nothing, or in a circle") from None
         raise
     if not stat.S_ISREG(status.st_mode):
@@ -154,7 +177,7 @@ def _check_sides(width: int, height: int) -> None:
         )
 
 
-def _decoded(image: Image.Image, size: int, channels: int) -> DecodedImage:
+def _decoded(image: Image.Image, size: Size, channels: int) -> DecodedImage:
     bits = stored_bits(image)
     scale_transparent_color(image)
     image.load()
@@ -172,8 +195,9 @@ def _decoded(image: Image.Image, size: int, channels: int) -> DecodedImage:
     if transpose is not None:
         image = image.transpose(transpose)
     peak = int(np.max(image.getextrema())) if 8 < bits <= 16 else None
-    image = ImageOps.fit(image, (size, size), Image.Resampling.BICUBIC)
-    pixels = np.asarray(image, dtype=np.uint8).reshape(size, size, channels)
+    height, width = height_and_width(size)
+    image = ImageOps.fit(image, (width, height), Image.Resampling.BICUBIC)
+    pixels = np.asarray(image, dtype=np.uint8).reshape(height, width, channels)
     return DecodedImage(pixels, peak, bool(transparent and pixels.min() >= NEARLY_WHITE))
 
 

@@ -7,19 +7,19 @@ from pathlib import Path
 from pretrain.data.skipped_files import Skipped
 
 
-def list_files(folder: Path) -> tuple[list[Path], list[Skipped]]:
+def list_files(folder: Path) -> tuple[list[str], list[Skipped]]:
     """Return every file at any depth below `folder`, sorted by path, without hidden ones.
 
     Links to folders are followed, except to a folder that contains the link, which would never end.
 
     Returns
     -------
-    files : list of Path
+    files : list of str
         All that is no folder; some may be no plain files either.
     skipped : list of Skipped
         Folders that could not be listed, and links that were not followed.
     """
-    files: list[Path] = []
+    files: list[str] = []
     skipped: list[Skipped] = []
     # For each folder still to be searched: the folders on the way to it, including itself.
     passed = {os.fspath(folder): {os.path.realpath(folder)}}
@@ -33,8 +33,9 @@ def list_files(folder: Path) -> tuple[list[Path], list[Skipped]]:
             if real in above
         ]
         passed |= {os.path.join(root, name): above | {inside[name]} for name in folders}
-        files += [Path(root, name) for name in names if name[0] != "."]
-    return sorted(files), sorted(skipped, key=lambda skip: skip.path)
+        files += [os.path.join(root, name).removeprefix(f".{os.sep}") for name in names if name[0] != "."]
+    # What is in a folder stays together, even where another's name goes on with a space.
+    return sorted(files, key=lambda path: path.replace(os.sep, "\0")), sorted(skipped, key=lambda skip: skip.path)
 
 
 def _reporter(skipped: list[Skipped]) -> Callable[[OSError], None]:

@@ -13,12 +13,13 @@ import PIL
 import torch
 from filelock import FileLock, Timeout
 from PIL import features
-from torch import Tensor
 
-from pretrain.data.cache_blocks import INDEX, CacheWriter, Stored, read_cache
-from pretrain.data.decoding import DECODER_VERSION, known_formats, require_plain_file
+from pretrain.data.cache_blocks import INDEX, CacheWriter, RowTypes, Stored, read_cache
+from pretrain.data.decoding import DECODER_VERSION, Name, Size, height_and_width, known_formats, require_plain_file
+from pretrain.data.fingerprints import FINGERPRINT, fingerprints
 from pretrain.data.image_remarks import remarks_on
-from pretrain.data.parallel_decoding import decode_blocks, try_decoding
+from pretrain.data.lazy_images import LazyImages, Part, as_lazy
+from pretrain.data.parallel_decoding import DecodedBlock, decode_blocks, try_decoding
 from pretrain.data.pixel_depth import UnreadableImage
 from pretrain.data.skipped_files import Skipped
 from pretrain.runs.progress import complain
@@ -33,9 +34,9 @@ class Decoded:
 
     Attributes
     ----------
-    images : Tensor, (N, C, H, W), uint8
-        Images, mapped from the cache: a page is read when it is used. Do not write to them.
-    paths : list of Path
+    images : LazyImages, (N, C, H, W), uint8
+        Images, read from the cache when they are used.
+    paths : list of str
         File of each image.
     skipped : list of Skipped
         Files that could not be read.
@@ -43,84 +44,103 @@ class Decoded:
         Lines for the user on what may be wrong with the images.
     """
 
-    images: Tensor
-    paths: list[Path]
+    images: LazyImages
+    paths: list[str]
     skipped: list[Skipped]
     remarks: list[str] = field(default_factory=list)
 
 
-def decode_files(paths: Sequence[Path], size: int, channels: int, cache: Path | None) -> Decoded:
-    """Decode files, or map the cache of an earlier call.
+def decode_files(paths: Sequence[Name], size: Size, channels: int, cache: Path | None) -> Decoded:
+    """Decode files, or open the cache of an earlier call.
 
     Parameters
     ----------
-    paths : sequence of Path
+    paths : sequence of str or Path
         Image files. A file that cannot be read is skipped and listed.
-    size, channels : int
-        Side in pixels and number of channels, as in `decode_image`.
+    size, channels
+        Side in pixels (or height and width), and number of channels, as in `decode_image`.
     cache : Path, optional
         Folder of the caches. A cache is used again as long as each file has the same path, inode, size and times of
         change, and the decoder and its libraries are the same. A folder that cannot be written is told on standard
         error. None decodes into memory.
     """
-    files, odd = _plain_files(paths)
-    plain = [path for path, _ in files]
-    stored = None
-    if cache is not None and files:
+    form = _Form(height_and_width(size), channels)
+    plain, odd, key = _plain_files(paths, form)
+    blocks, images = None, None
+    if cache is not None and plain:
         try:
-            stored = _stored(cache, _fingerprint(files, size, channels), plain, size, channels)
+            stored = _stored(cache, key, plain, form)
+            blocks, images = stored.blocks, LazyImages([_part(stored)])
         # Some file systems know no locks.
         except (OSError, NotImplementedError) as error:
             complain(_cannot_be_kept(cache, error))
-    if stored is None:
-        stored = _in_memory(plain, size, channels)
-    skipped = [
-        Skipped(str(plain[k]), reason, k in block.passing)
-        for block in stored.blocks
-        for k, reason in block.skipped.items()
-    ]
+    if blocks is None or images is None:
+        blocks, images = _in_memory(plain, form)
+    skipped = [Skipped(plain[k], reason, k in block.passing) for block in blocks for k, reason in block.skipped.items()]
     skipped = sorted([*odd, *skipped], key=lambda skip: skip.path)
-    kept = [plain[k] for block in stored.blocks for k in block.kept]
-    images = torch.from_numpy(stored.rows).permute(0, 3, 1, 2)  # channels last in storage
-    return Decoded(images, kept, skipped, remarks_on(stored.blocks, plain, skipped))
+    kept = [plain[k] for block in blocks for k in block.kept]
+    return Decoded(images, kept, skipped, remarks_on(blocks, plain, skipped))
 
 
-def _plain_files(paths: Sequence[Path]) -> tuple[list[tuple[Path, os.stat_result]], list[Skipped]]:
-    """Return each plain file with its status, and the others, which are never opened."""
-    files, skipped = [], []
-    for path in paths:
+def _plain_files(paths: Sequence[Name], form: "_Form") -> tuple[list[str], list[Skipped], str]:
+    """Return the plain files, the others, which are never opened, and a digest of all that decoded pixels depend on."""
+    files, skipped, here = [], [], os.getcwd()
+    digest = blake2b(form.decoder.encode(), digest_size=16)
+    for name in paths:
+        path = os.fspath(name)
         try:
-            files.append((path, require_plain_file(path)))
+            status = require_plain_file(path)
         except UnreadableImage as error:
-            skipped.append(Skipped(str(path), str(error)))
+            skipped.append(Skipped(path, str(error)))
         except OSError as error:
-            skipped.append(Skipped(str(path), f"{type(error).__name__}: {error.strerror}", passing=True))
-    return files, skipped
+            skipped.append(Skipped(path, f"{type(error).__name__}: {error.strerror}", passing=True))
+        else:
+            files.append(path)
+            seen = (status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
+            digest.update(os.fsencode(os.path.join(here, path)) + f"|{seen}\n".encode())
+    return files, skipped, digest.hexdigest()
 
 
-def _fingerprint(files: Sequence[tuple[Path, os.stat_result]], size: int, channels: int) -> str:
-    """Return a digest of all that the decoded pixels depend on."""
-    libraries = [features.version(name) for name in LIBRARIES]
-    decoder = f"{DECODER_VERSION} {PIL.__version__} {libraries} {known_formats()} {size} {channels}"
-    digest = blake2b(decoder.encode(), digest_size=16)
-    for path, status in files:
-        seen = (status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
-        digest.update(os.fsencode(path.absolute()) + f"|{seen}\n".encode())
-    return digest.hexdigest()
+@dataclass(frozen=True)
+class _Form:
+    """What images are decoded to: their height and width, and the number of their channels."""
+
+    size: tuple[int, int]
+    channels: int
+
+    @property
+    def types(self) -> RowTypes:
+        """The rows that the cache has of an image."""
+        return {"images": ((*self.size, self.channels), np.uint8), "fingerprints": ((), FINGERPRINT)}
+
+    @property
+    def decoder(self) -> str:
+        """All that the decoded pixels depend on besides the files."""
+        libraries = [features.version(name) for name in LIBRARIES]
+        return f"{DECODER_VERSION} {PIL.__version__} {libraries} {known_formats()} {self.size} {self.channels}"
+
+    def decode(self, paths: Sequence[str], start: int = 0) -> Iterator[tuple[DecodedBlock, np.ndarray]]:
+        """Yield what became of each block of files, and its images."""
+        return decode_blocks(paths, self.size, self.channels, start)
 
 
-def _in_memory(paths: Sequence[Path], size: int, channels: int) -> Stored:
-    rows = np.empty((len(paths), size, size, channels), dtype=np.uint8)
+def _in_memory(paths: Sequence[str], form: _Form) -> tuple[list[DecodedBlock], LazyImages]:
+    rows = np.empty((len(paths), *form.size, form.channels), dtype=np.uint8)
     blocks, count = [], 0
-    for block, images in decode_blocks(paths, size, channels):
+    for block, images in form.decode(paths):
         blocks.append(block)
-        for image in images:
-            rows[count] = image
-            count += 1
-    return Stored(blocks, [], rows[:count])
+        rows[count : count + len(images)] = images
+        count += len(images)
+    return blocks, as_lazy(torch.from_numpy(rows[:count]).permute(0, 3, 1, 2))
 
 
-def _stored(cache: Path, key: str, paths: Sequence[Path], size: int, channels: int) -> Stored:
+def _part(stored: Stored) -> Part:
+    """Return the images of a cache, with their fingerprints, which take little memory."""
+    prints = stored.rows["fingerprints"]
+    return Part(stored.rows["images"], prints.read(np.arange(len(prints))))
+
+
+def _stored(cache: Path, key: str, paths: Sequence[str], form: _Form) -> Stored:
     """Return the cache of some files, after whatever of it is missing is decoded.
 
     Raises
@@ -130,41 +150,42 @@ def _stored(cache: Path, key: str, paths: Sequence[Path], size: int, channels: i
     """
     if str(cache).startswith("~"):
         raise OSError("there is no home folder")
-    stored = _still_valid(read_cache(cache / key, key, (size, size, channels)), paths, size, channels)
+    stored = _still_valid(read_cache(cache / key, key, form.types), paths, form)
     if stored.files == len(paths):
         return stored
     cache.mkdir(parents=True, exist_ok=True)
     with _alone(cache / f"{key}.lock"):
-        return _completed(cache / key, cache / f"{key}.part", paths, size, channels)
+        return _completed(cache / key, cache / f"{key}.part", paths, form)
 
 
-def _completed(complete: Path, part: Path, paths: Sequence[Path], size: int, channels: int) -> Stored:
+def _completed(complete: Path, part: Path, paths: Sequence[str], form: _Form) -> Stored:
     """Complete a cache, which another process may have done meanwhile.
 
-    A cache in its place is never changed, since other processes may have mapped it, but only replaced.
+    A cache in its place is never changed, since other processes may have opened it, but only replaced.
     """
-    key, shape = complete.name, (size, size, channels)
+    key = complete.name
     place = complete if complete.exists() else part
-    found = read_cache(place, key, shape)
+    found = read_cache(place, key, form.types)
     _tell_damage(found, place, len(paths) if place == complete else 0)
-    stored = _still_valid(found, paths, size, channels)
+    stored = _still_valid(found, paths, form)
     if place == complete and stored.files == len(paths):
         return stored
     if place == complete:
         shutil.rmtree(part, ignore_errors=True)
         shutil.copytree(complete, part)
         shutil.rmtree(complete)
-    with CacheWriter(part, key, stored, len(paths), shape) as writer:
-        for block, images in decode_blocks(paths, size, channels, stored.files):
-            writer.append(block, images)
+    with CacheWriter(part, key, stored, len(paths), form.types) as writer:
+        for block, images in form.decode(paths, stored.files):
+            prints = fingerprints(torch.from_numpy(images).permute(0, 3, 1, 2))
+            writer.append(block, {"images": images, "fingerprints": prints})
     part.rename(complete)
-    return read_cache(complete, key, shape)
+    return read_cache(complete, key, form.types)
 
 
-def _still_valid(stored: Stored, paths: Sequence[Path], size: int, channels: int) -> Stored:
+def _still_valid(stored: Stored, paths: Sequence[str], form: _Form) -> Stored:
     """Return the blocks before the first with a file that could not be read and now can be."""
     for number, block in enumerate(stored.blocks):
-        again = (try_decoding(paths[k], size, channels) for k in block.passing)
+        again = (try_decoding(paths[k], form.size, form.channels) for k in block.passing)
         if not all(isinstance(each, Skipped) and each.passing for each in again):
             return stored.until(number)
     return stored
@@ -173,7 +194,7 @@ def _still_valid(stored: Stored, paths: Sequence[Path], size: int, channels: int
 def _tell_damage(stored: Stored, folder: Path, files: int) -> None:
     damaged = stored.damaged or (folder / INDEX if stored.files < files else None)
     if damaged:
-        complain(f"{damaged} is damaged or cut: the images after the first {len(stored.rows):,} are decoded again")
+        complain(f"{damaged} is damaged or cut: the images after the first {stored.images:,} are decoded again")
 
 
 @contextmanager

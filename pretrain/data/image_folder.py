@@ -6,12 +6,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from pretrain.data.class_folders import class_folders, unlistable
-from pretrain.data.dataset import Dataset, Labelled, gather
-from pretrain.data.dataset_settings import DEFAULT_CACHE, FolderData, check_image_format, named_folders
+from pretrain.data.dataset import Dataset, Labelled, gather, unlabelled_alone
+from pretrain.data.dataset_settings import DEFAULT_CACHE, DataSource, FolderData, check_image_format, named_folders
+from pretrain.data.decoding import Size
 from pretrain.data.file_listing import list_files
 from pretrain.data.image_cache import Decoded, decode_files
+from pretrain.data.lazy_images import LazyImages
 from pretrain.data.leakage_check import Named
 from pretrain.data.skipped_files import Skipped
 from pretrain.errors import UserError
@@ -21,31 +24,36 @@ Folder = str | Path
 
 
 def read_folder(source: FolderData) -> Dataset:
-    """Return the decoded images of class folders.
+    """Return the decoded images of class folders, or unlabelled images alone where there is no root.
 
     Raises
     ------
     UserError
         When a folder is missing or has no readable image, or when a test class has no training folder.
     """
-    root, form = Path(os.path.expanduser(source.root)), (source.image_size, source.channels, source.cache)
+    if source.root is None:
+        pools, skipped = load_pools(source)
+        assert pools is not None  # The settings require one of the two.
+        return unlabelled_alone(pools, skipped)
+    root, form = Path(os.path.expanduser(source.root)), (source.size, source.channels, source.cache)
     classes = class_folders(root / "train")
     _refuse_overlap(root, source.unlabelled)
-    train, names, skipped = _load_classes(root / "train", classes, *form)
-    pools = load_unlabelled(source.unlabelled, *form) if source.unlabelled else None
+    train, labels, skipped = _load_classes(root / "train", classes, *form)
+    pools, more_skipped = load_pools(source)
+    skipped += more_skipped
     if unknown := sorted(set(class_folders(root / "test")) - set(classes)):
         raise UserError(f"{root / 'test'} has classes that {root / 'train'} lacks: {', '.join(unknown)}.")
 
     def open_test() -> Labelled:
-        test, _, damaged = _load_classes(root / "test", classes, *form)
+        test, test_labels, damaged = _load_classes(root / "test", classes, *form)
         skipped.extend(skip for skip in damaged if skip not in skipped)
-        return test
+        return Labelled(test.images, test_labels)
 
     def test_images() -> Named:
         decoded = _load_split(root / "test", classes, *form)
-        return Named(decoded.images, [*map(str, decoded.paths)])
+        return Named(decoded.images, decoded.paths)
 
-    return gather(source, classes, train, names, open_test, test_images, pools, skipped)
+    return gather(source, classes, train, labels, open_test, test_images, pools, skipped)
 
 
 def _refuse_overlap(root: Path, pools: Sequence[Folder]) -> None:
@@ -57,8 +65,23 @@ def _refuse_overlap(root: Path, pools: Sequence[Folder]) -> None:
                 raise UserError(f"data.unlabelled={pool} shares images with {split}: give folders beside it.")
 
 
+def load_pools(source: DataSource) -> tuple[Named | None, list[Skipped]]:
+    """Return the images of the folders of unlabelled images, if there are any, and the files that are none.
+
+    Raises
+    ------
+    UserError
+        When a folder is missing or has no readable image.
+    """
+    if not source.unlabelled:
+        return None, []
+    channels, height, width = source.shape
+    decoded = load_unlabelled(source.unlabelled, (height, width), channels, source.cache)
+    return Named(decoded.images, decoded.paths), decoded.skipped
+
+
 def load_unlabelled(
-    folders: Sequence[Folder], image_size: int = 32, channels: int = 3, cache: Folder | None = DEFAULT_CACHE
+    folders: Sequence[Folder], image_size: Size = 32, channels: int = 3, cache: Folder | None = DEFAULT_CACHE
 ) -> Decoded:
     """Load every image at any depth of one or more folders; the parameters are those of `FolderData`.
 
@@ -69,13 +92,13 @@ def load_unlabelled(
     """
     decoded = [_load_pool(Path(folder), image_size, channels, cache) for folder in named_folders(folders)]
     return Decoded(
-        decoded[0].images if len(decoded) == 1 else torch.cat([d.images for d in decoded]),
+        LazyImages.joined([d.images for d in decoded]),
         [path for d in decoded for path in d.paths],
         [skip for d in decoded for skip in d.skipped],
     )
 
 
-def _load_pool(folder: Path, image_size: int, channels: int, cache: Folder | None) -> Decoded:
+def _load_pool(folder: Path, image_size: Size, channels: int, cache: Folder | None) -> Decoded:
     """Decode unlabelled images; those in folders that cannot be listed are left out, and the user is told."""
     files, odd = _files_in(folder)
     for skip in odd:
@@ -84,7 +107,7 @@ def _load_pool(folder: Path, image_size: int, channels: int, cache: Folder | Non
     return _decode(folder, files, odd, image_size, channels, cache)
 
 
-def _load_split(folder: Path, classes: Sequence[str], image_size: int, channels: int, cache: Folder | None) -> Decoded:
+def _load_split(folder: Path, classes: Sequence[str], image_size: Size, channels: int, cache: Folder | None) -> Decoded:
     """Decode labelled images, and refuse to go on where a class would silently be missing."""
     files, odd = _files_in(folder)
     if unlisted := [skip for skip in odd if skip.passing]:
@@ -99,18 +122,19 @@ def _load_split(folder: Path, classes: Sequence[str], image_size: int, channels:
     return decoded
 
 
-def _class_of(path: str | Path, folder: Path) -> str:
-    return Path(path).relative_to(folder).parts[0]
+def _class_of(path: str, folder: Path) -> str:
+    above = os.path.join(folder, "").removeprefix(f".{os.sep}")
+    return path[len(above) :].split(os.sep, 1)[0]
 
 
-def _files_in(folder: Path) -> tuple[list[Path], list[Skipped]]:
+def _files_in(folder: Path) -> tuple[list[str], list[Skipped]]:
     if not os.path.isdir(folder):
         raise UserError(f"{folder} is not a folder.")
     return list_files(folder)
 
 
 def _decode(
-    folder: Path, files: Sequence[Path], odd: Sequence[Skipped], image_size: int, channels: int, cache: Folder | None
+    folder: Path, files: Sequence[str], odd: Sequence[Skipped], image_size: Size, channels: int, cache: Folder | None
 ) -> Decoded:
     """Decode files, tell the user what may be wrong with them, and add what is `odd` to the skipped files."""
     check_image_format(image_size, channels)
@@ -128,16 +152,15 @@ def _reason(skipped: Sequence[Skipped]) -> str:
 
 
 def _load_classes(
-    folder: Path, classes: Sequence[str], image_size: int, channels: int, cache: Folder | None
-) -> tuple[Labelled, list[str], list[Skipped]]:
-    """Load images whose class is the first folder of their path in `folder`; return the paths as well."""
+    folder: Path, classes: Sequence[str], image_size: Size, channels: int, cache: Folder | None
+) -> tuple[Named, Tensor, list[Skipped]]:
+    """Load images whose class is the first folder of their path in `folder`, and their classes."""
     decoded = _load_split(folder, classes, image_size, channels, cache)
-    names = [_class_of(path, folder) for path in decoded.paths]
-    stray = [k for k, name in enumerate(names) if name not in classes]
-    skipped = [*decoded.skipped, *(Skipped(str(decoded.paths[k]), "not in a class folder") for k in stray)]
-    labels = torch.tensor([classes.index(name) for name in names if name in classes])
-    if len(stray) == len(names):
+    numbers = {name: k for k, name in enumerate(classes)}
+    labels = torch.tensor([numbers.get(_class_of(path, folder), -1) for path in decoded.paths])
+    stray = (labels < 0).nonzero()[:, 0].tolist()
+    if len(stray) == len(labels):
         raise UserError(f"{folder} has no readable image in its class folders ({folder}/<class>/).")
-    kept = [k for k, name in enumerate(names) if name in classes]
-    images = decoded.images[kept] if stray else decoded.images
-    return Labelled(images, labels), [str(decoded.paths[k]) for k in kept], skipped
+    skipped = [*decoded.skipped, *(Skipped(decoded.paths[k], "not in a class folder") for k in stray)]
+    kept = (labels >= 0).nonzero()[:, 0]
+    return Named(decoded.images, decoded.paths).subset(kept), labels[kept], skipped

@@ -1,7 +1,6 @@
 """What a user is told about a set of decoded images, beyond the list of skipped files."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from pretrain.data.parallel_decoding import DecodedBlock
 from pretrain.data.skipped_files import Skipped
@@ -10,7 +9,7 @@ from pretrain.data.skipped_files import Skipped
 LITTLE_OF_RANGE = 64  # of 255
 
 
-def remarks_on(blocks: Sequence[DecodedBlock], paths: Sequence[Path], skipped: Sequence[Skipped]) -> list[str]:
+def remarks_on(blocks: Sequence[DecodedBlock], paths: Sequence[str], skipped: Sequence[Skipped]) -> list[str]:
     """Return the lines for the user; `paths` are those that the positions in the blocks count."""
     deep = [k for block in blocks for k in block.deep]
     peak = max((block.deep_peak for block in blocks), default=0)

@@ -3,14 +3,16 @@
 No function of this module is given a test label.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from pretrain.data.near_duplicates import Match, find_shared, fingerprints
+from pretrain.data.lazy_images import LazyImages, as_lazy
+from pretrain.data.near_duplicates import Match, find_shared
 from pretrain.runs.sealed_files import write_json
 
 EXAMPLES_IN_REPORT = 20
@@ -20,8 +22,20 @@ EXAMPLES_IN_REPORT = 20
 class Named:
     """Images, (N, C, H, W), uint8, and the name of each: its path if it has one."""
 
-    images: Tensor
+    images: LazyImages
     names: Sequence[str]
+
+    def __post_init__(self) -> None:
+        """Take a tensor of images as well."""
+        object.__setattr__(self, "images", as_lazy(self.images))
+
+    def subset(self, positions: Tensor) -> "Named":
+        """Return the images at positions, (n,)."""
+        return Named(self.images.subset(positions), [self.names[k] for k in positions.tolist()])
+
+    def joined(self, other: "Named") -> "Named":
+        """Return these images and then those of another set."""
+        return Named(LazyImages.joined([self.images, other.images]), [*self.names, *other.names])
 
 
 @dataclass(frozen=True)
@@ -110,11 +124,11 @@ def check_pool(
     Leakage
         Numbers and examples of the duplicates.
     """
-    prints = fingerprints(pool.images)
+    prints = pool.images.prints
     free = torch.ones(len(pool.images), dtype=torch.bool)
     counts, examples = {}, []
     for split, judged in (("test", test), ("validation", validation)):
-        matches = find_shared(prints, fingerprints(judged.images))
+        matches = find_shared(prints, judged.images.prints, judged.images, pool.images)
         free[[match.image for match in matches]] = False
         counts[split] = _count(matches)
         counts[f"train_{split}"] = _count([match for match in matches if match.image < labelled])
@@ -124,6 +138,51 @@ def check_pool(
         ]
     shared = int((~free).sum())
     return free, Leakage(keep, len(free), shared, **counts, examples=tuple(examples[:EXAMPLES_IN_REPORT]))
+
+
+@dataclass(frozen=True)
+class Learned:
+    """The images that trained stages learned from and that are validation or test images now.
+
+    Attributes
+    ----------
+    pool : int
+        Images that the stages learned from.
+    shared : int
+        Those among them that are validation images, test images or both.
+    validation, test : Count
+        Those that are shared with each split.
+    """
+
+    pool: int
+    shared: int
+    validation: Count
+    test: Count
+
+    def __str__(self) -> str:
+        """Return what is shared, as a part of a line."""
+        if not self.shared:
+            return f"none of its {self.pool:,} images is a validation or test image here"
+        return (
+            f"{self.shared:,} of its {self.pool:,} images are validation or test images here, seen without labels "
+            f"(test: {self.test.exact:,} exact, about {self.test.near:,} near-duplicates; "
+            f"validation: {self.validation.exact:,} exact, about {self.validation.near:,} near-duplicates)"
+        )
+
+
+def check_learned(prints: np.ndarray, judged: Mapping[str, Named]) -> Learned:
+    """Search what stages learned from, of which the fingerprints are left, for validation and test images.
+
+    Parameters
+    ----------
+    prints : ndarray of FINGERPRINT, (N,)
+        Fingerprints of the images that the stages learned from.
+    judged : mapping of str to Named
+        The images of "validation" and "test".
+    """
+    matches = {split: find_shared(prints, of.images.prints, of.images) for split, of in judged.items()}
+    shared = {match.image for found in matches.values() for match in found}
+    return Learned(len(prints), len(shared), _count(matches["validation"]), _count(matches["test"]))
 
 
 def _count(matches: Sequence[Match]) -> Count:

@@ -52,8 +52,10 @@ def load_cifar10(root: Any = "data", **settings: Any) -> Dataset:
     return read_cifar10(CIFAR10Data(root, **settings))
 
 
-def load_folder(root: Any, **settings: Any) -> Dataset:
+def load_folder(root: Any = None, **settings: Any) -> Dataset:
     """Load the user's own images; the settings are those of `FolderData`.
+
+    Without `root`, they are the images of ``unlabelled=[DIR, ...]`` alone, which stages can learn from.
 
     Raises
     ------

@@ -1,31 +1,34 @@
 """Find the images of one set that are in another, exactly or as near-duplicates."""
 
-import hashlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cache
+from functools import partial
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from scipy.fft import dctn
 from torch import Tensor
 
-# Chunks bound the memory, and keep the hashes in the processor's cache.
-IMAGES_PER_CHUNK = 1024
-HASHES_PER_CHUNK = 32
+from pretrain.data.fingerprints import (
+    SKETCH_BITS,
+    comparable,
+    gradients,
+    inner,
+    perceptual_hashes,
+    sketches,
+    thumbnails,
+)
+from pretrain.data.hash_search import close_hashes
+from pretrain.network.preprocessing import Images
 
-# Smaller images are compared byte by byte only.
-SMALLEST_SIDE = 24  # pixels
-THUMBNAIL_SIDE = 32  # pixels
+# Blocks bound the memory. Small chunks of images stay in the processor's cache.
+PRINTS_PER_BLOCK = 2**14
+IMAGES_PER_CHUNK = 128
 
-# Frames of a film may have thousands of candidates each, of which the nearest are confirmed.
-MAX_HASH_DISTANCE = 12  # bits of 64
-CANDIDATES_PER_IMAGE = 8
 MIN_GRADIENT_CORRELATION = 0.6
 
-# An image with less contrast or detail has no near-duplicates.
-MIN_CONTRAST = 1.0  # root mean square of the gradients, in gray levels
-MIN_DETAIL = 0.9  # ratio of second to first differences; photographs have 1 or more
+# Correlations that are estimated by sketches are off by 0.05, the standard deviation. The threshold is so low that they
+# miss few copies, and take a few other images for copies.
+MIN_ESTIMATED_CORRELATION = 0.55
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,7 @@ class Match:
     exact : bool
         Whether every byte is equal.
     correlation : float
-        Correlation of the gradients, from `MIN_GRADIENT_CORRELATION` to 1; 1 for equal images.
+        Correlation of the gradients, at most 1; 1 for equal images.
     """
 
     image: int
@@ -48,151 +51,121 @@ class Match:
     correlation: float
 
 
-@dataclass(frozen=True)
-class Fingerprints:
-    """Images and the hashes that they are searched by.
-
-    Attributes
-    ----------
-    images : Tensor, (N, C, H, W), uint8
-    keys : list of bytes
-        A hash of the bytes of each image.
-    hashes : ndarray, (N,), uint64
-        Perceptual hash of each image; 0 for a flat, blurred or small image, which is compared byte by byte only.
-    """
-
-    images: Tensor
-    keys: list[bytes]
-    hashes: np.ndarray
-
-
-def fingerprints(images: Tensor) -> Fingerprints:
-    """Compute the hashes of images, (N, C, H, W), uint8."""
-    keys = [
-        hashlib.blake2b(image.data, digest_size=16).digest()
-        for chunk in images.split(IMAGES_PER_CHUNK)
-        for image in chunk.contiguous().numpy()
-    ]
-    return Fingerprints(images, keys, perceptual_hashes(images))
-
-
-def perceptual_hashes(images: Tensor) -> np.ndarray:
-    """Return the perceptual hash of each image, (N,), uint64: which of 8x8 low frequencies exceed their median.
-
-    Flat, blurred and small images have too little detail to be told apart in this way: their hash is 0.
-
-    Parameters
-    ----------
-    images : Tensor, (N, C, H, W), uint8
-
-    References
-    ----------
-    Zauner (2010), Implementation and benchmarking of perceptual image hash functions, section 3.2.
-    """
-    if not len(images) or min(images.shape[2:]) < SMALLEST_SIDE:
-        return np.zeros(len(images), dtype=np.uint64)
-    return np.concatenate([_above_median(thumbnails(chunk)) for chunk in images.split(IMAGES_PER_CHUNK)])
-
-
-def _above_median(small: Tensor) -> np.ndarray:
-    """Return the hashes, (N,), of thumbnails."""
-    # Rounding gives the same bits for frequencies that are zero by symmetry, however the transform is computed.
-    frequencies = np.rint(dctn(small.numpy(), axes=(1, 2))[:, :8, :8].reshape(-1, 64))
-    bits = frequencies > np.median(frequencies, axis=1, keepdims=True)
-    return np.packbits(bits & _detailed(small).numpy()[:, None], axis=1).view(np.uint64)[:, 0]
-
-
-def _detailed(small: Tensor) -> Tensor:
-    """Return which thumbnails, (N,), have enough contrast and detail to tell a copy from a similar image."""
-    first = gradients(small)  # (N, 2, h - 1, w - 1)
-    second = gradients(first.flatten(0, 1)).unflatten(0, (-1, 2))  # (N, 2, 2, h - 2, w - 2)
-    contrast = first.square().mean(dim=(1, 2, 3)).sqrt()
-    detail = second.square().sum(dim=2).mean(dim=(1, 2, 3)).sqrt()
-    return (contrast >= MIN_CONTRAST) & (detail >= MIN_DETAIL * contrast)
-
-
-def thumbnails(images: Tensor) -> Tensor:
-    """Return gray images of `THUMBNAIL_SIDE` pixels a side or fewer, (N, h, w), float32, from 0 to 255."""
-    gray = images.float().mean(dim=1, keepdim=True)
-    height, width = (min(side, THUMBNAIL_SIDE) for side in images.shape[2:])
-    return F.adaptive_avg_pool2d(gray, (height, width))[:, 0].contiguous()
-
-
-def gradients(gray: Tensor) -> Tensor:
-    """Return the differences of gray images (N, H, W) down and to the right, (N, 2, H - 1, W - 1)."""
-    corner = gray[:, :-1, :-1]
-    return torch.stack([gray[:, 1:, :-1] - corner, gray[:, :-1, 1:] - corner], dim=1)
-
-
-def find_shared(one: Fingerprints, other: Fingerprints) -> list[Match]:
+def find_shared(
+    one: np.ndarray, other: np.ndarray, other_images: Images, one_images: Images | None = None
+) -> list[Match]:
     """Return a match for each image of one set that is in the other, in the order of the first.
 
     A match is equal byte by byte or a near-duplicate: a copy that was compressed again, moved by a pixel, made
     brighter, or mirrored. The hashes of candidates, mirrored or not, differ by at most `MAX_HASH_DISTANCE` bits.
     Candidates are confirmed by the correlation of their gradients, since images of few details (a ship on the sea, an
-    airplane in the sky) have similar low frequencies. Images with a side below `SMALLEST_SIDE` pixels, flat images and
-    blurred ones are compared byte by byte only: two digits of 8x8 pixels by different writers can be as similar as two
-    copies.
+    airplane in the sky) have similar low frequencies. Flat, blurred and small images have no perceptual hash. They are
+    compared byte by byte only: two digits of 8x8 pixels by different writers can be as similar as two copies.
+
+    Parameters
+    ----------
+    one, other : ndarray of `FINGERPRINT`, (N,), (M,)
+        Fingerprints of the two sets.
+    other_images : Tensor or LazyImages, (M, C, H, W), uint8
+        Images of the other set.
+    one_images : Tensor or LazyImages, optional, (N, C, H, W), uint8
+        Images of the first set, of which the likely copies are read. Without them, the correlation of the gradients is
+        estimated by the sketches.
 
     References
     ----------
     Barz and Denzler (2020), Do we train on test data? Purging CIFAR of near-duplicates, Journal of Imaging 6(6).
     """
-    places = {key: k for k, key in reversed([*enumerate(other.keys)])}
-    exact = {k: Match(k, places[key], True, 1.0) for k, key in enumerate(one.keys) if key in places}
+    places = {key: k for k, key in reversed([*enumerate(other["key"].tolist())])}
+    exact = {k: Match(k, places[key], True, 1.0) for k, key in enumerate(one["key"].tolist()) if key in places}
     near: dict[int, Match] = {}
-    for mirrored in (False, True):
-        hashes = other.hashes
-        if mirrored and hashes.any():
-            hashes = perceptual_hashes(other.images.flip(3))
-        for match in _confirmed(one, other, close_hashes(one.hashes, hashes), mirrored):
-            if match.image not in near or match.correlation > near[match.image].correlation:
-                near[match.image] = match
+    for match in _near(one, other, other_images, one_images):
+        if match.image not in near or match.correlation > near[match.image].correlation:
+            near[match.image] = match
     return [match for _, match in sorted({**near, **exact}.items())]
 
 
-def close_hashes(one: np.ndarray, other: np.ndarray) -> Tensor:
-    """Return the positions of the pairs of hashes within `MAX_HASH_DISTANCE` bits, (P, 2).
+def _near(one: np.ndarray, other: np.ndarray, other_images: Images, one_images: Images | None) -> Iterator[Match]:
+    """Yield the near-duplicates; there may be several of an image."""
+    if not comparable(other_images) or not len(other_images):
+        return
+    for mirrored in (False, True):
+        hashes = _mirrored_hashes(other_images) if mirrored else other["hash"]
+        correlations = _confirmation(one, other_images, one_images, mirrored)
+        least = MIN_ESTIMATED_CORRELATION if one_images is None else MIN_GRADIENT_CORRELATION
+        for start in range(0, len(one), PRINTS_PER_BLOCK):
+            pairs = close_hashes(one["hash"][start : start + PRINTS_PER_BLOCK], hashes)
+            pairs[:, 0] += start
+            for (image, place), correlation in zip(pairs.tolist(), correlations(pairs).tolist(), strict=True):
+                if correlation >= least:
+                    yield Match(image, place, False, min(correlation, 1.0))
 
-    Each hash of the first set has at most `CANDIDATES_PER_IMAGE` pairs, the nearest ones.
+
+def _confirmation(
+    one: np.ndarray, other_images: Images, one_images: Images | None, mirrored: bool
+) -> Callable[[np.ndarray], np.ndarray]:
+    """Return a function of pairs, (P, 2), that measures or estimates the correlations of their gradients, (P,)."""
+    if one_images is not None:
+        return partial(_correlations, one_images, other_images, mirrored)
+    moved = _moved_sketches(other_images, mirrored)
+    return lambda pairs: estimated_correlations(one["sketch"][pairs[:, 0]], moved, pairs[:, 1])
+
+
+def _mirrored_hashes(images: Images) -> np.ndarray:
+    """Return the perceptual hashes, (M,), of mirrored images."""
+    return np.concatenate([perceptual_hashes(thumbnails(chunk.flip(3))) for chunk in images.split(IMAGES_PER_CHUNK)])
+
+
+def _moved_sketches(images: Images, mirrored: bool) -> np.ndarray:
+    """Return the sketches of images, mirrored or not, moved by a pixel or not: (M, 9, 64), uint8."""
+    moved = []
+    for chunk in images.split(IMAGES_PER_CHUNK):
+        small = thumbnails(chunk.flip(3) if mirrored else chunk)
+        moved.append(np.stack([sketches(window) for window in _shifted(small)], axis=1))
+    return np.concatenate(moved)
+
+
+def _shifted(images: Tensor) -> list[Tensor]:
+    """Return images, (..., H, W), without their outermost pixels, moved by a pixel or not: 9 of (..., H - 2, W - 2)."""
+    height, width = (size - 2 for size in images.shape[-2:])
+    return [images[..., y : y + height, x : x + width] for y in range(3) for x in range(3)]
+
+
+def estimated_correlations(one: np.ndarray, moved: np.ndarray, positions: np.ndarray) -> np.ndarray:
+    """Estimate the greatest correlation of the gradients of pairs of images over shifts by a pixel, (P,).
+
+    Two vectors at an angle a are on different sides of a random plane with probability a / pi.
+
+    Parameters
+    ----------
+    one : ndarray, (P, 64), uint8
+        Sketch of the first image of each pair.
+    moved : ndarray, (M, 9, 64), uint8
+        Sketches of the other images, moved by a pixel or not.
+    positions : ndarray, (P,)
+        Which of the M is the second image of each pair.
+
+    References
+    ----------
+    Goemans and Williamson (1995), Improved approximation algorithms for maximum cut and satisfiability problems using
+    semidefinite programming, Journal of the ACM 42(6), section 3.
     """
-    found = [np.empty((0, 2), dtype=np.int64)]
-    rows, columns = np.flatnonzero(one), np.flatnonzero(other)
-    for start in range(0, len(rows) if len(columns) else 0, HASHES_PER_CHUNK):
-        chunk = rows[start : start + HASHES_PER_CHUNK]
-        distances = count_bits(one[chunk, None] ^ other[columns])
-        for k in np.flatnonzero(distances.min(axis=1) <= MAX_HASH_DISTANCE):
-            close = np.flatnonzero(distances[k] <= MAX_HASH_DISTANCE)
-            close = close[distances[k, close].argsort(kind="stable")[:CANDIDATES_PER_IMAGE]]
-            found.append(np.stack([np.full(len(close), chunk[k]), columns[close]], axis=1))
-    return torch.from_numpy(np.concatenate(found))
+    differ = np.empty(len(one), dtype=np.int64)
+    for start in range(0, len(one), IMAGES_PER_CHUNK):
+        chunk = slice(start, start + IMAGES_PER_CHUNK)
+        different = one[chunk, None].view(np.uint64) ^ moved[positions[chunk]].view(np.uint64)
+        differ[chunk] = np.bitwise_count(different).sum(axis=2, dtype=np.int64).min(axis=1)
+    return np.cos(np.pi * differ / SKETCH_BITS)
 
 
-def count_bits(words: np.ndarray) -> np.ndarray:
-    """Return the number of bits set in each word, uint64."""
-    if hasattr(np, "bitwise_count"):
-        return np.bitwise_count(words)
-    # NumPy 1 cannot count bits.
-    return _bits_of_16()[words.view(np.uint16)].reshape(*words.shape, 4).sum(axis=-1)
-
-
-@cache
-def _bits_of_16() -> np.ndarray:
-    """Return the number of bits set in each number below 2^16."""
-    numbers = np.arange(2**16, dtype=np.uint16).view(np.uint8).reshape(-1, 2)
-    return np.unpackbits(numbers, axis=1).sum(axis=1, dtype=np.uint8)
-
-
-def _confirmed(one: Fingerprints, other: Fingerprints, candidates: Tensor, mirrored: bool) -> list[Match]:
-    """Return the candidates that are near-duplicates, of mirrored images of the other set if `mirrored`."""
-    matches = []
-    for chunk in candidates.split(IMAGES_PER_CHUNK):
-        images, others = one.images[chunk[:, 0]], other.images[chunk[:, 1]]
+def _correlations(one: Images, other: Images, mirrored: bool, pairs: np.ndarray) -> np.ndarray:
+    """Return the correlation of the gradients of pairs of images, (P, 2), the second mirrored or not."""
+    correlations = [np.empty(0)]
+    for chunk in torch.from_numpy(pairs).split(IMAGES_PER_CHUNK) if len(pairs) else ():
+        images, others = one[chunk[:, 0]], other[chunk[:, 1]]
         correlation = alignment(thumbnails(images), thumbnails(others.flip(3) if mirrored else others))
-        for k in (correlation >= MIN_GRADIENT_CORRELATION).nonzero()[:, 0].tolist():
-            image, place = chunk[k].tolist()
-            matches.append(Match(image, place, False, min(float(correlation[k]), 1.0)))
-    return matches
+        correlations.append(correlation.numpy())
+    return np.concatenate(correlations)
 
 
 def alignment(one: Tensor, other: Tensor) -> Tensor:
@@ -204,11 +177,9 @@ def alignment(one: Tensor, other: Tensor) -> Tensor:
     ----------
     one, other : Tensor, (N, H, W)
     """
-    one, other = gradients(one.double()), gradients(other.double())
-    height, width = (size - 2 for size in one.shape[2:])
-    middle = _normalized(one[:, :, 1:-1, 1:-1])
-    shifted = [other[:, :, y : y + height, x : x + width] for y in range(3) for x in range(3)]
-    return torch.stack([(middle * _normalized(view)).sum(dim=1) for view in shifted]).amax(dim=0)
+    middle = _normalized(gradients(inner(one.double())))
+    moved = _shifted(gradients(other.double()))
+    return torch.stack([(middle * _normalized(view)).sum(dim=1) for view in moved]).amax(dim=0)
 
 
 def _normalized(images: Tensor) -> Tensor:

@@ -7,16 +7,17 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
+from joblib import Parallel, cpu_count, delayed
 
-from pretrain.data.decoding import DecodedImage, decode_image, known_formats
+from pretrain.data.decoding import DecodedImage, Name, Size, decode_image, height_and_width, known_formats
 from pretrain.data.pixel_depth import UnreadableImage
 from pretrain.data.skipped_files import Skipped
 from pretrain.runs.progress import Progress
 
 FILES_PER_BLOCK = 256
+FILES_FOR_PROCESSES = 4096  # It takes a second to start the processes.
 # The images of a block are held in memory twice for a moment.
 BYTES_PER_BLOCK = 2**26
 
@@ -50,12 +51,17 @@ class DecodedBlock:
     vanished: list[int] = field(default_factory=list)
 
     @property
+    def images(self) -> int:
+        """The number of images."""
+        return self.files - len(self.skipped)
+
+    @property
     def kept(self) -> list[int]:
         """The positions of the images."""
         return [k for k in range(self.first, self.first + self.files) if k not in self.skipped]
 
 
-def try_decoding(path: Path, size: int, channels: int) -> DecodedImage | Skipped:
+def try_decoding(path: Name, size: Size, channels: int) -> DecodedImage | Skipped:
     """Return the decoded image, or why there is none; a passing reason is one of the system's and not of the file."""
     try:
         return decode_image(path, size, channels)
@@ -71,20 +77,39 @@ def try_decoding(path: Path, size: int, channels: int) -> DecodedImage | Skipped
 
 
 def decode_blocks(
-    paths: Sequence[Path], size: int, channels: int, start: int = 0
-) -> Iterator[tuple[DecodedBlock, list[np.ndarray]]]:
-    """Decode files from position `start` on; yield what became of each block of files, and its images in order."""
+    paths: Sequence[Name], size: Size, channels: int, start: int = 0
+) -> Iterator[tuple[DecodedBlock, np.ndarray]]:
+    """Decode files from position `start` on; yield what became of each block of files, and its images in order.
+
+    Many files are decoded by as many processes as there are processors, few by threads.
+
+    Yields
+    ------
+    DecodedBlock
+        What became of the files of a block.
+    ndarray, (n, H, W, channels), uint8
+        Its images.
+    """
+    height, width = height_and_width(size)
+    step = max(1, min(FILES_PER_BLOCK, BYTES_PER_BLOCK // (height * width * channels)))
+    blocks = [(first, paths[first : first + step], size, channels) for first in range(start, len(paths), step)]
+    workers = min(cpu_count(), len(blocks))
+    several = workers > 1 and len(paths) - start >= FILES_FOR_PROCESSES
+    # A pass over a generator keeps at most a few blocks in memory, which Parallel calls dispatched.
+    how = {"n_jobs": workers, "prefer": "processes"} if several else {"n_jobs": 1}
+    with Progress("decoding images", len(paths), initial=start, unit="images") as progress:
+        for block, images in Parallel(return_as="generator", **how)(delayed(_decoded)(*each) for each in blocks):
+            progress.update(block.first + block.files)
+            yield block, images
+
+
+def _decoded(first: int, paths: Sequence[Name], size: Size, channels: int) -> tuple[DecodedBlock, np.ndarray]:
+    """Decode the files of one block, of which the first has the position `first`."""
     known_formats()  # Threads would otherwise load Pillow's formats at once.
-    step = max(1, min(FILES_PER_BLOCK, BYTES_PER_BLOCK // (size * size * channels)))
-    progress = Progress("decoding images", len(paths), initial=start, unit="images")
-    with progress, ThreadPoolExecutor() as pool, _without_pillows_warnings():
-        for first in range(start, len(paths), step):
-            some = paths[first : first + step]
-            results = []
-            for result in pool.map(lambda path: try_decoding(path, size, channels), some):
-                results.append(result)
-                progress.update(first + len(results))
-            yield _block(first, results), [each.pixels for each in results if isinstance(each, DecodedImage)]
+    with _without_pillows_warnings(), ThreadPoolExecutor() as pool:
+        results = [*pool.map(lambda path: try_decoding(path, size, channels), paths)]
+    pixels = [each.pixels for each in results if isinstance(each, DecodedImage)]
+    return _block(first, results), np.array(pixels, dtype=np.uint8).reshape(-1, *height_and_width(size), channels)
 
 
 def _block(first: int, results: Sequence[DecodedImage | Skipped]) -> DecodedBlock:

@@ -78,7 +78,7 @@ def fit_head(network: ConvNet, train: Labelled, validation: Labelled, how: str, 
         raise UserError(
             f"recipe.head={how} needs validation images, and there are none: give a greater data.validation."
         )
-    images = torch.cat([train.images, train.images.flip(3)]) if flip else train.images
+    images = torch.cat([train.images[:], train.images[:].flip(3)]) if flip else train.images
     labels, held_out = train.labels.repeat(1 + flip).numpy(), top_features(network, validation.images)
     scaler, fc = StandardScaler(copy=False), network.head.get_submodule("fc")
     assert isinstance(fc, nn.Linear)

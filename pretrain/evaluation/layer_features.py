@@ -8,12 +8,13 @@ from torch import Tensor
 
 from pretrain.errors import UserError
 from pretrain.network.convnet import ConvNet
+from pretrain.network.preprocessing import Images
 
 PROBE_GRID = 4  # places along each side at which a probe sees a layer
 
 
 @torch.no_grad()
-def pooled_features(network: ConvNet, images: Tensor, batch_size: int = 500) -> list[Tensor]:
+def pooled_features(network: ConvNet, images: Images, batch_size: int = 500) -> list[Tensor]:
     """Return features of images, (N, C, H, W), at each depth: preprocessed pixels, the output of layer 1, and so on.
 
     Each is (N, features), float32 on the CPU: averages over a grid of `PROBE_GRID` x `PROBE_GRID` places, or of as many
@@ -27,7 +28,7 @@ def pooled_features(network: ConvNet, images: Tensor, batch_size: int = 500) -> 
 
 
 @torch.no_grad()
-def top_features(network: ConvNet, images: Tensor, batch_size: int = 500) -> Tensor:
+def top_features(network: ConvNet, images: Images, batch_size: int = 500) -> Tensor:
     """Return the head's inputs for images, (N, C, H, W): (N, features), float32 on the CPU."""
     x = torch.cat([depths[-1].float().flatten(1).cpu() for depths in _outputs(network, images, batch_size)])
     _require_finite(x, len(network.layers))
@@ -41,7 +42,7 @@ def _require_finite(x: Tensor, depth: int) -> None:
         raise UserError(f"the {source} has values that are not finite numbers: train its layers again, more slowly.")
 
 
-def _outputs(network: ConvNet, images: Tensor, batch_size: int) -> Iterator[list[Tensor]]:
+def _outputs(network: ConvNet, images: Images, batch_size: int) -> Iterator[list[Tensor]]:
     """Yield the outputs of preprocessing and of each layer for batches of images, in eval mode."""
     was_training, device = network.training, next(network.parameters()).device
     network.eval()

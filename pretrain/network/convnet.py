@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from pretrain.errors import UserError
 from pretrain.network.layer import Layer
-from pretrain.network.preprocessing import Standardize
+from pretrain.network.preprocessing import Images, Standardize
 from pretrain.network.shapes import LayerRow, layer_rows
 from pretrain.network.whitening import unfitted
 from pretrain.runs.tensor_files import load_state, save_state
@@ -66,7 +66,7 @@ class ConvNet(nn.Module):
         return self.head(self.layers(self.preprocessing(images)))
 
     @torch.no_grad()
-    def predict_proba(self, images: Tensor, batch_size: int = 500) -> Tensor:
+    def predict_proba(self, images: Images, batch_size: int = 500) -> Tensor:
         """Return class probabilities, (N, classes), of images as `forward` takes them; dropout is off.
 
         Raises

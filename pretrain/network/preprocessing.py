@@ -1,16 +1,36 @@
 """How images are brought to the first layer: standardized channels, or whitened ones."""
 
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from pretrain.network.channel_moments import channel_spread
+from pretrain.runs.seeding import generator
 
 PIXEL_BATCH = 500  # images in floating point at a time
+MEASURED = 100_000  # images that the mean and the standard deviation of the channels are measured on
 # This is added to an image's variance where contrast is normalized: what is nearly flat is not blown up.
 LEAST_CONTRAST = 1e-3
 PICTURE_CONTRAST = 0.25  # standard deviation of the pixels in pictures of contrast-normalized images
+
+
+class Images(Protocol):
+    """Images, (N, C, H, W), uint8 or in [0, 1]: a tensor, or an object that reads those that are asked for."""
+
+    @property
+    def shape(self) -> Sequence[int]:
+        """The shape of all images, (N, C, H, W)."""
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+
+    def __getitem__(self, key: Any) -> Tensor:
+        """Return the images at positions, (n,), or of a slice: (n, C, H, W)."""
+
+    def split(self, size: int) -> Iterable[Tensor]:
+        """Yield the images in chunks of a size; the last may be smaller."""
 
 
 class Standardize(nn.Module):
@@ -45,9 +65,17 @@ class Standardize(nn.Module):
         return {"kind": "standardize", "channels": len(self.mean), "contrast": self.contrast}
 
     @classmethod
-    def from_images(cls, images: Tensor, contrast: bool = False) -> "Standardize":
-        """Measure the statistics on images, (N, C, H, W), uint8 or floating-point in [0, 1]."""
-        return cls(*channel_spread(image_pixels(chunk, contrast) for chunk in images.split(PIXEL_BATCH)), contrast)
+    def from_images(cls, images: Images, contrast: bool = False) -> "Standardize":
+        """Measure the statistics on images, (N, C, H, W), uint8 or floating-point in [0, 1].
+
+        Of more than `MEASURED`, as many are drawn at random.
+        """
+        if len(images) > MEASURED:
+            drawn = torch.randperm(len(images), generator=generator(0, "standardize"))[:MEASURED].sort().values
+            chunks: Iterable[Tensor] = (images[some] for some in drawn.split(PIXEL_BATCH))
+        else:
+            chunks = images.split(PIXEL_BATCH)
+        return cls(*channel_spread(image_pixels(chunk, contrast) for chunk in chunks), contrast)
 
     @classmethod
     def identity(cls, channels: int, *, contrast: bool = False) -> "Standardize":

@@ -11,8 +11,8 @@ from scipy.sparse.linalg import LinearOperator, gmres
 from torch import Tensor
 
 from pretrain.network.channel_moments import channel_spread
-from pretrain.network.patches import random_patches
-from pretrain.network.preprocessing import PIXEL_BATCH, Standardize, image_pixels
+from pretrain.network.patches import random_patches_of
+from pretrain.network.preprocessing import PIXEL_BATCH, Images, Standardize, image_pixels
 from pretrain.network.shapes import whitening_side
 from pretrain.runs.seeding import generator
 
@@ -60,18 +60,18 @@ class Whiten(Standardize):
         return {**super().settings, "kind": "whiten", "side": self.kernel.shape[-1]}
 
     @classmethod
-    def from_images(cls, images: Tensor, contrast: bool = False) -> "Whiten":
+    def from_images(cls, images: Images, contrast: bool = False) -> "Whiten":
         """Fit the filters to random patches of images, (N, C, H, W), uint8 or floating-point in [0, 1].
 
         `whitening_side` says how wide they are. They are scaled so that each channel of the whitened images has unit
         variance.
         """
         standardize = Standardize.from_images(images, contrast)
-        side = whitening_side(images.shape[1:])
+        side = whitening_side(tuple(images.shape[1:]))
         sample = torch.randperm(len(images), generator=generator(0, "whiten", "scale"))[:SCALE_SAMPLE]
         # The contrast to normalize is that of whole images, not that of patches.
-        whole = image_pixels(images[sample], contrast) if contrast else images
-        patches = random_patches(whole, side, FITTED_PATCHES, generator(0, "whiten", "patches"))
+        whole = partial(image_pixels, contrast=True) if contrast else lambda images: images
+        patches = random_patches_of(images, side, FITTED_PATCHES, generator(0, "whiten", "patches"), whole)
         kernel = zca_kernel(Standardize(standardize.mean, standardize.std)(patches))
         whiten = cls(standardize.mean, standardize.std, kernel, contrast)
         _, std = channel_spread(whiten(images[chunk]) for chunk in sample.split(PIXEL_BATCH))
@@ -117,7 +117,7 @@ class Whiten(Standardize):
 
 # Each function fits a preprocessing to unlabelled images, (N, C, H, W). The names are those of
 # `pretrain.network.shapes.PREPROCESSINGS`.
-FIT_PREPROCESSING: dict[str, Callable[[Tensor], Standardize]] = {
+FIT_PREPROCESSING: dict[str, Callable[[Images], Standardize]] = {
     "standardize": Standardize.from_images,
     "whiten": Whiten.from_images,
     "contrast_standardize": partial(Standardize.from_images, contrast=True),

@@ -99,6 +99,7 @@ def _summary(
         "parameters": sum(p.numel() for p in network.parameters()),
         "pretrain_flops": layers.flops,
         "finetune_flops": finetuning_flops(network, recipe, labels, result.steps),
+        **({"pool_shared": asdict(layers.learned)} if layers.learned else {}),
         **({"head": {"how": recipe.head, **asdict(result.head)}} if result.head else {}),
         **(_per_class(result.test) if result.test else {}),
     }

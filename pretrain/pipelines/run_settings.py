@@ -11,6 +11,8 @@ from pretrain.runs.typed_settings import Resuming, Settings, problems_within, se
 from pretrain.stages.stack_settings import StackSettings
 from pretrain.training.recipes import Recipe
 
+POOL = "pool.safetensors"  # fingerprints of the images that stages learned from
+
 
 @dataclass(frozen=True, kw_only=True)
 class RunSettings(Settings):
@@ -66,7 +68,7 @@ class StageRun(RunSettings):
     """
 
     products = (
-        "stack.safetensors",
+        *("stack.safetensors", POOL),
         *("stage*-filters.png", "stage*-health.png", "stage*-reconstructions.png", "stage*-samples.png"),
     )
 
@@ -98,8 +100,9 @@ class NetworkRun(RunSettings):
     labels: Literal["all"] | Count = "all"
 
     def contradictions(self) -> Iterator[str]:
-        """Yield a line when trained stages are missing, or given for layers from scratch."""
+        """Yield a line when labels or trained stages are missing, or stages are given for layers from scratch."""
         yield from super().contradictions()
+        yield from problems_within("data", self.data.require_labels)
         if self.init == "pretrained" and not self.stages:
             yield "init=pretrained needs trained stages: give stages=DIR, a run of python -m pretrain.stage."
         if self.init == "scratch" and self.stages:

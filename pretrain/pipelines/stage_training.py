@@ -6,20 +6,22 @@ from typing import Any
 
 import torch
 from lightning_fabric import Fabric
-from torch import Tensor
 
 from pretrain.data.dataset import Dataset
+from pretrain.data.fingerprints import rows_of_bytes
+from pretrain.data.lazy_images import LazyImages
 from pretrain.errors import UserError
 from pretrain.pictures.drawing import save_figure
 from pretrain.pictures.filter_grids import draw_filters
 from pretrain.pictures.health_panels import draw_health
 from pretrain.pictures.reconstructions import draw_reconstructions
 from pretrain.pictures.samples import draw_samples
-from pretrain.pipelines.run_settings import RunSettings, StageRun
+from pretrain.pipelines.run_settings import POOL, RunSettings, StageRun
 from pretrain.runs.profiling import timed
 from pretrain.runs.progress import complain
 from pretrain.runs.run_folder import RunFolder, open_run
 from pretrain.runs.seeding import generator
+from pretrain.runs.tensor_files import save_state
 from pretrain.stages.stack import Stack
 from pretrain.training.flop_counting import stage_flops
 from pretrain.training.greedy_pretraining import fit_stages, resume_stack
@@ -47,6 +49,7 @@ def _train(settings: StageRun, data: Dataset, fabric: Fabric, folder: RunFolder)
     data.record_in(folder)
     pool = _pool(settings, data)
     with timed("preparation"):
+        record_pool(folder, pool)
         plan = build_stack(settings.stack, pool, settings.seed)
     upto = len(plan.stack) if settings.upto is None else settings.upto
     finished = resume_stack(plan.stack, folder)
@@ -87,7 +90,7 @@ def complete_run(folder: RunFolder, summary: dict[str, Any], fabric: Fabric) -> 
     return folder.summary() or summary
 
 
-def _pool(settings: StageRun, data: Dataset) -> Tensor:
+def _pool(settings: StageRun, data: Dataset) -> LazyImages:
     """Return the unlabelled images that the stages learn from; pools of one seed are nested."""
     count = settings.num_unlabelled
     if count is None:
@@ -95,7 +98,13 @@ def _pool(settings: StageRun, data: Dataset) -> Tensor:
     if count > len(data.unlabelled):
         raise UserError(f"num_unlabelled={count} exceeds the {len(data.unlabelled):,} unlabelled images: give fewer.")
     order = torch.randperm(len(data.unlabelled), generator=generator(settings.seed, "pool"))
-    return data.unlabelled[order[:count].sort().values]
+    return data.unlabelled.subset(order[:count].sort().values)
+
+
+def record_pool(folder: RunFolder, pool: LazyImages) -> None:
+    """Write the fingerprints of the images that stages learn from, by which a later run tells what it shares."""
+    if folder.writes and not (folder.path / POOL).exists():
+        save_state(folder.path / POOL, {"fingerprints": torch.from_numpy(rows_of_bytes(pool.prints))})
 
 
 def _draw_stage(stack: Stack, count: int, data: Dataset, folder: RunFolder) -> None:

@@ -6,13 +6,15 @@ from pathlib import Path
 from typing import Any
 
 from pretrain.data.dataset import Dataset
+from pretrain.data.fingerprints import prints_of_bytes
+from pretrain.data.leakage_check import Learned, check_learned
 from pretrain.errors import UserError
 from pretrain.network.convnet import ConvNet
-from pretrain.pipelines.run_settings import NetworkRun
+from pretrain.pipelines.run_settings import POOL, NetworkRun
 from pretrain.runs.progress import complain
 from pretrain.runs.resumption import differences, first_few
 from pretrain.runs.run_folder import RunFolder
-from pretrain.runs.tensor_files import SUFFIX, load_with_digest
+from pretrain.runs.tensor_files import SUFFIX, load_state, load_with_digest
 from pretrain.runs.typed_settings import as_config, may_differ
 from pretrain.stages.convnet_assembly import assemble
 from pretrain.training.greedy_pretraining import load_stack
@@ -21,12 +23,16 @@ from pretrain.training.stack_building import build_stack
 
 @dataclass(frozen=True)
 class StartingLayers:
-    """The cost of the layers that a run starts from, their digest and their state; None for those from scratch."""
+    """The cost of the layers that a run starts from, their digest and their state; None for those from scratch.
+
+    `learned` is what they learned from of the validation and test images; None where they learned from the same data.
+    """
 
     seconds: float = 0.0
     flops: int = 0
     digest: str | None = None
     state: dict[str, Any] | None = field(default=None, repr=False, compare=False)
+    learned: Learned | None = None
 
 
 def starting_layers(settings: NetworkRun, data: Dataset, upto: int | None = None) -> StartingLayers:
@@ -55,10 +61,20 @@ def starting_layers(settings: NetworkRun, data: Dataset, upto: int | None = None
     others = differences(there["data"], as_config(settings.data), may_differ(settings.data))
     if not others and there.get("data_digest") != data.digest:
         others = ["the images have changed since, and may have included the present validation and test images"]
+    learned = _check_learned(folder, summary, data) if others else None
     if others:
-        complain(f"note: stages={settings.stages} was trained on other data: {first_few(others)}")
+        found = f"; {learned}" if learned else ""
+        complain(f"note: stages={settings.stages} was trained on other data: {first_few(others)}{found}")
     seconds, flops = summary["stage_seconds"][:upto], summary["stage_flops"][:upto]
-    return StartingLayers(round(sum(seconds), 3), sum(flops), digest, state)
+    return StartingLayers(round(sum(seconds), 3), sum(flops), digest, state, learned)
+
+
+def _check_learned(folder: RunFolder, summary: Mapping[str, Any], data: Dataset) -> Learned | None:
+    """Search the images that stages learned from for validation and test images, if the run remembers them."""
+    if data.judged is None or POOL not in summary.get("files", {}):
+        return None
+    rows = load_state(folder.checked(POOL))["fingerprints"]
+    return check_learned(prints_of_bytes(rows.numpy()), data.judged())
 
 
 def _refuse_other_runs(path: Path, summary: Mapping[str, Any] | None) -> None:

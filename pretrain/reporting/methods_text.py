@@ -5,7 +5,7 @@ from typing import Any
 from pretrain.comparison.paired_differences import SEEDS_FOR_A_CLAIM
 from pretrain.comparison.plan import Comparison
 from pretrain.data.dataset_settings import FolderData
-from pretrain.data.near_duplicates import SMALLEST_SIDE
+from pretrain.data.fingerprints import SMALLEST_SIDE
 from pretrain.evaluation.layer_features import PROBE_GRID
 from pretrain.reporting.comparison_results import Results
 from pretrain.reporting.plotting import INTERVAL_FROM

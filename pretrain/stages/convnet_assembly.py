@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from pretrain.errors import UserError, require_between
 from pretrain.network.convnet import ConvNet
 from pretrain.network.layer import Layer
+from pretrain.network.preprocessing import Images
 from pretrain.runs.seeding import generator, seeded
 from pretrain.stages.stack import SAMPLE_SIZE, Stack
 
@@ -37,7 +38,7 @@ def assemble(
     seed: int,
     pretrained: bool = True,
     upto: int | None = None,
-    unlabelled: Tensor | None = None,
+    unlabelled: Images | None = None,
 ) -> ConvNet:
     """Copy the layers of a stack into a ConvNet with a new fully connected head.
 
@@ -54,7 +55,7 @@ def assemble(
         the same graph in all else.
     upto : int, optional
         Keep the first so many pretrained layers, and give those above a standard initialization; None keeps all.
-    unlabelled : Tensor, optional
+    unlabelled : Tensor or LazyImages, optional
         Images (N, C, H, W). The layers that start from scratch are normalized on a sample of them, in the same way as
         the trained ones of the stack; without images they are not normalized.
 

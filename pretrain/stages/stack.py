@@ -10,7 +10,7 @@ from pretrain.data.contrastive_views import Views
 from pretrain.errors import UserError, choose
 from pretrain.network.layer import Bounds, Layer
 from pretrain.network.layer_settings import NORMALIZATIONS, LayerSettings
-from pretrain.network.preprocessing import Standardize
+from pretrain.network.preprocessing import Images, Standardize
 from pretrain.network.shapes import PREPROCESSINGS, layer_rows
 from pretrain.network.whitening import FIT_PREPROCESSING
 from pretrain.stages.base import Stage
@@ -32,7 +32,7 @@ class Stack(nn.Module):
     ----------
     stages : iterable of Stage
         Each takes as many channels as the one below puts out.
-    images : Tensor, (N, C, H, W)
+    images : Tensor or LazyImages, (N, C, H, W)
         Unlabelled images, uint8 or in [0, 1], for their shape and statistics.
     preprocessing : {"standardize", "whiten", "contrast_standardize", "contrast_whiten", "none"}
         Zero mean and unit variance in each channel; neighboring pixels decorrelated as well; either of the two after
@@ -50,7 +50,7 @@ class Stack(nn.Module):
     def __init__(
         self,
         stages: Iterable[Stage],
-        images: Tensor,
+        images: Images,
         preprocessing: str = "standardize",
         normalization: str = "scale",
     ):

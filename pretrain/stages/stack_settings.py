@@ -96,7 +96,7 @@ class StackSettings(Settings):
                         self.kind(name).check_rate(trainings[-1].learning_rate)
         return trainings
 
-    def layer_rows(self, image_shape: Shape, classes: int) -> list[LayerRow]:
+    def layer_rows(self, image_shape: Shape, classes: int | None) -> list[LayerRow]:
         """Return the layer table of the network that the stack becomes.
 
         Raises

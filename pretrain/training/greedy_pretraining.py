@@ -7,10 +7,11 @@ from typing import Any
 
 import torch
 from lightning_fabric import Fabric
-from torch import Tensor
+from torch import Tensor, nn
 
 from pretrain.data.dataset import refuse_one_color
 from pretrain.errors import UserError
+from pretrain.network.preprocessing import Images
 from pretrain.runs.device import Device
 from pretrain.runs.profiling import timed
 from pretrain.runs.run_folder import RunFolder
@@ -31,6 +32,7 @@ from pretrain.training.stage_normalization import HEALTH_SAMPLE, normalize_stage
 from pretrain.training.trainer import Callback, Trainer
 
 HEALTH_CHECKS = 20  # per stage
+SAMPLE_BYTES = 2**28  # memory that the sample of a stage's inputs may take
 
 
 @dataclass(frozen=True)
@@ -167,6 +169,8 @@ def _stage_gradients(
     def compute_gradients(step: int) -> Metrics:
         with timed("data"):
             positions = share_out(order(step), fabric)
+            # The next batch is read while this one is computed.
+            inputs.will_need(share_out(order(step + 1), fabric))
             if stage.views is None:
                 x = inputs[positions]
             else:
@@ -181,14 +185,14 @@ def _stage_gradients(
 
 def fit_stages(
     stack: Stack,
-    images: Tensor,
+    images: Images,
     training: Training | Sequence[Training] | None = None,
     *,
     seed: int = 0,
     upto: int | None = None,
     fabric: Fabric | None = None,
     folder: RunFolder | None = None,
-    held_out: Tensor | None = None,
+    held_out: Images | None = None,
     callbacks: Sequence[Callback] = (),
 ) -> list[StageResult]:
     """Train the stages of a stack greedily, from the input upwards.
@@ -197,7 +201,7 @@ def fit_stages(
     ----------
     stack : Stack
         Changed in place.
-    images : Tensor, (N, C, H, W), uint8 or in [0, 1]
+    images : Tensor or LazyImages, (N, C, H, W), uint8 or in [0, 1]
         Unlabelled images.
     training : Training or sequence of Training, optional
         How long and how fast to learn: one for all stages, or one for each.
@@ -209,7 +213,7 @@ def fit_stages(
         Device, precision and processes. None: the best available.
     folder : RunFolder, optional
         Where to log, and to save the stack after each stage. An interrupted run in it is resumed.
-    held_out : Tensor, optional
+    held_out : Tensor or LazyImages, optional
         Images that nothing learns from, to tell learning from memorizing in the log.
     callbacks : sequence of Callback
         Called in the training of each stage.
@@ -240,10 +244,7 @@ def fit_stages(
     results = []
     for position in range(finished, upto):
         stage, wanted, below = stack[position], each[position], stack.below(position)
-        # Random views are never seen twice, so that inputs need not be kept.
-        draws = 0 if stage.views else wanted.steps * wanted.batch_size
-        with timed("data"):
-            inputs = Inputs(images, below, fabric, draws)
+        inputs = _inputs_of(stage, images, below, wanted, fabric, folder)
         unseen = None if held_out is None else Inputs(held_out, below, fabric, draws=0)
         result = fit_stage(
             stage,
@@ -262,6 +263,15 @@ def fit_stages(
         if folder:
             _save_stack(stack, position + 1, folder, fabric)
     return results
+
+
+def _inputs_of(
+    stage: Stage, images: Images, below: nn.Sequential, training: Training, fabric: Fabric, folder: RunFolder | None
+) -> Inputs:
+    """Return what a stage learns from; random views are never seen twice, so that inputs need not be kept."""
+    draws = 0 if stage.views else training.steps * training.batch_size
+    with timed("data"):
+        return Inputs(images, below, fabric, draws, folder.path if folder and folder.writes else None)
 
 
 def _save_stack(stack: Stack, finished: int, folder: RunFolder, fabric: Fabric) -> None:
@@ -294,7 +304,8 @@ def load_stack(stack: Stack, state: dict[str, Any]) -> int:
 
 
 def _sample(inputs: Inputs, seed: int) -> Tensor:
-    """Return a few inputs at random: the same for every purpose of one stage."""
-    positions = torch.randperm(len(inputs), generator=generator(seed, "sample"))[:SAMPLE_SIZE]
+    """Return a few inputs at random: the same for every purpose of one stage, and fewer of large images."""
+    order = torch.randperm(len(inputs), generator=generator(seed, "sample"))
     with timed("data"):
-        return inputs[positions]
+        fit = max(HEALTH_SAMPLE, SAMPLE_BYTES // inputs[order[:1]].nbytes)
+        return inputs[order[: min(SAMPLE_SIZE, fit)]]

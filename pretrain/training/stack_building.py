@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from pretrain.network.layer import Layer
+from pretrain.network.preprocessing import Images
 from pretrain.runs.seeding import seeded
 from pretrain.runs.typed_settings import at
 from pretrain.stages.base import Stage
@@ -23,7 +24,7 @@ class StackPlan:
     training: list[Training]
 
 
-def build_stack(settings: StackSettings, images: Tensor, seed: int) -> StackPlan:
+def build_stack(settings: StackSettings, images: Images, seed: int) -> StackPlan:
     """Build the untrained stack that conf/stack/ describes, for images (N, C, H, W).
 
     Raises
