@@ -70,7 +70,7 @@ def main(settings: PredictSettings) -> None:
         advice = f"; give one of its runs, such as run={runs[0].parent}" if runs else ""
         raise UserError(f"run={settings.run} holds no trained network (no network.safetensors){advice}.")
     _check_out(settings.out)
-    from pretrain.data.image_folder import load_unlabelled
+    from pretrain.data.unlabelled_pools import load_unlabelled
     from pretrain.network.convnet import ConvNet
     from pretrain.runs.atomic_files import write_text
     from pretrain.runs.run_folder import RunFolder

@@ -9,7 +9,7 @@ from conftest import SMALL_RUN
 from PIL import Image, ImageFilter, ImageOps
 
 import pretrain
-from pretrain.data.image_folder import load_unlabelled
+from pretrain.data.unlabelled_pools import load_unlabelled
 from pretrain.runs.tensor_files import load_state
 
 SIDE = 32

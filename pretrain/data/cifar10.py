@@ -9,9 +9,9 @@ from filelock import FileLock
 
 from pretrain.data.dataset import Dataset, Labelled, gather
 from pretrain.data.dataset_settings import CIFAR10Data
-from pretrain.data.image_folder import load_pools
 from pretrain.data.lazy_images import as_lazy
 from pretrain.data.leakage_check import Named
+from pretrain.data.unlabelled_pools import load_pools
 from pretrain.errors import UserError
 from pretrain.runs.progress import say
 

@@ -31,6 +31,36 @@ def class_folders(folder: Path) -> list[str]:
     return classes
 
 
+def classes_in(folder: Path, *, parted: bool) -> list[str]:
+    """Return the names of the class folders of training images.
+
+    Parameters
+    ----------
+    folder : Path
+        Folder that contains them.
+    parted : bool
+        Whether test images lie in a folder beside this one, and not in the same class folders.
+
+    Raises
+    ------
+    UserError
+        When there are none, or when the images do not lie so.
+    """
+    root = folder.parent
+    if parted and not folder.exists() and root.is_dir() and any(each.is_dir() for each in root.iterdir()):
+        raise UserError(
+            f"{folder} is missing: put the labelled images into {folder}/<class>/, or set a share of {root}/<class>/ "
+            "aside for testing with data.test=0.2."
+        )
+    classes = class_folders(folder)
+    if not parted and {"train", "test"} <= {*classes}:
+        raise UserError(
+            f"data.test sets images of {folder}/<class>/ aside, but {folder} has the folders train and test: "
+            "leave out data.test."
+        )
+    return classes
+
+
 def unlistable(folder: str | Path, reason: str) -> UserError:
     """Return the error for a folder of labelled images that cannot be listed."""
     return UserError(

@@ -13,9 +13,10 @@ from pretrain.data.dataset_settings import DataSource
 from pretrain.data.lazy_images import LazyImages, as_lazy
 from pretrain.data.leakage_check import Leakage, Named, check_pool
 from pretrain.data.skipped_files import Skipped, write_skipped
-from pretrain.data.splits import split_validation
+from pretrain.data.splits import all_but, split_validation
 from pretrain.errors import UserError
 from pretrain.network.preprocessing import Images
+from pretrain.runs.atomic_files import write_csv
 from pretrain.runs.run_folder import RunFolder
 
 COLOR_BATCH = 100  # images that are looked at together
@@ -68,6 +69,8 @@ class Dataset:
         from is checked against them.
     test_digest : str
         Hash of the test images and of their names, which contain the class for image folders.
+    parting : sequence of (str, str, str)
+        File, class and split of each labelled image, where the images were given as one set; else empty.
     """
 
     classes: tuple[str, ...]
@@ -79,17 +82,20 @@ class Dataset:
     leakage: Leakage | None = field(default=None, repr=False)
     judged: Callable[[], dict[str, Named]] | None = field(default=None, repr=False)
     test_digest: str = ""
+    parting: Sequence[tuple[str, str, str]] = field(default=(), repr=False)
 
     def __post_init__(self) -> None:
         """Take a tensor of unlabelled images as well."""
         object.__setattr__(self, "unlabelled", as_lazy(self.unlabelled))
 
     def record_in(self, folder: RunFolder) -> None:
-        """Write the skipped files to skipped.csv, and the images shared between splits to leakage.json."""
+        """Write skipped.csv, leakage.json (images shared between splits) and split.csv, where there is anything."""
         if self.skipped and folder.writes:
             write_skipped(folder.path / "skipped.csv", self.skipped)
         if self.leakage and folder.writes:
             self.leakage.write(folder.path / "leakage.json")
+        if self.parting and folder.writes:
+            write_csv(folder.path / "split.csv", ("file", "class", "split"), self.parting)
 
     @property
     def digests(self) -> dict[str, str]:
@@ -138,6 +144,9 @@ def gather(
     test_images: Callable[[], Named],
     pools: Named | None = None,
     skipped: list[Skipped] | None = None,
+    *,
+    held_out: Tensor | None = None,
+    test_key: str = "",
 ) -> Dataset:
     """Split off the validation images and gather the unlabelled pool from the other images.
 
@@ -159,6 +168,10 @@ def gather(
         More unlabelled images.
     skipped : list of Skipped, optional
         Files that could not be read. The data set keeps this very list, so files may be added later.
+    held_out : Tensor, (n,), int64, optional
+        Positions of the validation images, ascending, where they are given.
+    test_key : str
+        Text that the digest of the test split depends on besides, such as its labels.
 
     Raises
     ------
@@ -167,7 +180,10 @@ def gather(
     """
     if len(classes) < 2:
         raise UserError(f"there is only one class ({classes[0]}): give two or more.")
-    training, held_out = split_validation(labels, source.validation, classes)
+    if held_out is None:
+        training, held_out = split_validation(labels, source.validation, classes)
+    else:
+        training = all_but(held_out, len(labels))
     rest, validation = train.subset(training), train.subset(held_out)
     pool = rest.joined(pools) if pools else rest
 
@@ -192,7 +208,7 @@ def gather(
         [] if skipped is None else skipped,
         leakage,
         judged,
-        _names_and_content(splits["test"]),
+        _names_and_content(splits["test"], test_key),
     )
 
 
@@ -209,6 +225,6 @@ def unlabelled_alone(pool: Named, skipped: list[Skipped]) -> Dataset:
     return Dataset((), nothing, nothing, pool.images, lambda: nothing, skipped)
 
 
-def _names_and_content(test: Named) -> str:
+def _names_and_content(test: Named, key: str) -> str:
     """Return a hash of the test images. Their names leave out where the data lies, so that it may move."""
-    return _hash(repr(["/".join(name.rsplit("/", 2)[-2:]) for name in test.names]), test.images)
+    return _hash(repr(["/".join(name.rsplit("/", 2)[-2:]) for name in test.names]) + key, test.images)

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-from pretrain.data.class_folders import class_folders
+from pretrain.data.class_folders import classes_in
+from pretrain.data.label_table import read_label_table
 from pretrain.errors import UserError, choose
 from pretrain.runs.setting_types import ONE_OR_MORE, TWO, FileName, In
 from pretrain.runs.typed_settings import (
@@ -21,6 +22,7 @@ from pretrain.runs.typed_settings import (
 )
 
 Side = Annotated[int, In(ge=1, le=4096)]
+Test = Annotated[int, In(ge=1)] | Annotated[float, In(gt=0, lt=1)]
 Validation = Annotated[int, In(ge=0)] | Annotated[float, In(ge=0, lt=1)]
 DEFAULT_CACHE = "~/.cache/pretrain"
 
@@ -162,38 +164,49 @@ class CIFAR10Data(DataSource):
 class FolderData(DataSource):
     """The user's own images, of any size, mode and depth.
 
-    Labelled images are ``root/train/<class>/*`` and ``root/test/<class>/*``. Stages can learn from unlabelled images
-    alone, without a root.
+    Labelled images are ``root/train/<class>/*`` and ``root/test/<class>/*``; or ``root/<class>/*``, of which some are
+    set aside for testing; or the files that a table lists. Stages can learn from unlabelled images alone.
 
     Attributes
     ----------
     root : str or Path, optional
-        Folder that contains `train` and `test`. The classes are the folders in `train`, in alphabetical order.
+        Folder of the labelled images. The classes are the folders in `root/train`, or in `root` where `test` is given,
+        in alphabetical order.
     image_size : int or list of int
         Side of every image in pixels, or its height and width: the image is scaled to the smallest size that covers
         it, and the center is cropped.
     channels : {1, 3}
         Number of channels: 1 for gray, 3 for RGB.
+    test : int or float, optional
+        Number of images set aside for testing, or their share below 1, chosen by their content. None: there is a folder
+        `root/test`, or the table has a column split.
+    table : str or Path, optional
+        CSV file with a column file, a column label (or class), and perhaps a column split: train, validation or test.
+        Files are relative to `root`, or to the folder of the table where there is no root.
     """
 
     name = "folder"
     root: FileName | None = setting(None, resuming=Resuming.FREE)
     image_size: Side | Annotated[list[Side], TWO] = 32
     channels: Literal[1, 3] = 3
+    test: Test | None = field(default=None, kw_only=True)
+    table: FileName | None = setting(None, resuming=Resuming.FREE, kw_only=True)
 
     def contradictions(self) -> Iterator[str]:
-        """Yield the problem of no images at all."""
+        """Yield the problem of no images at all, or of none to set aside."""
         yield from super().contradictions()
-        if self.root is None and not self.unlabelled:
+        if not self.labelled and not self.unlabelled:
             yield (
                 "root is missing: give the folder of labelled images, root/train/<class>/* and root/test/<class>/*, or "
                 "unlabelled images alone with data.unlabelled=[DIR]."
             )
+        if not self.labelled and self.test is not None:
+            yield f"test={self.test} is a share of labelled images: give data.root or data.table with it."
 
     @property
     def labelled(self) -> bool:
         """Whether there are labelled images."""
-        return self.root is not None
+        return self.root is not None or self.table is not None
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -209,19 +222,28 @@ class FolderData(DataSource):
     @property
     def image_folders(self) -> list[Path]:
         """The folders whose images are read at any depth."""
-        splits = [Path(self.root, split) for split in ("train", "test")] if self.root else []
-        return splits + super().image_folders
+        return self.class_parents + super().image_folders
+
+    @property
+    def class_parents(self) -> list[Path]:
+        """The folders that contain class folders: that of the training images first."""
+        if self.root is None or self.table is not None:
+            return []
+        root = Path(os.path.expanduser(self.root))
+        return [root] if self.test is not None else [root / "train", root / "test"]
 
     def class_names(self) -> list[str]:
-        """Return the names of the folders of training images.
+        """Return the names of the folders of training images, or the labels of the table.
 
         Raises
         ------
         UserError
-            When there is no such folder.
+            When there is no such folder, or something is wrong with the table.
         """
         self.require_labels()
-        return class_folders(Path(str(self.root), "train"))
+        if self.table is not None:
+            return read_label_table(self.table, self.root).classes
+        return classes_in(self.class_parents[0], parted=self.test is None)
 
 
 SOURCES: dict[str, type[DataSource]] = {kind.name: kind for kind in (DigitsData, CIFAR10Data, FolderData)}

@@ -4,10 +4,10 @@ import torch
 
 from pretrain.data.dataset import Dataset, Labelled, gather
 from pretrain.data.dataset_settings import DigitsData
-from pretrain.data.image_folder import load_pools
 from pretrain.data.lazy_images import as_lazy
 from pretrain.data.leakage_check import Named
 from pretrain.data.splits import stratified_order
+from pretrain.data.unlabelled_pools import load_pools
 
 
 def read_digits(source: DigitsData) -> Dataset:

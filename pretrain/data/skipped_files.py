@@ -1,12 +1,10 @@
 """Files that could not be read as images."""
 
-import csv
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pretrain.runs.atomic_files import write_text
+from pretrain.runs.atomic_files import write_csv
 
 
 @dataclass(frozen=True)
@@ -28,6 +26,4 @@ class Skipped:
 
 def write_skipped(file: Path, skipped: Sequence[Skipped]) -> None:
     """Write a CSV file with the columns path and reason."""
-    table = io.StringIO()
-    csv.writer(table, lineterminator="\n").writerows([("path", "reason"), *((s.path, s.reason) for s in skipped)])
-    write_text(file, table.getvalue())
+    write_csv(file, ("path", "reason"), [(skip.path, skip.reason) for skip in skipped])

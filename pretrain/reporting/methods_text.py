@@ -41,7 +41,7 @@ def methods(results: Results) -> dict[str, list[str]]:
 def _data(results: Results) -> str:
     data = results.comparison.data
     channels, height, width = data.shape
-    where = data.root if isinstance(data, FolderData) else data.name
+    where = (data.table or data.root) if isinstance(data, FolderData) else data.name
     text = [f"The data set is {where}, with images of {channels}x{height}x{width} (channels, height, width)"]
     if results.classes:
         text.append(f", in {results.classes} classes")
@@ -49,7 +49,8 @@ def _data(results: Results) -> str:
     share = f"{held_out:.0%} of the" if 0 < held_out < 1 else f"{held_out:,}"
     text.append(f". {share} training images are set aside for validation, the same for all runs.")
     if results.test_images:
-        text.append(f" The test split has {results.test_images:,} images.")
+        chosen = ", chosen in each class by the images' content" if getattr(data, "test", None) is not None else ""
+        text.append(f" The test split has {results.test_images:,} images{chosen}.")
     whole = results.stages.loc[results.stages["num_unlabelled"].isna(), "unlabelled"]
     if len(whole):
         text.append(f" The unlabelled pool has {int(whole.iloc[0]):,}: the training images, without their labels")

@@ -1,7 +1,9 @@
 """Write files atomically: a reader finds the old content or the new one, also after a crash or a full disk."""
 
+import csv
+import io
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -35,6 +37,13 @@ def write_text(file: Path, text: str) -> None:
     """Write a file of text in UTF-8, as `write_bytes` does."""
     # File names in the text may be in an old encoding.
     write_bytes(file, text.encode(errors="surrogateescape"))
+
+
+def write_csv(file: Path, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Write a CSV table, as `write_bytes` does."""
+    table = io.StringIO()
+    csv.writer(table, lineterminator="\n").writerows([columns, *rows])
+    write_text(file, table.getvalue())
 
 
 @contextmanager

@@ -35,7 +35,9 @@ class Resuming(Enum):
     FREE = "The setting changes where or how the work is done, and not its result."
 
 
-def setting(default: Any = MISSING, *, factory: Any = MISSING, resuming: Resuming = Resuming.SAME) -> Any:
+def setting(
+    default: Any = MISSING, *, factory: Any = MISSING, resuming: Resuming = Resuming.SAME, kw_only: Any = MISSING
+) -> Any:
     """Return a field of a dataclass of settings.
 
     Parameters
@@ -44,8 +46,10 @@ def setting(default: Any = MISSING, *, factory: Any = MISSING, resuming: Resumin
         The default, or a function that makes it. A setting with neither is required.
     resuming : Resuming
         How the setting binds a resumed run.
+    kw_only : bool, optional
+        Whether it is given by its name only; by default as the class says.
     """
-    return field(default=default, default_factory=factory, metadata={"resuming": resuming})
+    return field(default=default, default_factory=factory, metadata={"resuming": resuming}, kw_only=kw_only)
 
 
 class Settings:

@@ -1,0 +1,98 @@
+"""Unlabelled images in folders, at any depth."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from pretrain.data.dataset_settings import DEFAULT_CACHE, DataSource, check_image_format, named_folders
+from pretrain.data.decoding import Size
+from pretrain.data.file_listing import list_files
+from pretrain.data.image_cache import Decoded, decode_files
+from pretrain.data.lazy_images import LazyImages
+from pretrain.data.leakage_check import Named
+from pretrain.data.skipped_files import Skipped
+from pretrain.errors import UserError
+from pretrain.runs.progress import complain
+
+Folder = str | Path
+
+
+def load_pools(source: DataSource) -> tuple[Named | None, list[Skipped]]:
+    """Return the images of the folders of unlabelled images, if there are any, and the files that are none.
+
+    Raises
+    ------
+    UserError
+        When a folder is missing or has no readable image.
+    """
+    if not source.unlabelled:
+        return None, []
+    channels, height, width = source.shape
+    decoded = load_unlabelled(source.unlabelled, (height, width), channels, source.cache)
+    return Named(decoded.images, decoded.paths), decoded.skipped
+
+
+def load_unlabelled(
+    folders: Sequence[Folder], image_size: Size = 32, channels: int = 3, cache: Folder | None = DEFAULT_CACHE
+) -> Decoded:
+    """Load every image at any depth of one or more folders; the parameters are those of `FolderData`.
+
+    Raises
+    ------
+    UserError
+        When a folder is missing or has no readable image.
+    """
+    decoded = [_load_pool(Path(folder), image_size, channels, cache) for folder in named_folders(folders)]
+    return Decoded(
+        LazyImages.joined([d.images for d in decoded]),
+        [path for d in decoded for path in d.paths],
+        [skip for d in decoded for skip in d.skipped],
+    )
+
+
+def _load_pool(folder: Path, image_size: Size, channels: int, cache: Folder | None) -> Decoded:
+    """Decode unlabelled images; those in folders that cannot be listed are left out, and the user is told."""
+    files, odd = files_in(folder)
+    for skip in odd:
+        if skip.passing:
+            complain(f"{skip.path} {skip.reason}: its images are left out")
+    return decode_readable(folder, files, odd, image_size, channels, cache)
+
+
+def files_in(folder: Path) -> tuple[list[str], list[Skipped]]:
+    """Return the files of a folder at any depth, and what could not be listed, as `list_files` does.
+
+    Raises
+    ------
+    UserError
+        When there is no such folder.
+    """
+    if not os.path.isdir(folder):
+        raise UserError(f"{folder} is not a folder.")
+    return list_files(folder)
+
+
+def decode_readable(
+    folder: Path, files: Sequence[str], odd: Sequence[Skipped], image_size: Size, channels: int, cache: Folder | None
+) -> Decoded:
+    """Decode files, tell the user what may be wrong with them, and add what is `odd` to the skipped files.
+
+    Raises
+    ------
+    UserError
+        When there is no readable image; the line names `folder`.
+    """
+    check_image_format(image_size, channels)
+    decoded = decode_files(files, image_size, channels, Path(os.path.expanduser(cache)) if cache else None)
+    skipped = [*odd, *decoded.skipped]
+    if not decoded.paths:
+        raise UserError(f"{folder} has no readable image{first_reason(skipped)}.")
+    for line in decoded.remarks:
+        complain(line)
+    return replace(decoded, skipped=skipped)
+
+
+def first_reason(skipped: Sequence[Skipped]) -> str:
+    """Return why the first of some files was skipped, to be added to a line."""
+    return f"; the first of {len(skipped)}: {skipped[0].reason}" if skipped else ""
