@@ -15,6 +15,7 @@ from PIL import Image
 from pretrain.data import decoding, image_cache
 from pretrain.data.cache_blocks import INDEX
 from pretrain.data.decoding import DecodedImage, decode_image
+from pretrain.data.encoded_images import ImageFiles
 from pretrain.data.image_cache import decode_files
 from pretrain.data.parallel_decoding import FILES_PER_BLOCK, try_decoding
 from pretrain.data.skipped_files import Skipped
@@ -196,13 +197,13 @@ def test_a_file_that_may_not_be_read_is_told_and_read_as_soon_as_it_may(ordinary
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has other limits")
 def test_a_fault_of_the_system_is_no_fault_of_the_file(tmp_path):
     path = save_flat(tmp_path / "image.png", 10)
-    assert isinstance(try_decoding(path, 8, 1), DecodedImage)
+    assert isinstance(try_decoding(ImageFiles([str(path)]), 0, 8, 1), DecodedImage)
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     free = os.dup(0)
     os.close(free)
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (free, limits[1]))
-        skip = try_decoding(path, 8, 1)
+        skip = try_decoding(ImageFiles([str(path)]), 0, 8, 1)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
     assert skip == Skipped(str(path), "OSError: Too many open files", passing=True)

@@ -20,6 +20,7 @@ from PIL import Image, features
 
 from pretrain.data.cache_blocks import INDEX, read_cache
 from pretrain.data.decoding import DecodedImage, decode_image
+from pretrain.data.encoded_images import ImageFiles
 from pretrain.data.fingerprints import FINGERPRINT
 from pretrain.data.image_cache import decode_files
 from pretrain.data.parallel_decoding import try_decoding
@@ -219,10 +220,12 @@ def outcomes(rounds):
         for name, content in examples():
             path = Path(folder, name)
             path.write_bytes(content)
-            assert isinstance(try_decoding(path, 8, 3), DecodedImage), try_decoding(path, 8, 3)
+            assert isinstance(try_decoding(ImageFiles([str(path)]), 0, 8, 3), DecodedImage), try_decoding(
+                ImageFiles([str(path)]), 0, 8, 3
+            )
             for k in range(rounds * len(DAMAGES)):
                 path.write_bytes(DAMAGES[k % len(DAMAGES)](bytearray(content), draw))
-                result = try_decoding(path, 8, 3)
+                result = try_decoding(ImageFiles([str(path)]), 0, 8, 3)
                 good = isinstance(result, DecodedImage)
                 counts["decoded" if good else "passing fault" if result.passing else "skipped"] += 1
                 if not good:

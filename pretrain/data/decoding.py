@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from filelock import FileLock
@@ -104,10 +105,21 @@ def decode_image(path: Name, size: Size, channels: int) -> DecodedImage:
     path = Path(path)
     require_plain_file(path)
     # Pillow maps files that it opens itself; one that is cut meanwhile would then end the process.
-    with path.open("rb") as file, _opened(file) as image:
+    with path.open("rb") as file:
+        return decode_stream(file, path.suffix, size, channels)
+
+
+def decode_stream(file: BinaryIO, suffix: str, size: Size, channels: int) -> DecodedImage:
+    """Read an image from an open file, whose name ends with `suffix`, as `decode_image` does."""
+    with _opened(file, suffix) as image:
         _check_sides(*image.size)
         with _one_at_a_time() if image.width * image.height > LARGE else nullcontext():
             return _decoded(image, size, channels)
+
+
+def decode_array(pixels: np.ndarray, size: Size, channels: int) -> DecodedImage:
+    """Bring pixels, (H, W) or (H, W, 3), uint8, to a size and a number of channels, as `decode_image` does."""
+    return _decoded(Image.fromarray(pixels), size, channels)
 
 
 @contextmanager
@@ -154,11 +166,11 @@ def known_formats() -> tuple[str, ...]:
     return tuple(name for name in FORMATS if name in Image.OPEN)
 
 
-def _opened(file) -> Image.Image:  # type: ignore[no-untyped-def]
+def _opened(file: BinaryIO, suffix: str) -> Image.Image:
     beginning = file.read(12)
     if not beginning:
         raise UnreadableImage("the file is empty")
-    named = FORMATS_BY_SUFFIX.get(Path(os.fsdecode(file.name)).suffix.lower())
+    named = FORMATS_BY_SUFFIX.get(suffix.lower())
     try:
         return Image.open(file, formats=(*known_formats(), *([named] if named else ())))
     except Image.UnidentifiedImageError:

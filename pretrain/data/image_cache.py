@@ -1,6 +1,5 @@
-"""Decode image files once, into a cache that later runs map."""
+"""Decode images once, into a cache that later runs map."""
 
-import os
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,12 +14,12 @@ from filelock import FileLock, Timeout
 from PIL import features
 
 from pretrain.data.cache_blocks import INDEX, CacheWriter, RowTypes, Stored, read_cache
-from pretrain.data.decoding import DECODER_VERSION, Name, Size, height_and_width, known_formats, require_plain_file
+from pretrain.data.decoding import DECODER_VERSION, Name, Size, height_and_width, known_formats
+from pretrain.data.encoded_images import EncodedImages, image_files
 from pretrain.data.fingerprints import FINGERPRINT, fingerprints
 from pretrain.data.image_remarks import remarks_on
 from pretrain.data.lazy_images import LazyImages, Part, as_lazy
 from pretrain.data.parallel_decoding import DecodedBlock, decode_blocks, try_decoding
-from pretrain.data.pixel_depth import UnreadableImage
 from pretrain.data.skipped_files import Skipped
 from pretrain.runs.progress import complain
 
@@ -64,41 +63,39 @@ def decode_files(paths: Sequence[Name], size: Size, channels: int, cache: Path |
         change, and the decoder and its libraries are the same. A folder that cannot be written is told on standard
         error. None decodes into memory.
     """
-    form = _Form(height_and_width(size), channels)
-    plain, odd, key = _plain_files(paths, form)
+    files, odd = image_files(paths)
+    return decode_images(files, size, channels, cache, odd)
+
+
+def decode_images(
+    encoded: EncodedImages, size: Size, channels: int, cache: Path | None, odd: Sequence[Skipped] = ()
+) -> Decoded:
+    """Decode images of any kind, or open the cache of an earlier call.
+
+    Parameters
+    ----------
+    encoded : EncodedImages
+        The images. A cache is used again as long as their key, the decoder and its libraries are the same.
+    size, channels, cache
+        As in `decode_files`.
+    odd : sequence of Skipped
+        What is known to be no image already.
+    """
+    form, names = _Form(height_and_width(size), channels), encoded.names
     blocks, images = None, None
-    if cache is not None and plain:
+    if cache is not None and len(names):
         try:
-            stored = _stored(cache, key, plain, form)
+            stored = _stored(cache, encoded, form)
             blocks, images = stored.blocks, LazyImages([_part(stored)])
         # Some file systems know no locks.
         except (OSError, NotImplementedError) as error:
             complain(_cannot_be_kept(cache, error))
     if blocks is None or images is None:
-        blocks, images = _in_memory(plain, form)
-    skipped = [Skipped(plain[k], reason, k in block.passing) for block in blocks for k, reason in block.skipped.items()]
+        blocks, images = _in_memory(encoded, form)
+    skipped = [Skipped(names[k], reason, k in block.passing) for block in blocks for k, reason in block.skipped.items()]
     skipped = sorted([*odd, *skipped], key=lambda skip: skip.path)
-    kept = [plain[k] for block in blocks for k in block.kept]
-    return Decoded(images, kept, skipped, remarks_on(blocks, plain, skipped))
-
-
-def _plain_files(paths: Sequence[Name], form: "_Form") -> tuple[list[str], list[Skipped], str]:
-    """Return the plain files, the others, which are never opened, and a digest of all that decoded pixels depend on."""
-    files, skipped, here = [], [], os.getcwd()
-    digest = blake2b(form.decoder.encode(), digest_size=16)
-    for name in paths:
-        path = os.fspath(name)
-        try:
-            status = require_plain_file(path)
-        except UnreadableImage as error:
-            skipped.append(Skipped(path, str(error)))
-        except OSError as error:
-            skipped.append(Skipped(path, f"{type(error).__name__}: {error.strerror}", passing=True))
-        else:
-            files.append(path)
-            seen = (status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
-            digest.update(os.fsencode(os.path.join(here, path)) + f"|{seen}\n".encode())
-    return files, skipped, digest.hexdigest()
+    kept = [names[k] for block in blocks for k in block.kept]
+    return Decoded(images, kept, skipped, remarks_on(blocks, names, skipped))
 
 
 @dataclass(frozen=True)
@@ -113,21 +110,21 @@ class _Form:
         """The rows that the cache has of an image."""
         return {"images": ((*self.size, self.channels), np.uint8), "fingerprints": ((), FINGERPRINT)}
 
-    @property
-    def decoder(self) -> str:
-        """All that the decoded pixels depend on besides the files."""
+    def key_of(self, encoded: EncodedImages) -> str:
+        """Return a digest of all that the decoded pixels depend on."""
         libraries = [features.version(name) for name in LIBRARIES]
-        return f"{DECODER_VERSION} {PIL.__version__} {libraries} {known_formats()} {self.size} {self.channels}"
+        decoder = f"{DECODER_VERSION} {PIL.__version__} {libraries} {known_formats()} {self.size} {self.channels}"
+        return blake2b(decoder.encode() + encoded.key, digest_size=16).hexdigest()
 
-    def decode(self, paths: Sequence[str], start: int = 0) -> Iterator[tuple[DecodedBlock, np.ndarray]]:
-        """Yield what became of each block of files, and its images."""
-        return decode_blocks(paths, self.size, self.channels, start)
+    def decode(self, encoded: EncodedImages, start: int = 0) -> Iterator[tuple[DecodedBlock, np.ndarray]]:
+        """Yield what became of each block of images, and those of it that are decoded."""
+        return decode_blocks(encoded, self.size, self.channels, start)
 
 
-def _in_memory(paths: Sequence[str], form: _Form) -> tuple[list[DecodedBlock], LazyImages]:
-    rows = np.empty((len(paths), *form.size, form.channels), dtype=np.uint8)
+def _in_memory(encoded: EncodedImages, form: _Form) -> tuple[list[DecodedBlock], LazyImages]:
+    rows = np.empty((len(encoded.names), *form.size, form.channels), dtype=np.uint8)
     blocks, count = [], 0
-    for block, images in form.decode(paths):
+    for block, images in form.decode(encoded):
         blocks.append(block)
         rows[count : count + len(images)] = images
         count += len(images)
@@ -140,8 +137,8 @@ def _part(stored: Stored) -> Part:
     return Part(stored.rows["images"], prints.read(np.arange(len(prints))))
 
 
-def _stored(cache: Path, key: str, paths: Sequence[str], form: _Form) -> Stored:
-    """Return the cache of some files, after whatever of it is missing is decoded.
+def _stored(cache: Path, encoded: EncodedImages, form: _Form) -> Stored:
+    """Return the cache of some images, after whatever of it is missing is decoded.
 
     Raises
     ------
@@ -150,42 +147,43 @@ def _stored(cache: Path, key: str, paths: Sequence[str], form: _Form) -> Stored:
     """
     if str(cache).startswith("~"):
         raise OSError("there is no home folder")
-    stored = _still_valid(read_cache(cache / key, key, form.types), paths, form)
-    if stored.files == len(paths):
+    key = form.key_of(encoded)
+    stored = _still_valid(read_cache(cache / key, key, form.types), encoded, form)
+    if stored.files == len(encoded.names):
         return stored
     cache.mkdir(parents=True, exist_ok=True)
     with _alone(cache / f"{key}.lock"):
-        return _completed(cache / key, cache / f"{key}.part", paths, form)
+        return _completed(cache / key, cache / f"{key}.part", encoded, form)
 
 
-def _completed(complete: Path, part: Path, paths: Sequence[str], form: _Form) -> Stored:
+def _completed(complete: Path, part: Path, encoded: EncodedImages, form: _Form) -> Stored:
     """Complete a cache, which another process may have done meanwhile.
 
     A cache in its place is never changed, since other processes may have opened it, but only replaced.
     """
-    key = complete.name
+    key, count = complete.name, len(encoded.names)
     place = complete if complete.exists() else part
     found = read_cache(place, key, form.types)
-    _tell_damage(found, place, len(paths) if place == complete else 0)
-    stored = _still_valid(found, paths, form)
-    if place == complete and stored.files == len(paths):
+    _tell_damage(found, place, count if place == complete else 0)
+    stored = _still_valid(found, encoded, form)
+    if place == complete and stored.files == count:
         return stored
     if place == complete:
         shutil.rmtree(part, ignore_errors=True)
         shutil.copytree(complete, part)
         shutil.rmtree(complete)
-    with CacheWriter(part, key, stored, len(paths), form.types) as writer:
-        for block, images in form.decode(paths, stored.files):
+    with CacheWriter(part, key, stored, count, form.types) as writer:
+        for block, images in form.decode(encoded, stored.files):
             prints = fingerprints(torch.from_numpy(images).permute(0, 3, 1, 2))
             writer.append(block, {"images": images, "fingerprints": prints})
     part.rename(complete)
     return read_cache(complete, key, form.types)
 
 
-def _still_valid(stored: Stored, paths: Sequence[str], form: _Form) -> Stored:
+def _still_valid(stored: Stored, encoded: EncodedImages, form: _Form) -> Stored:
     """Return the blocks before the first with a file that could not be read and now can be."""
     for number, block in enumerate(stored.blocks):
-        again = (try_decoding(paths[k], form.size, form.channels) for k in block.passing)
+        again = (try_decoding(encoded, k, form.size, form.channels) for k in block.passing)
         if not all(isinstance(each, Skipped) and each.passing for each in again):
             return stored.until(number)
     return stored

@@ -1,4 +1,4 @@
-"""Decode many image files at once, and note what became of each."""
+"""Decode many images at once, and note what became of each."""
 
 import errno
 import logging
@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from joblib import Parallel, cpu_count, delayed
 
-from pretrain.data.decoding import DecodedImage, Name, Size, decode_image, height_and_width, known_formats
+from pretrain.data.decoding import DecodedImage, Size, height_and_width, known_formats
+from pretrain.data.encoded_images import EncodedImages
 from pretrain.data.pixel_depth import UnreadableImage
 from pretrain.data.skipped_files import Skipped
 from pretrain.runs.progress import Progress
@@ -61,53 +62,55 @@ class DecodedBlock:
         return [k for k in range(self.first, self.first + self.files) if k not in self.skipped]
 
 
-def try_decoding(path: Name, size: Size, channels: int) -> DecodedImage | Skipped:
-    """Return the decoded image, or why there is none; a passing reason is one of the system's and not of the file."""
+def try_decoding(images: EncodedImages, k: int, size: Size, channels: int) -> DecodedImage | Skipped:
+    """Return image `k`, decoded, or why there is none; a passing reason is one of the system's and not of the file."""
     try:
-        return decode_image(path, size, channels)
+        return images.decode(k, size, channels)
     except UnreadableImage as error:
-        return Skipped(str(path), str(error))
+        return Skipped(images.names[k], str(error))
     # Pillow raises many kinds of errors for damaged files; each means that the file is skipped.
     except Exception as error:
         # Only errors of the system have a number. This one comes from a place in the file that cannot be.
         of_system = isinstance(error, OSError) and error.errno not in (None, errno.EINVAL)
         passing = of_system or isinstance(error, MemoryError) or "out of memory" in str(error)
         text = (error.strerror if of_system else str(error)) or ""  # type: ignore[attr-defined]
-        return Skipped(str(path), " ".join(f"{type(error).__name__}: {text}".split()).rstrip(": "), passing)
+        return Skipped(images.names[k], " ".join(f"{type(error).__name__}: {text}".split()).rstrip(": "), passing)
 
 
 def decode_blocks(
-    paths: Sequence[Name], size: Size, channels: int, start: int = 0
+    encoded: EncodedImages, size: Size, channels: int, start: int = 0
 ) -> Iterator[tuple[DecodedBlock, np.ndarray]]:
-    """Decode files from position `start` on; yield what became of each block of files, and its images in order.
+    """Decode images from position `start` on; yield what became of each block of them, and its images in order.
 
-    Many files are decoded by as many processes as there are processors, few by threads.
+    Many images are decoded by as many processes as there are processors, few by threads.
 
     Yields
     ------
     DecodedBlock
-        What became of the files of a block.
+        What became of the files, or whatever else held the images, of a block.
     ndarray, (n, H, W, channels), uint8
         Its images.
     """
     height, width = height_and_width(size)
+    count = len(encoded.names)
     step = max(1, min(FILES_PER_BLOCK, BYTES_PER_BLOCK // (height * width * channels)))
-    blocks = [(first, paths[first : first + step], size, channels) for first in range(start, len(paths), step)]
-    workers = min(cpu_count(), len(blocks))
-    several = workers > 1 and len(paths) - start >= FILES_FOR_PROCESSES
+    firsts = range(start, count, step)
+    blocks = ((first, encoded.part(first, min(first + step, count)), size, channels) for first in firsts)
+    workers = min(cpu_count(), len(firsts))
+    several = workers > 1 and count - start >= FILES_FOR_PROCESSES
     # A pass over a generator keeps at most a few blocks in memory, which Parallel calls dispatched.
     how = {"n_jobs": workers, "prefer": "processes"} if several else {"n_jobs": 1}
-    with Progress("decoding images", len(paths), initial=start, unit="images") as progress:
+    with Progress("decoding images", count, initial=start, unit="images") as progress:
         for block, images in Parallel(return_as="generator", **how)(delayed(_decoded)(*each) for each in blocks):
             progress.update(block.first + block.files)
             yield block, images
 
 
-def _decoded(first: int, paths: Sequence[Name], size: Size, channels: int) -> tuple[DecodedBlock, np.ndarray]:
-    """Decode the files of one block, of which the first has the position `first`."""
+def _decoded(first: int, encoded: EncodedImages, size: Size, channels: int) -> tuple[DecodedBlock, np.ndarray]:
+    """Decode one block, of which the first image has the position `first`."""
     known_formats()  # Threads would otherwise load Pillow's formats at once.
     with _without_pillows_warnings(), ThreadPoolExecutor() as pool:
-        results = [*pool.map(lambda path: try_decoding(path, size, channels), paths)]
+        results = [*pool.map(lambda k: try_decoding(encoded, k, size, channels), range(len(encoded.names)))]
     pixels = [each.pixels for each in results if isinstance(each, DecodedImage)]
     return _block(first, results), np.array(pixels, dtype=np.uint8).reshape(-1, *height_and_width(size), channels)
 
