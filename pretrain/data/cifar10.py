@@ -5,14 +5,13 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import torch
-from filelock import FileLock
 
 from pretrain.data.dataset import Dataset, Labelled, gather
 from pretrain.data.dataset_settings import CIFAR10Data
 from pretrain.data.lazy_images import as_lazy
 from pretrain.data.leakage_check import Named
+from pretrain.data.torchvision_sets import alone_in, unreadable
 from pretrain.data.unlabelled_pools import load_pools
-from pretrain.errors import UserError
 from pretrain.runs.progress import say
 
 
@@ -30,14 +29,7 @@ def read_cifar10(source: CIFAR10Data) -> Dataset:
         try:
             return CIFAR10(str(root), train=train, download=source.download)
         except (RuntimeError, OSError, urllib.error.URLError) as error:
-            advice = (
-                "check the connection, or put cifar-10-python.tar.gz there"
-                if source.download
-                else "download it with data.download=true"
-            )
-            raise UserError(
-                f"CIFAR-10 could not be read from data.root={source.root} ({_first_line(error)}): {advice}."
-            ) from None
+            raise unreadable("CIFAR-10", source, error, "put cifar-10-python.tar.gz there") from None
 
     def named(images_of: CIFAR10) -> Named:
         name = "train" if images_of.train else "test"
@@ -51,7 +43,7 @@ def read_cifar10(source: CIFAR10Data) -> Dataset:
     missing = source.download and not (root / CIFAR10.base_folder).exists()
     if missing:
         say(f"CIFAR-10 is not in {source.root} yet: downloading it from {CIFAR10.url}")
-    with _alone_in(root) if missing else nullcontext():
+    with alone_in(root) if missing else nullcontext():
         train = split(train=True)
     pools, skipped = load_pools(source)
     return gather(
@@ -64,13 +56,3 @@ def read_cifar10(source: CIFAR10Data) -> Dataset:
         pools,
         skipped,
     )
-
-
-def _alone_in(root: Path) -> FileLock:
-    """Return a lock on a folder of data, since two downloads at once would damage each other's files."""
-    root.mkdir(parents=True, exist_ok=True)
-    return FileLock(root / ".download.lock")
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__

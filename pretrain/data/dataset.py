@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pretrain.data.dataset_settings import DataSource
+from pretrain.data.data_source import DataSource
 from pretrain.data.lazy_images import LazyImages, as_lazy
 from pretrain.data.leakage_check import Leakage, Named, check_pool
 from pretrain.data.skipped_files import Skipped, write_skipped

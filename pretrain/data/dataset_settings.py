@@ -4,115 +4,18 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Any, Literal
 
 from pretrain.data.class_folders import classes_in
+from pretrain.data.data_source import Channels, DataSource, ImageSize, Resized, Test, Validation
 from pretrain.data.label_table import read_label_table
-from pretrain.errors import UserError, choose
-from pretrain.runs.setting_types import ONE_OR_MORE, TWO, FileName, In
+from pretrain.runs.setting_types import FileName
 from pretrain.runs.typed_settings import (
-    Config,
     Resuming,
-    Settings,
     at,
     fields_accepted,
-    problems_within,
     setting,
-    typed,
 )
-
-Side = Annotated[int, In(ge=1, le=4096)]
-Test = Annotated[int, In(ge=1)] | Annotated[float, In(gt=0, lt=1)]
-Validation = Annotated[int, In(ge=0)] | Annotated[float, In(ge=0, lt=1)]
-DEFAULT_CACHE = "~/.cache/pretrain"
-
-
-@dataclass(frozen=True, kw_only=True)
-class DataSource(Settings):
-    """Settings of every data set.
-
-    Attributes
-    ----------
-    validation : int or float
-        Number of training images set aside for validation, or their share below 1.
-    unlabelled : sequence of str or Path
-        More folders of images for the unlabelled pool, of any depth and without classes. One folder needs no list.
-    duplicates : {"remove", "keep"}
-        Treatment of unlabelled images that duplicate validation or test images, exactly or nearly.
-    cache : str or Path, optional
-        Folder that keeps decoded images for later runs; None keeps them in memory. Where it cannot be written, a line
-        says so, and they stay in memory.
-    """
-
-    name: ClassVar[str]
-
-    validation: Validation = 0.1
-    # Digests bind a run to its images, which may lie elsewhere later.
-    unlabelled: Annotated[list[FileName], ONE_OR_MORE] = setting(factory=list, resuming=Resuming.FREE)
-    duplicates: Literal["remove", "keep"] = "remove"
-    cache: FileName | None = setting(DEFAULT_CACHE, resuming=Resuming.FREE)
-
-    def contradictions(self) -> Iterator[str]:
-        """Yield the problem of a cache inside a folder of images."""
-        if self.cache is not None:
-            yield from problems_within("", self.refuse_output, "cache", self.cache)
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """The volume (C, H, W) of an image."""
-        raise NotImplementedError
-
-    @property
-    def labelled(self) -> bool:
-        """Whether there are labelled images."""
-        return True
-
-    def require_labels(self) -> None:
-        """Raise a `UserError` if there are no labelled images."""
-        if not self.labelled:
-            raise UserError("root is missing: give the folder of labelled images, which are needed here.")
-
-    @property
-    def image_folders(self) -> list[Path]:
-        """The folders whose images are read at any depth."""
-        return [Path(os.path.expanduser(folder)) for folder in self.unlabelled]
-
-    def refuse_output(self, where: str, folder: str) -> None:
-        """Raise a `UserError` if a folder to be written, of the setting `where`, lies inside a folder of images."""
-        written = Path(os.path.realpath(folder))
-        for images in self.image_folders:
-            inside = Path(os.path.realpath(images))
-            if not written.is_relative_to(inside):
-                continue
-            # Hidden folders are not read.
-            if not any(name.startswith(".") for name in written.relative_to(inside).parts):
-                raise UserError(
-                    f"{where}={folder} lies inside {images}, so what is written there would be read as images: "
-                    "give a folder outside it."
-                )
-
-    def class_names(self) -> list[str]:
-        """Return the names of the classes, in the order of the labels."""
-        return [str(k) for k in range(10)]
-
-    def to_config(self) -> Config:
-        """Return the settings in the form that `from_config` takes."""
-        return {"name": self.name, **vars(self)}
-
-    @staticmethod
-    def from_config(config: Any, where: str = "data") -> "DataSource":
-        """Return the settings of the data set that `config` names.
-
-        Raises
-        ------
-        UserError
-            When there is no such data set or a setting is wrong.
-        """
-        if not isinstance(config, dict) or "name" not in config:
-            raise UserError(f"{where}={config} is not a data set: give its name and its settings.")
-        with at(where):
-            choose("name", config["name"], SOURCES)
-        return typed(SOURCES[config["name"]], {key: value for key, value in config.items() if key != "name"}, where)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,7 +64,7 @@ class CIFAR10Data(DataSource):
 
 
 @dataclass(frozen=True)
-class FolderData(DataSource):
+class FolderData(Resized, DataSource):
     """The user's own images, of any size, mode and depth.
 
     Labelled images are ``root/train/<class>/*`` and ``root/test/<class>/*``; or ``root/<class>/*``, of which some are
@@ -187,8 +90,8 @@ class FolderData(DataSource):
 
     name = "folder"
     root: FileName | None = setting(None, resuming=Resuming.FREE)
-    image_size: Side | Annotated[list[Side], TWO] = 32
-    channels: Literal[1, 3] = 3
+    image_size: ImageSize = 32
+    channels: Channels = 3
     test: Test | None = field(default=None, kw_only=True)
     table: FileName | None = setting(None, resuming=Resuming.FREE, kw_only=True)
 
@@ -207,17 +110,6 @@ class FolderData(DataSource):
     def labelled(self) -> bool:
         """Whether there are labelled images."""
         return self.root is not None or self.table is not None
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """The volume (C, H, W) of an image."""
-        return (self.channels, *self.size)
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """The height and the width of an image."""
-        height, width = self.image_size if isinstance(self.image_size, list) else (self.image_size, self.image_size)
-        return height, width
 
     @property
     def image_folders(self) -> list[Path]:
@@ -246,7 +138,71 @@ class FolderData(DataSource):
         return classes_in(self.class_parents[0], parted=self.test is None)
 
 
-SOURCES: dict[str, type[DataSource]] = {kind.name: kind for kind in (DigitsData, CIFAR10Data, FolderData)}
+# Side in pixels, channels and classes of the sets that torchvision reads. MNIST and its kind have 28 pixels, which the
+# stacks do not halve three times. The sets of files have images of many sizes.
+SETS = {
+    "CIFAR10": (32, 3, 10),
+    "CIFAR100": (32, 3, 100),
+    "SVHN": (32, 3, 10),
+    "STL10": (96, 3, 10),
+    "MNIST": (32, 1, 10),
+    "FashionMNIST": (32, 1, 10),
+    "KMNIST": (32, 1, 10),
+    "EMNIST": (32, 1, 47),
+    "Flowers102": (64, 3, 102),
+    "OxfordIIITPet": (64, 3, 37),
+    "Imagenette": (64, 3, 10),
+    "DTD": (64, 3, 47),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TorchvisionData(Resized, DataSource):
+    """A set of images that torchvision reads and downloads, with its own test split.
+
+    Attributes
+    ----------
+    dataset : str
+        Name of the set, as in `torchvision.datasets`. EMNIST is its balanced split, and Imagenette that of 160 pixels.
+        The unlabelled images of STL10 are in the unlabelled pool.
+    root : str or Path
+        Folder of the data. torchvision downloads missing data into it.
+    download : bool
+        Whether missing data is downloaded.
+    image_size, channels
+        As in `FolderData`; None for those of the set, 32 pixels for 28, or 64 where its images have many sizes.
+    """
+
+    name = "torchvision"
+    dataset: Literal[
+        "CIFAR10",
+        "CIFAR100",
+        "SVHN",
+        "STL10",
+        "MNIST",
+        "FashionMNIST",
+        "KMNIST",
+        "EMNIST",
+        "Flowers102",
+        "OxfordIIITPet",
+        "Imagenette",
+        "DTD",
+    ]
+    root: FileName = setting("data", resuming=Resuming.FREE)
+    download: bool = setting(True, resuming=Resuming.FREE)
+    image_size: ImageSize | None = None
+    channels: Channels | None = None
+
+    def fill_in(self) -> None:
+        """Take the size and the channels of the set where none are given."""
+        side, channels, _ = SETS[self.dataset]
+        for name, own in (("image_size", side), ("channels", channels)):
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, own)
+
+    def class_names(self) -> list[str]:
+        """Return the numbers of the classes; the set itself may have names for them."""
+        return [str(k) for k in range(SETS[self.dataset][2])]
 
 
 def named_folders(folders: Any) -> list[str]:

@@ -6,10 +6,12 @@ from typing import Any
 from lightning_fabric import Fabric
 
 from pretrain.data.cifar10 import read_cifar10
+from pretrain.data.data_source import DataSource
 from pretrain.data.dataset import Dataset
-from pretrain.data.dataset_settings import CIFAR10Data, DataSource, DigitsData, FolderData
+from pretrain.data.dataset_settings import CIFAR10Data, DigitsData, FolderData, TorchvisionData
 from pretrain.data.digits import read_digits
 from pretrain.data.image_folder import read_folder
+from pretrain.data.torchvision_sets import read_torchvision
 from pretrain.runs.processes import first_then_others
 from pretrain.runs.progress import complain
 
@@ -17,6 +19,7 @@ READERS: dict[type[DataSource], Callable[[Any], Dataset]] = {
     DigitsData: read_digits,
     CIFAR10Data: read_cifar10,
     FolderData: read_folder,
+    TorchvisionData: read_torchvision,
 }
 
 

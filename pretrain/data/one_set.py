@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pretrain.data.data_source import DataSource
 from pretrain.data.dataset import Dataset, Labelled, gather
-from pretrain.data.dataset_settings import DataSource
 from pretrain.data.leakage_check import Named
 from pretrain.data.skipped_files import Skipped
 from pretrain.data.splits import split_test, split_validation
@@ -27,6 +27,7 @@ def gather_one_set(
     base: str | os.PathLike[str] | None = None,
     pools: Named | None = None,
     skipped: list[Skipped] | None = None,
+    recorded: bool = True,
 ) -> Dataset:
     """Part labelled images, and gather the unlabelled pool from those for training.
 
@@ -48,6 +49,8 @@ def gather_one_set(
         Folder that the names of the images are told relative to.
     pools, skipped
         More unlabelled images, and files that could not be read, as in `gather`.
+    recorded : bool
+        Whether runs keep a list of the splits.
 
     Raises
     ------
@@ -70,6 +73,8 @@ def gather_one_set(
         held_out=held_out,
         test_key=repr(test_labels.tolist()),
     )
+    if not recorded:
+        return data
     names = [os.path.relpath(name, base) if base is not None else name for name in images.names]
     of_class = [classes[k] for k in labels.tolist()]
     return replace(data, parting=[*zip(names, of_class, parting.tolist(), strict=True)])

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from pretrain.data.dataset_settings import DEFAULT_CACHE, DataSource, check_image_format, named_folders
+from pretrain.data.data_source import DEFAULT_CACHE, DataSource
+from pretrain.data.dataset_settings import check_image_format, named_folders
 from pretrain.data.decoding import Size
 from pretrain.data.file_listing import list_files
 from pretrain.data.image_cache import Decoded, decode_files
