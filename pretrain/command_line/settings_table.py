@@ -9,7 +9,7 @@ from typing import Any
 from pretrain.comparison.arms import Arm
 from pretrain.comparison.plan import Comparison
 from pretrain.comparison.tuning import Tuning
-from pretrain.data.dataset_settings import CIFAR10Data, DigitsData, FolderData, TorchvisionData
+from pretrain.data.dataset_settings import CIFAR10Data, DigitsData, FolderData, TorchvisionData, WebDatasetData
 from pretrain.data.view_settings import ViewSettings
 from pretrain.network.layer_settings import LayerSettings
 from pretrain.pipelines.run_settings import FinetuningRun, ProbeRun, StageRun
@@ -31,6 +31,7 @@ PLACES: dict[str, type] = {
     "data=cifar10: data.…": CIFAR10Data,
     "data=folder: data.…": FolderData,
     "data=torchvision: data.…": TorchvisionData,
+    "data=webdataset: data.…": WebDatasetData,
     "stack.…": StackSettings,
     "stack.stages.NAME.layer.…": LayerSettings,
     "stack.stages.NAME.training.…": Training,

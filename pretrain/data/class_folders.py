@@ -1,6 +1,7 @@
 """The folders of labelled images, one for each class."""
 
 import os
+from collections.abc import Collection
 from pathlib import Path
 
 from pretrain.errors import UserError
@@ -59,6 +60,11 @@ def classes_in(folder: Path, *, parted: bool) -> list[str]:
             "leave out data.test."
         )
     return classes
+
+
+def class_order(names: Collection[str]) -> list[str]:
+    """Return the names of classes in order: of their numbers where all are whole numbers, else of the alphabet."""
+    return sorted(names, key=int) if all(name.isdecimal() for name in names) else sorted(names)
 
 
 def unlistable(folder: str | Path, reason: str) -> UserError:

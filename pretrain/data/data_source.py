@@ -27,7 +27,8 @@ class DataSource(Settings):
     validation : int or float
         Number of training images set aside for validation, or their share below 1.
     unlabelled : sequence of str or Path
-        More folders of images for the unlabelled pool, of any depth and without classes. One folder needs no list.
+        More images for the unlabelled pool: folders of any depth, without classes, or tar files, whose names end with
+        .tar and may be patterns. One needs no list.
     duplicates : {"remove", "keep"}
         Treatment of unlabelled images that duplicate validation or test images, exactly or nearly.
     cache : str or Path, optional

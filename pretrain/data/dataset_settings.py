@@ -4,12 +4,12 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pretrain.data.class_folders import classes_in
+from pretrain.data.class_folders import class_order, classes_in
 from pretrain.data.data_source import Channels, DataSource, ImageSize, Resized, Test, Validation
 from pretrain.data.label_table import read_label_table
-from pretrain.runs.setting_types import FileName
+from pretrain.runs.setting_types import ONE_OR_MORE, FileName
 from pretrain.runs.typed_settings import (
     Resuming,
     at,
@@ -203,6 +203,59 @@ class TorchvisionData(Resized, DataSource):
     def class_names(self) -> list[str]:
         """Return the numbers of the classes; the set itself may have names for them."""
         return [str(k) for k in range(SETS[self.dataset][2])]
+
+
+@dataclass(frozen=True, kw_only=True)
+class WebDatasetData(Resized, DataSource):
+    """Images in WebDataset's tar shards: a sample is an image and a label with one name, as in 7.jpg and 7.cls.
+
+    Attributes
+    ----------
+    shards : sequence of str or Path
+        Tar files with training images, folders of them, or patterns such as ``train-{000..127}.tar``.
+    validation_shards, test_shards : sequence of str or Path
+        The same for the other splits. Validation images are drawn from the training images where there are none.
+    test : int or float, optional
+        Number of the images of `shards` that are set aside for testing, or their share below 1, chosen by their
+        content, where there are no test shards.
+    label : str
+        Ending of the files with the labels, which are numbers or names.
+    image_size, channels
+        As in `FolderData`.
+    """
+
+    name = "webdataset"
+    shards: Annotated[list[FileName], ONE_OR_MORE] = setting(resuming=Resuming.FREE)
+    validation_shards: Annotated[list[FileName], ONE_OR_MORE] = setting(factory=list, resuming=Resuming.FREE)
+    test_shards: Annotated[list[FileName], ONE_OR_MORE] = setting(factory=list, resuming=Resuming.FREE)
+    test: Test | None = None
+    label: str = "cls"
+    image_size: ImageSize = 32
+    channels: Channels = 3
+
+    def contradictions(self) -> Iterator[str]:
+        """Yield the problem of no images at all, or of no test images."""
+        yield from super().contradictions()
+        if not self.shards:
+            yield "shards is missing: give tar files with training images."
+        if not self.test_shards and self.test is None:
+            yield "test_shards is missing: give tar files, or set a share of the images aside with data.test=0.2."
+        if self.test_shards and self.test is not None:
+            yield f"test={self.test}: there are test shards, so leave it out."
+
+    def class_names(self) -> list[str]:
+        """Return the labels in the shards with training images.
+
+        Raises
+        ------
+        UserError
+            When a shard is missing or damaged.
+        """
+        # Settings are checked without the libraries that decode images.
+        from pretrain.data.tar_shards import read_shards
+
+        labels = read_shards(self.shards, "data.shards", self.label).labels
+        return class_order({label for label in labels if label is not None})
 
 
 def named_folders(folders: Any) -> list[str]:

@@ -11,6 +11,7 @@ from pretrain.data.class_folders import class_folders, unlistable
 from pretrain.data.dataset import Dataset, Labelled, gather, unlabelled_alone
 from pretrain.data.dataset_settings import FolderData
 from pretrain.data.decoding import Size
+from pretrain.data.encoded_images import image_files
 from pretrain.data.image_cache import Decoded
 from pretrain.data.image_table import read_table
 from pretrain.data.leakage_check import Named
@@ -83,10 +84,11 @@ def _refuse_overlap(labelled: Sequence[Path], pools: Sequence[Folder]) -> None:
 
 def _load_split(folder: Path, classes: Sequence[str], image_size: Size, channels: int, cache: Folder | None) -> Decoded:
     """Decode labelled images, and refuse to go on where a class would silently be missing."""
-    files, odd = files_in(folder)
+    paths, odd = files_in(folder)
     if unlisted := [skip for skip in odd if skip.passing]:
         raise unlistable(unlisted[0].path, unlisted[0].reason)
-    decoded = decode_readable(folder, files, odd, image_size, channels, cache)
+    files, none = image_files(paths)
+    decoded = decode_readable(folder, files, [*odd, *none], image_size, channels, cache)
     lost = {*classes} - {_class_of(path, folder) for path in decoded.paths}
     skipped = [skip for skip in decoded.skipped if _class_of(skip.path, folder) in lost]
     # A test split may lack the folder of a class.

@@ -7,6 +7,7 @@ import torch
 
 from pretrain.data.dataset import Dataset
 from pretrain.data.dataset_settings import FolderData
+from pretrain.data.encoded_images import image_files
 from pretrain.data.label_table import LabelTable, read_label_table
 from pretrain.data.leakage_check import Named
 from pretrain.data.one_set import gather_one_set
@@ -32,7 +33,8 @@ def read_table(source: FolderData) -> Dataset:
             "testing with data.test=0.2."
         )
     table.require_files()
-    decoded = decode_readable(table.path, table.paths, [], source.size, source.channels, source.cache)
+    files, odd = image_files(table.paths)
+    decoded = decode_readable(table.path, files, odd, source.size, source.channels, source.cache)
     rows = {path: k for k, path in enumerate(table.paths)}
     kept = [rows[path] for path in decoded.paths]
     pools, skipped = _without(*load_pools(source), table)

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from pretrain.data.class_folders import class_order
 from pretrain.errors import UserError
 from pretrain.runs.typed_settings import gathered
 
@@ -43,9 +44,8 @@ class LabelTable:
 
     @property
     def classes(self) -> list[str]:
-        """The classes: in the order of their numbers where all are whole numbers, else of the alphabet."""
-        names = {*self.labels}
-        return sorted(names, key=int) if all(name.isdecimal() for name in names) else sorted(names)
+        """The classes in their order."""
+        return class_order({*self.labels})
 
     @property
     def paths(self) -> list[str]:

@@ -8,9 +8,10 @@ from lightning_fabric import Fabric
 from pretrain.data.cifar10 import read_cifar10
 from pretrain.data.data_source import DataSource
 from pretrain.data.dataset import Dataset
-from pretrain.data.dataset_settings import CIFAR10Data, DigitsData, FolderData, TorchvisionData
+from pretrain.data.dataset_settings import CIFAR10Data, DigitsData, FolderData, TorchvisionData, WebDatasetData
 from pretrain.data.digits import read_digits
 from pretrain.data.image_folder import read_folder
+from pretrain.data.shard_samples import read_webdataset
 from pretrain.data.torchvision_sets import read_torchvision
 from pretrain.runs.processes import first_then_others
 from pretrain.runs.progress import complain
@@ -20,6 +21,7 @@ READERS: dict[type[DataSource], Callable[[Any], Dataset]] = {
     CIFAR10Data: read_cifar10,
     FolderData: read_folder,
     TorchvisionData: read_torchvision,
+    WebDatasetData: read_webdataset,
 }
 
 

@@ -1,18 +1,19 @@
-"""Unlabelled images in folders, at any depth."""
+"""Unlabelled images in folders, at any depth, and in shards."""
 
 import os
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from pretrain.data.data_source import DEFAULT_CACHE, DataSource
 from pretrain.data.dataset_settings import check_image_format, named_folders
 from pretrain.data.decoding import Size
+from pretrain.data.encoded_images import EncodedImages, image_files
 from pretrain.data.file_listing import list_files
-from pretrain.data.image_cache import Decoded, decode_files
+from pretrain.data.image_cache import Decoded, decode_images
 from pretrain.data.lazy_images import LazyImages
 from pretrain.data.leakage_check import Named
 from pretrain.data.skipped_files import Skipped
+from pretrain.data.tar_shards import are_shards, read_shards
 from pretrain.errors import UserError
 from pretrain.runs.progress import complain
 
@@ -54,11 +55,15 @@ def load_unlabelled(
 
 def _load_pool(folder: Path, image_size: Size, channels: int, cache: Folder | None) -> Decoded:
     """Decode unlabelled images; those in folders that cannot be listed are left out, and the user is told."""
-    files, odd = files_in(folder)
+    if are_shards(folder):
+        samples = read_shards([folder], "data.unlabelled")
+        return decode_readable(folder, samples.images, samples.skipped, image_size, channels, cache)
+    paths, odd = files_in(folder)
     for skip in odd:
         if skip.passing:
             complain(f"{skip.path} {skip.reason}: its images are left out")
-    return decode_readable(folder, files, odd, image_size, channels, cache)
+    files, none = image_files(paths)
+    return decode_readable(folder, files, [*odd, *none], image_size, channels, cache)
 
 
 def files_in(folder: Path) -> tuple[list[str], list[Skipped]]:
@@ -75,23 +80,28 @@ def files_in(folder: Path) -> tuple[list[str], list[Skipped]]:
 
 
 def decode_readable(
-    folder: Path, files: Sequence[str], odd: Sequence[Skipped], image_size: Size, channels: int, cache: Folder | None
+    where: Folder,
+    encoded: EncodedImages,
+    odd: Sequence[Skipped],
+    image_size: Size,
+    channels: int,
+    cache: Folder | None,
 ) -> Decoded:
-    """Decode files, tell the user what may be wrong with them, and add what is `odd` to the skipped files.
+    """Decode images, tell the user what may be wrong with them, and add what is `odd` to the skipped files.
 
     Raises
     ------
     UserError
-        When there is no readable image; the line names `folder`.
+        When there is no readable image; the line names `where`.
     """
     check_image_format(image_size, channels)
-    decoded = decode_files(files, image_size, channels, Path(os.path.expanduser(cache)) if cache else None)
-    skipped = [*odd, *decoded.skipped]
+    folder = Path(os.path.expanduser(cache)) if cache else None
+    decoded = decode_images(encoded, image_size, channels, folder, odd)
     if not decoded.paths:
-        raise UserError(f"{folder} has no readable image{first_reason(skipped)}.")
+        raise UserError(f"{where} has no readable image{first_reason(decoded.skipped)}.")
     for line in decoded.remarks:
         complain(line)
-    return replace(decoded, skipped=skipped)
+    return decoded
 
 
 def first_reason(skipped: Sequence[Skipped]) -> str:
