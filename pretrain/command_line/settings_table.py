@@ -9,7 +9,14 @@ from typing import Any
 from pretrain.comparison.arms import Arm
 from pretrain.comparison.plan import Comparison
 from pretrain.comparison.tuning import Tuning
-from pretrain.data.dataset_settings import CIFAR10Data, DigitsData, FolderData, TorchvisionData, WebDatasetData
+from pretrain.data.dataset_settings import (
+    CIFAR10Data,
+    DigitsData,
+    FolderData,
+    HuggingFaceData,
+    TorchvisionData,
+    WebDatasetData,
+)
 from pretrain.data.view_settings import ViewSettings
 from pretrain.network.layer_settings import LayerSettings
 from pretrain.pipelines.run_settings import FinetuningRun, ProbeRun, StageRun
@@ -32,6 +39,7 @@ PLACES: dict[str, type] = {
     "data=folder: data.…": FolderData,
     "data=torchvision: data.…": TorchvisionData,
     "data=webdataset: data.…": WebDatasetData,
+    "data=huggingface: data.…": HuggingFaceData,
     "stack.…": StackSettings,
     "stack.stages.NAME.layer.…": LayerSettings,
     "stack.stages.NAME.training.…": Training,

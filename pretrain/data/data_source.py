@@ -8,7 +8,16 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pretrain.errors import UserError, choose
 from pretrain.runs.setting_types import ONE_OR_MORE, TWO, FileName, In
-from pretrain.runs.typed_settings import Config, Resuming, Settings, at, problems_within, setting, typed
+from pretrain.runs.typed_settings import (
+    Config,
+    Resuming,
+    Settings,
+    at,
+    fields_accepted,
+    problems_within,
+    setting,
+    typed,
+)
 
 Side = Annotated[int, In(ge=1, le=4096)]
 Test = Annotated[int, In(ge=1)] | Annotated[float, In(gt=0, lt=1)]
@@ -27,8 +36,8 @@ class DataSource(Settings):
     validation : int or float
         Number of training images set aside for validation, or their share below 1.
     unlabelled : sequence of str or Path
-        More images for the unlabelled pool: folders of any depth, without classes, or tar files, whose names end with
-        .tar and may be patterns. One needs no list.
+        More images for the unlabelled pool: folders of any depth, without classes; tar files, whose names end with .tar
+        and may be patterns; or data sets that ``save_to_disk`` wrote. One needs no list.
     duplicates : {"remove", "keep"}
         Treatment of unlabelled images that duplicate validation or test images, exactly or nearly.
     cache : str or Path, optional
@@ -125,3 +134,15 @@ class Resized:
         """The height and the width of an image."""
         height, width = self.image_size if isinstance(self.image_size, list) else (self.image_size, self.image_size)
         return height, width
+
+
+def named_folders(folders: Any) -> list[str]:
+    """Return one folder of unlabelled images, or several, as a list; an empty name would mean the current folder.
+
+    Raises
+    ------
+    UserError
+        When there is a folder without a name.
+    """
+    with at("data"):
+        return fields_accepted(DataSource, {"unlabelled": folders})["unlabelled"]

@@ -10,12 +10,7 @@ from pretrain.data.class_folders import class_order, classes_in
 from pretrain.data.data_source import Channels, DataSource, ImageSize, Resized, Test, Validation
 from pretrain.data.label_table import read_label_table
 from pretrain.runs.setting_types import ONE_OR_MORE, FileName
-from pretrain.runs.typed_settings import (
-    Resuming,
-    at,
-    fields_accepted,
-    setting,
-)
+from pretrain.runs.typed_settings import Resuming, at, fields_accepted, setting
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -258,16 +253,46 @@ class WebDatasetData(Resized, DataSource):
         return class_order({label for label in labels if label is not None})
 
 
-def named_folders(folders: Any) -> list[str]:
-    """Return one folder of unlabelled images, or several, as a list; an empty name would mean the current folder.
+@dataclass(frozen=True, kw_only=True)
+class HuggingFaceData(Resized, DataSource):
+    """A data set of the library datasets (Hugging Face) on disk, with a column of images and one of labels.
 
-    Raises
-    ------
-    UserError
-        When there is a folder without a name.
+    Its splits are told by their names: train, validation (or valid, val, dev), test, and unlabelled. Validation images
+    are drawn from the training images where there are none.
+
+    Attributes
+    ----------
+    path : str or Path
+        Folder that ``save_to_disk`` wrote, or folder of parquet files.
+    image, label : str, optional
+        Columns of the images and of the labels; None for the only ones of such types.
+    test : int or float, optional
+        Number of training images that are set aside for testing, or their share below 1, chosen by their content, where
+        there is no split for testing.
+    image_size, channels
+        As in `FolderData`.
     """
-    with at("data"):
-        return fields_accepted(DataSource, {"unlabelled": folders})["unlabelled"]
+
+    name = "huggingface"
+    path: FileName = setting(resuming=Resuming.FREE)
+    image: str | None = None
+    label: str | None = None
+    test: Test | None = None
+    image_size: ImageSize = 32
+    channels: Channels = 3
+
+    def class_names(self) -> list[str]:
+        """Return the names of the classes that occur.
+
+        Raises
+        ------
+        UserError
+            When the library is missing, or the data set cannot be read.
+        """
+        # Settings are checked without the library, which loads for seconds.
+        from pretrain.data.saved_datasets import class_names_in, labelled_splits, open_saved
+
+        return class_names_in([*labelled_splits(open_saved(self.path, "data.path")).values()], self.label)
 
 
 def check_image_format(image_size: Any, channels: int) -> None:

@@ -8,8 +8,16 @@ from lightning_fabric import Fabric
 from pretrain.data.cifar10 import read_cifar10
 from pretrain.data.data_source import DataSource
 from pretrain.data.dataset import Dataset
-from pretrain.data.dataset_settings import CIFAR10Data, DigitsData, FolderData, TorchvisionData, WebDatasetData
+from pretrain.data.dataset_settings import (
+    CIFAR10Data,
+    DigitsData,
+    FolderData,
+    HuggingFaceData,
+    TorchvisionData,
+    WebDatasetData,
+)
 from pretrain.data.digits import read_digits
+from pretrain.data.huggingface_sets import read_huggingface
 from pretrain.data.image_folder import read_folder
 from pretrain.data.shard_samples import read_webdataset
 from pretrain.data.torchvision_sets import read_torchvision
@@ -22,6 +30,7 @@ READERS: dict[type[DataSource], Callable[[Any], Dataset]] = {
     FolderData: read_folder,
     TorchvisionData: read_torchvision,
     WebDatasetData: read_webdataset,
+    HuggingFaceData: read_huggingface,
 }
 
 

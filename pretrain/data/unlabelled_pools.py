@@ -1,17 +1,18 @@
-"""Unlabelled images in folders, at any depth, and in shards."""
+"""Unlabelled images in folders, at any depth, in tar shards and in saved data sets."""
 
 import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from pretrain.data.data_source import DEFAULT_CACHE, DataSource
-from pretrain.data.dataset_settings import check_image_format, named_folders
+from pretrain.data.data_source import DEFAULT_CACHE, DataSource, named_folders
+from pretrain.data.dataset_settings import check_image_format
 from pretrain.data.decoding import Size
 from pretrain.data.encoded_images import EncodedImages, image_files
 from pretrain.data.file_listing import list_files
 from pretrain.data.image_cache import Decoded, decode_images
 from pretrain.data.lazy_images import LazyImages
 from pretrain.data.leakage_check import Named
+from pretrain.data.saved_datasets import is_saved, open_saved, saved_images
 from pretrain.data.skipped_files import Skipped
 from pretrain.data.tar_shards import are_shards, read_shards
 from pretrain.errors import UserError
@@ -46,6 +47,10 @@ def load_unlabelled(
         When a folder is missing or has no readable image.
     """
     decoded = [_load_pool(Path(folder), image_size, channels, cache) for folder in named_folders(folders)]
+    return _joined(decoded)
+
+
+def _joined(decoded: Sequence[Decoded]) -> Decoded:
     return Decoded(
         LazyImages.joined([d.images for d in decoded]),
         [path for d in decoded for path in d.paths],
@@ -58,6 +63,12 @@ def _load_pool(folder: Path, image_size: Size, channels: int, cache: Folder | No
     if are_shards(folder):
         samples = read_shards([folder], "data.unlabelled")
         return decode_readable(folder, samples.images, samples.skipped, image_size, channels, cache)
+    if is_saved(folder):
+        decoded = [
+            decode_readable(folder, saved_images(split, name), [], image_size, channels, cache)
+            for name, split in open_saved(folder, "data.unlabelled").items()
+        ]
+        return _joined(decoded)
     paths, odd = files_in(folder)
     for skip in odd:
         if skip.passing:
