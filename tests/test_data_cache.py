@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from pretrain.data import decoding, image_cache
+from pretrain.data import decoding, image_cache, parallel_decoding
 from pretrain.data.cache_blocks import INDEX
 from pretrain.data.decoding import DecodedImage, decode_image
 from pretrain.data.encoded_images import ImageFiles
@@ -337,6 +337,63 @@ def test_an_interrupted_decoding_goes_on_from_what_is_decoded(many, tmp_path, se
     assert out.split() == [str(2000 * one), "2000"]
     (complete,) = cache.glob("*/" + INDEX)
     assert complete.read_bytes().splitlines()[: len(lines)] == lines
+
+
+@pytest.fixture
+def by_processes(monkeypatch):
+    """Have few files decoded by several processes, as many are."""
+    monkeypatch.setattr(parallel_decoding, "FILES_FOR_PROCESSES", 1)
+    monkeypatch.setattr(parallel_decoding, "FILES_PER_BLOCK", 7)
+    monkeypatch.setattr(parallel_decoding, "cpu_count", lambda: 2)
+
+
+@pytest.mark.integration
+def test_several_processes_decode_as_one_does(messy, tmp_path, by_processes, monkeypatch):
+    good = [
+        save(Image.fromarray(RNG.integers(0, 256, (9, 12, 3), dtype=np.uint8)), tmp_path / f"{k}.png")
+        for k in range(40)
+    ]
+    paths = [*good[:20], *messy, *good[20:]]
+    several = decode_files(paths, 6, 3, tmp_path / "cache")
+    monkeypatch.setattr(parallel_decoding, "cpu_count", lambda: 1)
+    one = decode_files(paths, 6, 3, None)
+    assert torch.equal(several.images[:], one.images[:])
+    assert (several.paths, several.skipped, several.remarks) == (one.paths, one.skipped, one.remarks)
+
+
+BY_PROCESSES = """
+from pretrain.data import parallel_decoding
+parallel_decoding.FILES_FOR_PROCESSES, parallel_decoding.cpu_count = 1, lambda: 2
+"""
+
+
+def session(leader):
+    """Return whether a process of the session of `leader` is left."""
+    try:
+        os.killpg(leader, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+@pytest.mark.integration
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no sessions")
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGKILL])
+def test_processes_that_decode_end_with_the_one_that_started_them(many, tmp_path, sent):
+    cache, arguments = tmp_path / "cache", [sys.executable, "-c", BY_PROCESSES + DECODE]
+    process = subprocess.Popen(
+        [*arguments, many, tmp_path / "cache"], stderr=subprocess.DEVNULL, start_new_session=True
+    )
+    while not (index := [*cache.glob("*.part/" + INDEX)]) or not index[0].read_bytes().count(b"\n"):
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(sent)
+    process.wait()
+    for _ in range(300):
+        if not session(process.pid):
+            break
+        time.sleep(0.1)
+    assert not session(process.pid)
 
 
 @pytest.mark.integration

@@ -2,11 +2,16 @@
 
 import errno
 import logging
+import os
+import threading
+import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
+from functools import cache
+from typing import Any
 
 import numpy as np
 from joblib import Parallel, cpu_count, delayed
@@ -62,6 +67,9 @@ class DecodedBlock:
         return [k for k in range(self.first, self.first + self.files) if k not in self.skipped]
 
 
+Results = Generator[tuple[DecodedBlock, np.ndarray], None, None]
+
+
 def try_decoding(images: EncodedImages, k: int, size: Size, channels: int) -> DecodedImage | Skipped:
     """Return image `k`, decoded, or why there is none; a passing reason is one of the system's and not of the file."""
     try:
@@ -77,9 +85,7 @@ def try_decoding(images: EncodedImages, k: int, size: Size, channels: int) -> De
         return Skipped(images.names[k], " ".join(f"{type(error).__name__}: {text}".split()).rstrip(": "), passing)
 
 
-def decode_blocks(
-    encoded: EncodedImages, size: Size, channels: int, start: int = 0
-) -> Iterator[tuple[DecodedBlock, np.ndarray]]:
+def decode_blocks(encoded: EncodedImages, size: Size, channels: int, start: int = 0) -> Results:
     """Decode images from position `start` on; yield what became of each block of them, and its images in order.
 
     Many images are decoded by as many processes as there are processors, few by threads.
@@ -98,12 +104,43 @@ def decode_blocks(
     blocks = ((first, encoded.part(first, min(first + step, count)), size, channels) for first in firsts)
     workers = min(cpu_count(), len(firsts))
     several = workers > 1 and count - start >= FILES_FOR_PROCESSES
-    # A pass over a generator keeps at most a few blocks in memory, which Parallel calls dispatched.
-    how = {"n_jobs": workers, "prefer": "processes"} if several else {"n_jobs": 1}
-    with Progress("decoding images", count, initial=start, unit="images") as progress:
-        for block, images in Parallel(return_as="generator", **how)(delayed(_decoded)(*each) for each in blocks):
-            progress.update(block.first + block.files)
-            yield block, images
+    # joblib warns of the blocks that an interruption leaves undone.
+    with Progress("decoding images", count, initial=start, unit="images") as progress, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "[0-9]+ tasks which were", UserWarning)
+        with closing(_in_processes(blocks, workers) if several else _here(blocks)) as results:
+            for block, images in results:
+                progress.update(block.first + block.files)
+                yield block, images
+
+
+def _here(blocks: Iterable[tuple[Any, ...]]) -> Results:
+    """Decode blocks in this process."""
+    return (_decoded(*each) for each in blocks)
+
+
+def _in_processes(blocks: Iterable[tuple[Any, ...]], workers: int) -> Results:
+    """Decode blocks in other processes, of which a few at a time are in memory."""
+    # Of arrays in shared memory, which containers have little of, there is no need.
+    pool = Parallel(workers, return_as="generator", max_nbytes=None)
+    return pool(delayed(_decoded_for)(os.getpid(), *each) for each in blocks)
+
+
+def _decoded_for(parent: int, *block: Any) -> tuple[DecodedBlock, np.ndarray]:
+    """Decode one block in a process that ends with the one that started it."""
+    _end_with(parent)
+    return _decoded(*block)
+
+
+@cache
+def _end_with(parent: int) -> None:
+    """Have this process end when its parent has ended in whatever way: it would wait for more work for ever."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _decoded(first: int, encoded: EncodedImages, size: Size, channels: int) -> tuple[DecodedBlock, np.ndarray]:

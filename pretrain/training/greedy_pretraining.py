@@ -28,7 +28,7 @@ from pretrain.training.periodic_evaluation import PeriodicEvaluation
 from pretrain.training.recipes import Training
 from pretrain.training.schedules import Schedule
 from pretrain.training.stage_inputs import Inputs
-from pretrain.training.stage_normalization import HEALTH_SAMPLE, normalize_stage
+from pretrain.training.stage_normalization import HEALTH_SAMPLE, health_sample, normalize_stage
 from pretrain.training.trainer import Callback, Trainer
 
 HEALTH_CHECKS = 20  # per stage
@@ -106,11 +106,11 @@ def fit_stage(
     with timed("preparation"):
         stage.prepare(seen, inputs.bounds, generator(seed, name, "prepare"))
     prepared = time.monotonic() - started
-    unseen = _sample(held_out, seed)[:HEALTH_SAMPLE] if held_out else None
+    unseen = health_sample(stage, _sample(held_out, seed)) if held_out else None
 
     def health() -> Metrics:
         draw = generator(seed, name, "health", device=fabric.device)
-        figures = dict(stage.health(seen[:HEALTH_SAMPLE], draw))
+        figures = dict(stage.health(health_sample(stage, seen), draw))
         if unseen is not None:
             figures |= stage.held_out_health(figures, stage.health(unseen, draw))
         return figures
