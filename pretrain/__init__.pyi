@@ -11,9 +11,15 @@ from .data.dataset import Labelled as Labelled
 from .data.dataset_settings import CIFAR10Data as CIFAR10Data
 from .data.dataset_settings import DigitsData as DigitsData
 from .data.dataset_settings import FolderData as FolderData
+from .data.dataset_settings import HuggingFaceData as HuggingFaceData
+from .data.dataset_settings import TorchvisionData as TorchvisionData
+from .data.dataset_settings import WebDatasetData as WebDatasetData
 from .data.loading import load_cifar10 as load_cifar10
 from .data.loading import load_digits as load_digits
 from .data.loading import load_folder as load_folder
+from .data.loading import load_huggingface as load_huggingface
+from .data.loading import load_torchvision as load_torchvision
+from .data.loading import load_webdataset as load_webdataset
 from .data.unlabelled_pools import load_unlabelled as load_unlabelled
 from .errors import UserError as UserError
 from .evaluation.gradient_check import check_gradients as check_gradients

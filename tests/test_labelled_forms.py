@@ -16,9 +16,11 @@ from PIL import Image
 
 import pretrain
 from pretrain import FolderData, UserError, load_folder
+from pretrain.data.dataset_settings import DataSource
 from pretrain.data.label_table import read_label_table
 from pretrain.data.splits import split_test
 from pretrain.runs.run_folder import RunFolder
+from pretrain.runs.typed_settings import as_config
 
 SMALL_STACK = ["stack=cae_small", "stack.stages.stage1.training.steps=2", "stack.stages.stage2.training.steps=2"]
 
@@ -169,6 +171,25 @@ def test_a_run_records_the_split_and_takes_it_as_a_table(photos, run_here, tmp_p
         assert content(one) == content(other)
     described = run_here(tmp_path, "describe", *options[:4], "data.test=0.2", "stack=cae_small")
     assert described.returncode == 0, described.stderr
+
+
+@pytest.mark.parametrize(
+    ("settings", "title", "drawn"),
+    [
+        ({"name": "folder", "root": "photos", "test": 0.2}, "photos", True),
+        ({"name": "folder", "root": "photos", "table": "labels.csv"}, "labels.csv", False),
+        ({"name": "webdataset", "shards": ["a.tar"], "test": 3}, "a.tar", True),
+        ({"name": "webdataset", "shards": ["a.tar"], "test": 3, "validation_shards": "b.tar"}, "a.tar", False),
+        ({"name": "huggingface", "path": "saved"}, "saved", False),
+        ({"name": "torchvision", "dataset": "SVHN"}, "SVHN", True),
+        ({"name": "torchvision", "dataset": "DTD"}, "DTD", False),
+        ({"name": "digits"}, "digits", True),
+    ],
+)
+def test_a_report_can_say_what_the_data_are(settings, title, drawn):
+    source = DataSource.from_config(settings)
+    assert (source.title, source.draws_validation) == (title, drawn)
+    assert DataSource.from_config(as_config(source)) == source
 
 
 # --- A table

@@ -17,8 +17,8 @@ from PIL import Image
 from torchvision import datasets
 
 from pretrain import UserError
-from pretrain.data.dataset_settings import SETS, TorchvisionData
 from pretrain.data.torchvision_sets import SPLITS_OF, read_torchvision
+from pretrain.data.torchvision_settings import SETS, TorchvisionData
 
 RNG = np.random.default_rng(0)
 

@@ -68,6 +68,21 @@ class DataSource(Settings):
         """Whether there are labelled images."""
         return True
 
+    @property
+    def title(self) -> str:
+        """What a report calls the data set."""
+        return self.name
+
+    @property
+    def draws_validation(self) -> bool:
+        """Whether validation images are drawn from the training images in any case."""
+        return True
+
+    @property
+    def pool_titles(self) -> list[str]:
+        """What a report calls the unlabelled images besides those for training."""
+        return [*self.unlabelled]
+
     def require_labels(self) -> None:
         """Raise a `UserError` if there are no labelled images."""
         if not self.labelled:

@@ -4,11 +4,14 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pretrain.data.class_folders import class_order, classes_in
 from pretrain.data.data_source import Channels, DataSource, ImageSize, Resized, Test, Validation
 from pretrain.data.label_table import read_label_table
+
+# Who reads configurations imports this module, which must know every kind.
+from pretrain.data.torchvision_settings import TorchvisionData as TorchvisionData
 from pretrain.runs.setting_types import ONE_OR_MORE, FileName
 from pretrain.runs.typed_settings import Resuming, at, fields_accepted, setting
 
@@ -107,6 +110,16 @@ class FolderData(Resized, DataSource):
         return self.root is not None or self.table is not None
 
     @property
+    def title(self) -> str:
+        """What a report calls the data set."""
+        return str(self.table or self.root)
+
+    @property
+    def draws_validation(self) -> bool:
+        """Whether validation images are drawn in any case; a table may mark some."""
+        return self.table is None
+
+    @property
     def image_folders(self) -> list[Path]:
         """The folders whose images are read at any depth."""
         return self.class_parents + super().image_folders
@@ -131,73 +144,6 @@ class FolderData(Resized, DataSource):
         if self.table is not None:
             return read_label_table(self.table, self.root).classes
         return classes_in(self.class_parents[0], parted=self.test is None)
-
-
-# Side in pixels, channels and classes of the sets that torchvision reads. MNIST and its kind have 28 pixels, which the
-# stacks do not halve three times. The sets of files have images of many sizes.
-SETS = {
-    "CIFAR10": (32, 3, 10),
-    "CIFAR100": (32, 3, 100),
-    "SVHN": (32, 3, 10),
-    "STL10": (96, 3, 10),
-    "MNIST": (32, 1, 10),
-    "FashionMNIST": (32, 1, 10),
-    "KMNIST": (32, 1, 10),
-    "EMNIST": (32, 1, 47),
-    "Flowers102": (64, 3, 102),
-    "OxfordIIITPet": (64, 3, 37),
-    "Imagenette": (64, 3, 10),
-    "DTD": (64, 3, 47),
-}
-
-
-@dataclass(frozen=True, kw_only=True)
-class TorchvisionData(Resized, DataSource):
-    """A set of images that torchvision reads and downloads, with its own test split.
-
-    Attributes
-    ----------
-    dataset : str
-        Name of the set, as in `torchvision.datasets`. EMNIST is its balanced split, and Imagenette that of 160 pixels.
-        The unlabelled images of STL10 are in the unlabelled pool.
-    root : str or Path
-        Folder of the data. torchvision downloads missing data into it.
-    download : bool
-        Whether missing data is downloaded.
-    image_size, channels
-        As in `FolderData`; None for those of the set, 32 pixels for 28, or 64 where its images have many sizes.
-    """
-
-    name = "torchvision"
-    dataset: Literal[
-        "CIFAR10",
-        "CIFAR100",
-        "SVHN",
-        "STL10",
-        "MNIST",
-        "FashionMNIST",
-        "KMNIST",
-        "EMNIST",
-        "Flowers102",
-        "OxfordIIITPet",
-        "Imagenette",
-        "DTD",
-    ]
-    root: FileName = setting("data", resuming=Resuming.FREE)
-    download: bool = setting(True, resuming=Resuming.FREE)
-    image_size: ImageSize | None = None
-    channels: Channels | None = None
-
-    def fill_in(self) -> None:
-        """Take the size and the channels of the set where none are given."""
-        side, channels, _ = SETS[self.dataset]
-        for name, own in (("image_size", side), ("channels", channels)):
-            if getattr(self, name) is None:
-                object.__setattr__(self, name, own)
-
-    def class_names(self) -> list[str]:
-        """Return the numbers of the classes; the set itself may have names for them."""
-        return [str(k) for k in range(SETS[self.dataset][2])]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -237,6 +183,16 @@ class WebDatasetData(Resized, DataSource):
             yield "test_shards is missing: give tar files, or set a share of the images aside with data.test=0.2."
         if self.test_shards and self.test is not None:
             yield f"test={self.test}: there are test shards, so leave it out."
+
+    @property
+    def title(self) -> str:
+        """What a report calls the data set."""
+        return ", ".join(self.shards)
+
+    @property
+    def draws_validation(self) -> bool:
+        """Whether there are no shards of validation images."""
+        return not self.validation_shards
 
     def class_names(self) -> list[str]:
         """Return the labels in the shards with training images.
@@ -280,6 +236,16 @@ class HuggingFaceData(Resized, DataSource):
     test: Test | None = None
     image_size: ImageSize = 32
     channels: Channels = 3
+
+    @property
+    def title(self) -> str:
+        """What a report calls the data set."""
+        return self.path
+
+    @property
+    def draws_validation(self) -> bool:
+        """Whether validation images are drawn in any case; there may be a split of them."""
+        return False
 
     def class_names(self) -> list[str]:
         """Return the names of the classes that occur.

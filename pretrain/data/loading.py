@@ -77,3 +77,36 @@ def load_folder(root: Any = None, **settings: Any) -> Dataset:
         When a folder is missing or has no readable image, or when a test class has no training folder.
     """
     return read_folder(FolderData(root, **settings))
+
+
+def load_torchvision(dataset: Any, root: Any = "data", **settings: Any) -> Dataset:
+    """Load a set of `torchvision.datasets`; the settings are those of `TorchvisionData`.
+
+    Raises
+    ------
+    UserError
+        When the data is missing and downloading is not allowed or fails.
+    """
+    return read_torchvision(TorchvisionData(dataset=dataset, root=root, **settings))
+
+
+def load_huggingface(path: Any, **settings: Any) -> Dataset:
+    """Load a data set that the library datasets has saved; the settings are those of `HuggingFaceData`.
+
+    Raises
+    ------
+    UserError
+        When the library is missing, or the data set cannot be read.
+    """
+    return read_huggingface(HuggingFaceData(path=path, **settings))
+
+
+def load_webdataset(shards: Any, **settings: Any) -> Dataset:
+    """Load the images of tar shards; the settings are those of `WebDatasetData`.
+
+    Raises
+    ------
+    UserError
+        When a shard is missing or damaged.
+    """
+    return read_webdataset(WebDatasetData(shards=shards, **settings))

@@ -12,13 +12,14 @@ from filelock import FileLock
 from torch import Tensor
 
 from pretrain.data.dataset import Dataset
-from pretrain.data.dataset_settings import CIFAR10Data, TorchvisionData
+from pretrain.data.dataset_settings import CIFAR10Data
 from pretrain.data.encoded_images import EncodedImages, PixelArrays, image_files, seen
 from pretrain.data.image_cache import Decoded, decode_images
 from pretrain.data.lazy_images import LazyImages
 from pretrain.data.leakage_check import Named
 from pretrain.data.one_set import gather_one_set
 from pretrain.data.skipped_files import Skipped
+from pretrain.data.torchvision_settings import WITH_VALIDATION, TorchvisionData
 from pretrain.data.unlabelled_pools import load_pools
 from pretrain.errors import UserError
 from pretrain.runs.progress import say
@@ -26,12 +27,12 @@ from pretrain.runs.progress import say
 # How torchvision is asked for each split. Validation images are drawn where a set has none.
 BY_FLAG = {"train": {"train": True}, "test": {"train": False}}
 BY_NAME = {"train": {"split": "train"}, "test": {"split": "test"}}
-WITH_VALIDATION = {**BY_NAME, "validation": {"split": "val"}}
+BY_NAME_WITH_VALIDATION = {**BY_NAME, "validation": {"split": "val"}}
 SPLITS_OF: dict[str, dict[str, dict[str, Any]]] = {
     **dict.fromkeys(("CIFAR10", "CIFAR100", "MNIST", "FashionMNIST", "KMNIST"), BY_FLAG),
     "EMNIST": {split: {"split": "balanced", **flag} for split, flag in BY_FLAG.items()},
     **dict.fromkeys(("SVHN", "STL10"), BY_NAME),
-    **dict.fromkeys(("Flowers102", "DTD"), WITH_VALIDATION),
+    **dict.fromkeys(WITH_VALIDATION, BY_NAME_WITH_VALIDATION),
     "OxfordIIITPet": {"train": {"split": "trainval"}, "test": {"split": "test"}},
     "Imagenette": {"train": {"size": "160px", "split": "train"}, "test": {"size": "160px", "split": "val"}},
 }

@@ -4,7 +4,6 @@ from typing import Any
 
 from pretrain.comparison.paired_differences import SEEDS_FOR_A_CLAIM
 from pretrain.comparison.plan import Comparison
-from pretrain.data.dataset_settings import FolderData
 from pretrain.data.fingerprints import SMALLEST_SIDE
 from pretrain.evaluation.layer_features import PROBE_GRID
 from pretrain.reporting.comparison_results import Results
@@ -41,20 +40,21 @@ def methods(results: Results) -> dict[str, list[str]]:
 def _data(results: Results) -> str:
     data = results.comparison.data
     channels, height, width = data.shape
-    where = (data.table or data.root) if isinstance(data, FolderData) else data.name
-    text = [f"The data set is {where}, with images of {channels}x{height}x{width} (channels, height, width)"]
+    text = [f"The data set is {data.title}, with images of {channels}x{height}x{width} (channels, height, width)"]
     if results.classes:
         text.append(f", in {results.classes} classes")
     held_out = data.validation
     share = f"{held_out:.0%} of the" if 0 < held_out < 1 else f"{held_out:,}"
-    text.append(f". {share} training images are set aside for validation, the same for all runs.")
+    drawn = f"{share} training images are set aside for validation"
+    given = f"Validation images are those that come with the data, or else {drawn}"
+    text.append(f". {drawn if data.draws_validation else given}, the same for all runs.")
     if results.test_images:
         chosen = ", chosen in each class by the images' content" if getattr(data, "test", None) is not None else ""
         text.append(f" The test split has {results.test_images:,} images{chosen}.")
     whole = results.stages.loc[results.stages["num_unlabelled"].isna(), "unlabelled"]
     if len(whole):
         text.append(f" The unlabelled pool has {int(whole.iloc[0]):,}: the training images, without their labels")
-        text.append(f", and those of {', '.join(data.unlabelled)}." if data.unlabelled else ".")
+        text.append(f", and those of {', '.join(data.pool_titles)}." if data.pool_titles else ".")
     return "".join(text)
 
 
