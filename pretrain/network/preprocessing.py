@@ -9,8 +9,9 @@ from torch import Tensor, nn
 from pretrain.network.channel_moments import channel_spread
 from pretrain.runs.seeding import generator
 
-PIXEL_BATCH = 500  # images in floating point at a time
-MEASURED = 100_000  # images that the mean and the standard deviation of the channels are measured on
+PIXEL_BATCH = 500  # images in floating point at a time, and fewer of those that are larger than these
+SMALL = 32 * 32  # pixels
+MEASURED = 100_000 * SMALL  # pixels that the mean and the standard deviation of the channels are measured on
 # This is added to an image's variance where contrast is normalized: what is nearly flat is not blown up.
 LEAST_CONTRAST = 1e-3
 PICTURE_CONTRAST = 0.25  # standard deviation of the pixels in pictures of contrast-normalized images
@@ -68,14 +69,15 @@ class Standardize(nn.Module):
     def from_images(cls, images: Images, contrast: bool = False) -> "Standardize":
         """Measure the statistics on images, (N, C, H, W), uint8 or floating-point in [0, 1].
 
-        Of more than `MEASURED`, as many are drawn at random.
+        Of images with more than `MEASURED` pixels in all, some are drawn at random.
         """
-        if len(images) > MEASURED:
-            drawn = torch.randperm(len(images), generator=generator(0, "standardize"))[:MEASURED].sort().values
-            chunks: Iterable[Tensor] = (images[some] for some in drawn.split(PIXEL_BATCH))
+        count, chunk = max(1, MEASURED // pixels_of(images)), images_at_once(images)
+        if len(images) > count:
+            drawn = torch.randperm(len(images), generator=generator(0, "standardize"))[:count].sort().values
+            chunks: Iterable[Tensor] = (images[some] for some in drawn.split(chunk))
         else:
-            chunks = images.split(PIXEL_BATCH)
-        return cls(*channel_spread(image_pixels(chunk, contrast) for chunk in chunks), contrast)
+            chunks = images.split(chunk)
+        return cls(*channel_spread(image_pixels(each, contrast) for each in chunks), contrast)
 
     @classmethod
     def identity(cls, channels: int, *, contrast: bool = False) -> "Standardize":
@@ -103,6 +105,16 @@ class Standardize(nn.Module):
         """
         pixels = x * self.std[:, None, None] + self.mean[:, None, None]
         return (0.5 + PICTURE_CONTRAST * pixels if self.contrast else pixels).clamp(0, 1)
+
+
+def pixels_of(images: Images) -> int:
+    """Return the number of pixels of one of the images, (N, C, H, W)."""
+    return images.shape[2] * images.shape[3]
+
+
+def images_at_once(images: Images) -> int:
+    """Return how many images are brought to floating point at a time."""
+    return max(1, min(PIXEL_BATCH, PIXEL_BATCH * SMALL // pixels_of(images)))
 
 
 def image_pixels(images: Tensor, contrast: bool) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pretrain.network.channel_moments import channel_spread
 from pretrain.network.patches import random_patches_of
-from pretrain.network.preprocessing import PIXEL_BATCH, Images, Standardize, image_pixels
+from pretrain.network.preprocessing import Images, Standardize, image_pixels, images_at_once
 from pretrain.network.shapes import whitening_side
 from pretrain.runs.seeding import generator
 
@@ -74,7 +74,7 @@ class Whiten(Standardize):
         patches = random_patches_of(images, side, FITTED_PATCHES, generator(0, "whiten", "patches"), whole)
         kernel = zca_kernel(Standardize(standardize.mean, standardize.std)(patches))
         whiten = cls(standardize.mean, standardize.std, kernel, contrast)
-        _, std = channel_spread(whiten(images[chunk]) for chunk in sample.split(PIXEL_BATCH))
+        _, std = channel_spread(whiten(images[chunk]) for chunk in sample.split(images_at_once(images)))
         return cls(standardize.mean, standardize.std, kernel / std[:, None, None, None], contrast)
 
     @property
