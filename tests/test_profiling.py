@@ -111,14 +111,13 @@ def test_nothing_is_measured_where_nobody_profiles(fabric, capsys):
     assert capsys.readouterr().out.count("where the time went") == 1
 
 
-@pytest.mark.parametrize(
-    ("steps", "traced"),
-    [(1, range(0)), (2, range(1, 2)), (6, range(2, 6)), (30, range(LAST_TRACED - TRACED, LAST_TRACED))],
-)
-def test_a_trace_holds_a_few_steps_however_long_the_training(steps, traced, tmp_path, fabric):
+def train(folder, fabric, steps=LAST_TRACED, fails_in=None, error=ValueError):
+    """Train a tiny module under a profile, and return its trainer; `error` is raised in the step `fails_in`."""
     module = torch.nn.Linear(3, 1)
 
-    def compute_gradients(_):
+    def compute_gradients(step):
+        if step == fails_in:
+            raise error
         with timed("forward"):
             loss = module(torch.ones(2, 3)).square().sum()
         with timed("backward"):
@@ -134,11 +133,20 @@ def test_a_trace_holds_a_few_steps_however_long_the_training(steps, traced, tmp_
         compute_gradients=compute_gradients,
         seed=0,
         fabric=fabric,
-        callbacks=[StepTrace(RunFolder(tmp_path))],
+        callbacks=[StepTrace(RunFolder(folder))],
     )
     with pytest.MonkeyPatch.context() as patch, profiled(fabric):
         patch.setattr("pretrain.training.trainer.apply_schedules", lambda *_: None)
         trainer.fit()
+    return trainer
+
+
+@pytest.mark.parametrize(
+    ("steps", "traced"),
+    [(1, range(0)), (2, range(1, 2)), (6, range(2, 6)), (30, range(LAST_TRACED - TRACED, LAST_TRACED))],
+)
+def test_a_trace_holds_a_few_steps_however_long_the_training(steps, traced, tmp_path, fabric):
+    trainer = train(tmp_path, fabric, steps)
     assert trainer.callbacks[0].profiler is None
     if not traced:
         assert [*tmp_path.iterdir()] == []
@@ -151,23 +159,76 @@ def test_a_trace_holds_a_few_steps_however_long_the_training(steps, traced, tmp_
     assert names["optimizer"] == 2 * len(traced)
 
 
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+@pytest.mark.parametrize("fails_in", [3, LAST_TRACED - TRACED - 1, LAST_TRACED - TRACED + 1])
+def test_a_training_that_fails_leaves_no_profiler_running_and_no_trace(fails_in, error, tmp_path, fabric, capfd):
+    """It fails while the profiler waits, warms up, or records; torch would complain of the next one, or at exit."""
+    with pytest.raises(error):
+        train(tmp_path, fabric, fails_in=fails_in, error=error)
+    assert [*tmp_path.iterdir()] == []
+    assert not torch.autograd.profiler._is_profiler_enabled
+    train(tmp_path, fabric)
+    assert events(tmp_path / "trace-stage1.json.gz")["forward"] == TRACED
+    assert not re.search("Cancelling|no active profiling session", capfd.readouterr().err)
+
+
+def test_on_a_full_disk_a_trace_is_whole_or_missing_and_the_training_goes_on(tmp_path, fabric, capsys):
+    resource = pytest.importorskip("resource", reason="limits of files are those of Unix")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    train(tmp_path, fabric)
+    file = tmp_path / "trace-stage1.json.gz"
+    with gzip.open(file) as stream:
+        size = len(stream.read())
+    # The last buffer that is written may be cut off where the others were not.
+    for limit in (0, size // 2, *range(size - 9000, size + 2000, 1000)):
+        file.unlink(missing_ok=True)
+        capsys.readouterr()
+        try:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limits[1]))
+            trainer = train(tmp_path, fabric)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        assert trainer.step == LAST_TRACED
+        note = "note: stage 1: no trace is written: " in capsys.readouterr().err
+        assert note != file.exists()
+        assert note or events(file)["forward"] == TRACED
+        assert note or limit > size // 2
+
+
 @pytest.mark.integration
 @pytest.mark.parametrize("command", ["stage", "finetune"])
 def test_a_profiled_run_gives_the_same_bits(command, tmp_path, configure, digits, fabric):
-    results = []
     for profile in ("false", "true"):
         options = [*(RECIPE if command == "finetune" else []), f"out={tmp_path / profile}", f"profile={profile}"]
         with profiled(fabric, wanted=profile == "true"):
             RUNS[command](configure(command, *options), digits, fabric)
-        files = sorted((tmp_path / profile).glob("*.safetensors"))
+    assert_same_run(tmp_path / "false", tmp_path / "true")
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("first", ["true", "false"])
+def test_a_run_goes_on_with_a_profile_or_without(first, tmp_path, configure, digits, fabric):
+    run_stages(configure("stage", f"out={tmp_path / 'once'}"), digits, fabric)
+    other = "false" if first == "true" else "true"
+    for options in (["upto=1", f"profile={first}"], [f"profile={other}"]):
+        run_stages(configure("stage", f"out={tmp_path / 'twice'}", *options), digits, fabric)
+    traced = "stage1" if first == "true" else "stage2"
+    assert [file.name for file in (tmp_path / "twice").glob("trace*")] == [f"trace-{traced}.json.gz"]
+    assert_same_run(tmp_path / "once", tmp_path / "twice")
+
+
+def assert_same_run(one, other):
+    """Check that the runs in two folders have the same weights and, apart from seconds, the same log."""
+    results = []
+    for folder in (one, other):
+        files = sorted(folder.glob("*.safetensors"))
         saved = {f"{file.name}: {name}": each for file in files for name, each in flat(load_state(file))}
-        rows = [{**row, "seconds": 0} for row in RunFolder(tmp_path / profile).metrics()]
-        results.append((saved, rows))
-    (weights, log), (profiled_weights, profiled_log) = results
-    assert log == profiled_log
-    assert weights.keys() == profiled_weights.keys()
+        results.append((saved, [{**row, "seconds": 0} for row in RunFolder(folder).metrics()]))
+    (weights, log), (other_weights, other_log) = results
+    assert log == other_log
+    assert weights.keys() == other_weights.keys()
     assert weights
-    assert all(torch.equal(weights[name], profiled_weights[name]) for name in weights)
+    assert all(torch.equal(weights[name], other_weights[name]) for name in weights)
 
 
 def flat(state, prefix=""):

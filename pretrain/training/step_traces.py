@@ -1,6 +1,7 @@
 """Recording a trace of a few steps of training, with torch.profiler."""
 
 import gzip
+import json
 import tempfile
 from pathlib import Path
 
@@ -59,16 +60,44 @@ class StepTrace(Callback):
 
     def on_end(self, trainer: Trainer) -> None:
         """Stop recording, and write what there is of a phase that ended early."""
-        if self.profiler:
-            self.profiler.stop()
+        # One that cannot be stopped is not to be stopped again.
+        profiler, self.profiler = self.profiler, None
+        if profiler:
+            profiler.stop()
             name_events(False)
-        self.profiler = None
+
+    def on_abort(self, trainer: Trainer) -> None:
+        """Stop recording without a trace, since the process has one profiler, which the next training needs."""
+        if self.profiler:
+            self.profiler.on_trace_ready = None
+            self.on_end(trainer)
 
     def _write(self, ready: profile, trainer: Trainer) -> None:
-        file = self.folder.path / f"trace-{trainer.name.replace(' ', '')}.json.gz"
-        with tempfile.TemporaryDirectory() as scratch:
-            exported = Path(scratch) / "trace.json"
-            ready.export_chrome_trace(str(exported))
-            write_bytes(file, gzip.compress(exported.read_bytes()))
+        """Write the trace; where that fails, the training goes on without it."""
         self.written = True
-        complain(f"{trainer.name}: a trace of steps up to {trainer.step}, for ui.perfetto.dev, is in {file}")
+        file = self.folder.path / f"trace-{trainer.name.replace(' ', '')}.json.gz"
+        try:
+            write_bytes(file, gzip.compress(_exported(ready)))
+        except OSError as error:
+            complain(f"note: {trainer.name}: no trace is written: {error}")
+        else:
+            complain(f"{trainer.name}: a trace of steps up to {trainer.step}, for ui.perfetto.dev, is in {file}")
+
+
+def _exported(ready: profile) -> bytes:
+    """Return a trace as JSON, which torch.profiler can only write to a file.
+
+    Raises
+    ------
+    OSError
+        When the file is missing or cut off. On a full disk, torch.profiler raises no error.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        exported = Path(scratch) / "trace.json"
+        ready.export_chrome_trace(str(exported))
+        try:
+            written = exported.read_bytes()
+            json.loads(written)
+        except (FileNotFoundError, ValueError):
+            raise OSError(f"torch.profiler could not write it to {tempfile.gettempdir()}: is the disk full?") from None
+    return written

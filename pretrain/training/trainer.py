@@ -68,6 +68,14 @@ class Trainer:
 
         A signal that ends the process takes effect between two steps, after checkpoints are saved.
         """
+        try:
+            self._fit()
+        except BaseException:
+            # An interruption ends the training as well.
+            self.notify("on_abort")
+            raise
+
+    def _fit(self) -> None:
         self.module.train()
         self.notify("on_start")
         # Several processes would have to agree on the step.
@@ -199,6 +207,9 @@ class Callback:
 
     def on_end(self, trainer: Trainer) -> None:
         """Act once, after the last step."""
+
+    def on_abort(self, trainer: Trainer) -> None:
+        """Act once, when an error or an interruption ends the training."""
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a resumed run needs of this callback: tensors and plain values."""
