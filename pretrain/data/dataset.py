@@ -185,7 +185,7 @@ def gather(
     else:
         training = all_but(held_out, len(labels))
     rest, validation = train.subset(training), train.subset(held_out)
-    pool = rest.joined(pools) if pools else rest
+    pool = Named.joined([rest, pools]) if pools else rest
 
     def judged() -> dict[str, Named]:
         return {"test": test_images(), "validation": validation}

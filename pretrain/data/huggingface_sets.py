@@ -6,7 +6,7 @@ import torch
 
 from pretrain.data.dataset import Dataset
 from pretrain.data.dataset_settings import HuggingFaceData
-from pretrain.data.lazy_images import LazyImages
+from pretrain.data.image_cache import Decoded
 from pretrain.data.leakage_check import Named
 from pretrain.data.one_set import gather_one_set
 from pretrain.data.saved_datasets import (
@@ -33,8 +33,9 @@ def read_huggingface(source: HuggingFaceData) -> Dataset:
         When the library is missing, the data set cannot be read, or there is no readable image of a class.
     """
     splits = open_saved(source.path, "data.path")
-    for name in splits.keys() - SPLITS - {*UNLABELLED}:
-        complain(f"data.path={source.path}: the split {name} is not used")
+    for name in splits:
+        if name not in SPLITS and name not in UNLABELLED:
+            complain(f"data.path={source.path}: the split {name} is not used")
     given = labelled_splits(splits)
     classes = class_names_in([*given.values()], source.label)
     numbers: dict[str | None, int] = {name: k for k, name in enumerate(classes)}
@@ -44,15 +45,15 @@ def read_huggingface(source: HuggingFaceData) -> Dataset:
         decoded = decode_readable(
             f"data.path={source.path}, split {name}", encoded, odd, source.size, source.channels, source.cache
         )
-        images.append(Named(decoded.images, decoded.paths))
+        images.append(decoded.named)
         labels += [numbers[named[path]] for path in decoded.paths]
         of_split += [SPLITS[name]] * len(decoded.paths)
         skipped += decoded.skipped
-    pools, more_skipped = _pools(source, splits)
+    pools, more_skipped = load_pools(source, _unlabelled(source, splits))
     return gather_one_set(
         source,
         classes,
-        Named(LazyImages.joined([each.images for each in images]), [name for each in images for name in each.names]),
+        Named.joined(images),
         torch.tensor(labels),
         of_split,
         test=source.test,
@@ -70,13 +71,17 @@ def _labelled(split: Any, name: str, source: HuggingFaceData) -> tuple[SavedImag
     return images.subset(kept) if without else images, named, without
 
 
-def _pools(source: HuggingFaceData, splits: dict[str, Any]) -> tuple[Named | None, list[Skipped]]:
-    """Return the unlabelled images: those of a split of that name, then those that the settings name."""
-    pools, skipped = load_pools(source)
-    for name in splits.keys() & {*UNLABELLED}:
-        encoded = saved_images(splits[name], name, source.image)
-        where = f"data.path={source.path}, split {name}"
-        decoded = decode_readable(where, encoded, [], source.size, source.channels, source.cache)
-        own = Named(decoded.images, decoded.paths)
-        pools, skipped = own.joined(pools) if pools else own, [*decoded.skipped, *skipped]
-    return pools, skipped
+def _unlabelled(source: HuggingFaceData, splits: dict[str, Any]) -> list[Decoded]:
+    """Return the images of each unlabelled split, in the order of the data set."""
+    return [
+        decode_readable(
+            f"data.path={source.path}, split {name}",
+            saved_images(split, name, source.image),
+            [],
+            source.size,
+            source.channels,
+            source.cache,
+        )
+        for name, split in splits.items()
+        if name in UNLABELLED
+    ]

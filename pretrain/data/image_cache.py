@@ -19,6 +19,7 @@ from pretrain.data.encoded_images import EncodedImages, image_files
 from pretrain.data.fingerprints import FINGERPRINT, fingerprints
 from pretrain.data.image_remarks import remarks_on
 from pretrain.data.lazy_images import LazyImages, Part, as_lazy
+from pretrain.data.leakage_check import Named
 from pretrain.data.parallel_decoding import DecodedBlock, decode_blocks, try_decoding
 from pretrain.data.skipped_files import Skipped
 from pretrain.runs.progress import complain
@@ -47,6 +48,11 @@ class Decoded:
     paths: list[str]
     skipped: list[Skipped]
     remarks: list[str] = field(default_factory=list)
+
+    @property
+    def named(self) -> Named:
+        """The images with their paths as names."""
+        return Named(self.images, self.paths)
 
 
 def decode_files(paths: Sequence[Name], size: Size, channels: int, cache: Path | None) -> Decoded:

@@ -68,7 +68,7 @@ def _read_two_folders(source: FolderData, classes: Sequence[str]) -> Dataset:
 
     def test_images() -> Named:
         decoded = _load_split(root / "test", classes, *form)
-        return Named(decoded.images, decoded.paths)
+        return decoded.named
 
     return gather(source, classes, train, labels, open_test, test_images, pools, skipped)
 
@@ -117,4 +117,4 @@ def _load_classes(
         raise UserError(f"{folder} has no readable image in its class folders ({folder}/<class>/).")
     skipped = [*decoded.skipped, *(Skipped(decoded.paths[k], "not in a class folder") for k in stray)]
     kept = (labels >= 0).nonzero()[:, 0]
-    return Named(decoded.images, decoded.paths).subset(kept), labels[kept], skipped
+    return decoded.named.subset(kept), labels[kept], skipped

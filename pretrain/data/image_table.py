@@ -42,7 +42,7 @@ def read_table(source: FolderData) -> Dataset:
     return gather_one_set(
         source,
         table.classes,
-        Named(decoded.images, decoded.paths),
+        decoded.named,
         torch.tensor([numbers[table.labels[k]] for k in kept]),
         [table.splits[k] if table.splits else "train" for k in kept],
         test=source.test,

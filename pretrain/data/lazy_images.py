@@ -97,8 +97,8 @@ class LazyImages:
         if isinstance(key, int):
             return self[torch.tensor([key])][0]
         wanted = self.positions[key]
-        images = torch.empty((len(wanted), *self.shape[1:]), dtype=self.dtype)
-        images = images.contiguous(memory_format=torch.channels_last)
+        shape = (len(wanted), *self.shape[1:])
+        images = torch.empty(shape, dtype=self.dtype, memory_format=torch.channels_last)
         for part, chosen, rows in self._by_part(wanted):
             images[chosen] = part.read(rows)
         return images

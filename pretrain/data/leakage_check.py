@@ -33,9 +33,10 @@ class Named:
         """Return the images at positions, (n,)."""
         return Named(self.images.subset(positions), [self.names[k] for k in positions.tolist()])
 
-    def joined(self, other: "Named") -> "Named":
-        """Return these images and then those of another set."""
-        return Named(LazyImages.joined([self.images, other.images]), [*self.names, *other.names])
+    @staticmethod
+    def joined(sets: Sequence["Named"]) -> "Named":
+        """Return sets of images of one shape as one, without reading them."""
+        return Named(LazyImages.joined([each.images for each in sets]), [name for each in sets for name in each.names])
 
 
 @dataclass(frozen=True)

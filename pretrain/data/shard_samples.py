@@ -8,7 +8,6 @@ import torch
 from pretrain.data.class_folders import class_order
 from pretrain.data.dataset import Dataset
 from pretrain.data.dataset_settings import WebDatasetData
-from pretrain.data.lazy_images import LazyImages
 from pretrain.data.leakage_check import Named
 from pretrain.data.one_set import gather_one_set
 from pretrain.data.skipped_files import Skipped
@@ -45,10 +44,7 @@ def read_webdataset(source: WebDatasetData) -> Dataset:
     return gather_one_set(
         source,
         classes,
-        Named(
-            LazyImages.joined([each.images for each in decoded.values()]),
-            [path for each in decoded.values() for path in each.paths],
-        ),
+        Named.joined([each.named for each in decoded.values()]),
         torch.tensor([numbers[str(labels[split][path])] for split, each in decoded.items() for path in each.paths]),
         [split for split, each in decoded.items() for _ in each.paths],
         test=source.test,

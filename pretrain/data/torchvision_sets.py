@@ -15,7 +15,6 @@ from pretrain.data.dataset import Dataset
 from pretrain.data.dataset_settings import CIFAR10Data
 from pretrain.data.encoded_images import EncodedImages, PixelArrays, image_files, seen
 from pretrain.data.image_cache import Decoded, decode_images
-from pretrain.data.lazy_images import LazyImages
 from pretrain.data.leakage_check import Named
 from pretrain.data.one_set import gather_one_set
 from pretrain.data.skipped_files import Skipped
@@ -52,14 +51,11 @@ def read_torchvision(source: TorchvisionData) -> Dataset:
     decoded = {split: _decoded(source, _encoded(images, split)) for split, images in sets.items()}
     labels = {split: _labels_of(images) for split, images in sets.items()}
     skipped = [skip for each, _ in decoded.values() for skip in each.skipped]
-    pools, more_skipped = _pools(source)
+    pools, more_skipped = load_pools(source, [_unlabelled_of_stl10(source)] if source.dataset == "STL10" else [])
     return gather_one_set(
         source,
         _classes_of(source, sets["train"]),
-        Named(
-            LazyImages.joined([each.images for each, _ in decoded.values()]),
-            [name for each, _ in decoded.values() for name in each.paths],
-        ),
+        Named.joined([each.named for each, _ in decoded.values()]),
         torch.cat([labels[split][kept] for split, (_, kept) in decoded.items()]),
         [split for split, (_, kept) in decoded.items() for _ in kept],
         test=None,
@@ -134,11 +130,8 @@ def _classes_of(source: TorchvisionData, images: Any) -> Sequence[str]:
     return [name if isinstance(name, str) else name[0] for name in names]
 
 
-def _pools(source: TorchvisionData) -> tuple[Named | None, list[Skipped]]:
-    """Return the unlabelled images that the settings name, after those of STL10."""
-    pools, skipped = load_pools(source)
-    if source.dataset != "STL10":
-        return pools, skipped
+def _unlabelled_of_stl10(source: TorchvisionData) -> Decoded:
+    """Return the unlabelled images of STL10."""
     from torchvision.datasets import STL10
 
     file = Path(source.root, STL10.base_folder, STL10.train_list[2][0])
@@ -146,8 +139,7 @@ def _pools(source: TorchvisionData) -> tuple[Named | None, list[Skipped]]:
     arrays = np.memmap(file, dtype=np.uint8, mode="r").reshape(-1, 3, 96, 96).transpose(0, 3, 2, 1)
     key = blake2b(seen(file.stat()), digest_size=16).digest()
     decoded, _ = _decoded(source, (PixelArrays(arrays, [f"unlabelled {k}" for k in range(len(arrays))], key), []))
-    own = Named(decoded.images, decoded.paths)
-    return own.joined(pools) if pools else own, skipped
+    return decoded
 
 
 def alone_in(root: Path) -> FileLock:

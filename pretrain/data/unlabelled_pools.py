@@ -21,19 +21,22 @@ from pretrain.runs.progress import complain
 Folder = str | Path
 
 
-def load_pools(source: DataSource) -> tuple[Named | None, list[Skipped]]:
-    """Return the images of the folders of unlabelled images, if there are any, and the files that are none.
+def load_pools(source: DataSource, own: Sequence[Decoded] = ()) -> tuple[Named | None, list[Skipped]]:
+    """Return the data set's own unlabelled images and those that the settings name, if any, and files that are none.
 
     Raises
     ------
     UserError
         When a folder is missing or has no readable image.
     """
-    if not source.unlabelled:
+    decoded = [*own]
+    if source.unlabelled:
+        channels, height, width = source.shape
+        decoded.append(load_unlabelled(source.unlabelled, (height, width), channels, source.cache))
+    if not decoded:
         return None, []
-    channels, height, width = source.shape
-    decoded = load_unlabelled(source.unlabelled, (height, width), channels, source.cache)
-    return Named(decoded.images, decoded.paths), decoded.skipped
+    pools = _joined(decoded)
+    return pools.named, pools.skipped
 
 
 def load_unlabelled(

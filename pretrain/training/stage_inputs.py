@@ -68,7 +68,8 @@ class Inputs:
 
     def __getitem__(self, positions: Tensor) -> Tensor:
         """Return the inputs, (n, C, H, W), float32 on the device, of the images at `positions`, (n,)."""
-        x = torch.cat([self._kept_or_computed(chunk) for chunk in positions.split(COMPUTED_AT_ONCE)])
+        chunks = [self._kept_or_computed(chunk) for chunk in positions.split(COMPUTED_AT_ONCE)]
+        x = torch.cat(chunks) if len(chunks) > 1 else chunks[0]
         return x.float().contiguous(memory_format=torch.channels_last)
 
     def views(self, positions: Tensor, views: Views, generator: torch.Generator) -> Tensor:
