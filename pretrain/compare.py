@@ -13,8 +13,9 @@ def main(comparison: Comparison) -> None:
     """Run what is missing, then write the report and print its headline."""
     if comparison.dry_run:
         from pretrain.comparison.dry_run import dry_run
+        from pretrain.runs.progress import tell
 
-        print("\n".join(dry_run(comparison)))
+        tell(dry_run(comparison))
         return
     from pretrain.comparison.worker_processes import run_comparison
     from pretrain.comparison.workers import exclusively

@@ -12,8 +12,9 @@ def main(settings: FinetuningRun) -> None:
     """Train end to end on the label budget, then evaluate once on the test split."""
     if settings.dry_run:
         from pretrain.comparison.dry_run import dry_run
+        from pretrain.runs.progress import tell
 
-        print("\n".join(dry_run(settings)))
+        tell(dry_run(settings))
         return
     from pretrain.data.loading import load_data
     from pretrain.pipelines.network_finetuning import run_finetune

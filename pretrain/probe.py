@@ -12,8 +12,9 @@ def main(settings: ProbeRun) -> None:
     """Fit a linear classifier to the frozen features of each depth, then test it once."""
     if settings.dry_run:
         from pretrain.comparison.dry_run import dry_run
+        from pretrain.runs.progress import tell
 
-        print("\n".join(dry_run(settings)))
+        tell(dry_run(settings))
         return
     from pretrain.data.loading import load_data
     from pretrain.pipelines.layer_probing import run_probe

@@ -12,8 +12,9 @@ def main(settings: StageRun) -> None:
     """Train all stages or the first ``upto``, and resume a run that is in the folder."""
     if settings.dry_run:
         from pretrain.comparison.dry_run import dry_run
+        from pretrain.runs.progress import tell
 
-        print("\n".join(dry_run(settings)))
+        tell(dry_run(settings))
         return
     from pretrain.data.loading import load_data
     from pretrain.pipelines.stage_training import run_stages

@@ -204,23 +204,14 @@ def test_a_rule_takes_its_own_steps(digits, fabric):
         fit_stages(stack, digits.unlabelled, training, fabric=fabric)
 
 
-@pytest.mark.parametrize(
-    "stage",
-    [
-        pretrain.KMeans(Layer(1, 4)),
-        pretrain.SoftHebb(Layer(1, 4, activation="triangle")),
-        pretrain.Contrastive(Layer(1, 4)),
-        pretrain.ConvAutoencoder(Layer(1, 4), sparsity="lifetime_winner_take_all"),
-        pretrain.ConvAutoencoder(Layer(1, 4, activation="sigmoid"), sparsity="kl"),
-        pretrain.ConvRBM(Layer(1, 4, **PROBABILISTIC), sparsity="hinton"),
-        pretrain.ConvRBM(Layer(1, 4, **PROBABILISTIC), centered=True),
-    ],
-)
-def test_what_learns_from_whole_batches_is_refused_to_several_processes(stage, digits):
+def test_what_cannot_be_shared_out_equally_is_refused_before_anything_is_computed(digits):
     inputs = Inputs(digits.unlabelled, nn.Sequential(pretrain.Standardize.identity(1)), pretrain.Device().launch(), 0)
-    several = SimpleNamespace(world_size=2)
-    with pytest.raises(UserError, match=r"processes cannot share its batches: give device\.devices=1"):
-        pretrain.fit_stage(stage, inputs, TRAINING, seed=0, name="stage 1", fabric=several)
+    several = SimpleNamespace(world_size=2, global_rank=0)
+    rbm = pretrain.ConvRBM(Layer(1, 4, activation="sigmoid"), sampler="pcd", chains=3)
+    for stage, size, reason in ((pretrain.KMeans(Layer(1, 4)), 3, "batch_size=3"), (rbm, 4, "chains=3")):
+        training = pretrain.Training(steps=1, batch_size=size, optimizer="sgd")
+        with pytest.raises(UserError, match=rf"{reason} cannot be shared out equally .*: give a multiple of 2"):
+            pretrain.fit_stage(stage, inputs, training, seed=0, name="stage 1", fabric=several)
 
 
 def test_a_call_for_one_stage_more_goes_on_from_there(stack, digits, fabric, tmp_path):

@@ -100,7 +100,7 @@ def test_what_binds_a_comparison_is_what_decides_its_results():
         {"labels", "seeds", "baseline", "probe"},
         {"out", "jobs", "worker", "overwrite", "dry_run", "data.cache", "data.unlabelled"},
     )
-    assert {*may_differ(comparison)} == grows | free | {"device.accelerator", "device.threads"}
+    assert {*may_differ(comparison)} == grows | free | {"device.accelerator", "device.devices", "device.threads"}
 
 
 @pytest.mark.parametrize("command", KINDS)

@@ -9,7 +9,7 @@ from torch import nn
 from pretrain import Callback, RunFolder, Training, UserError
 from pretrain.stages.base import not_finite
 from pretrain.training.checkpointing import Checkpointing
-from pretrain.training.data_parallel import share_out
+from pretrain.training.data_parallel import equal_part
 from pretrain.training.diagnosis import Diagnosis
 from pretrain.training.early_stopping import EarlyStopping
 from pretrain.training.metric_logging import MetricLogging
@@ -264,11 +264,12 @@ def test_the_update_ratio_is_that_of_sgds_step(fabric, tmp_path):
 
 
 def test_the_parts_of_a_batch_are_equal_and_disjoint():
-    parts = [share_out(torch.arange(6), SimpleNamespace(world_size=3, global_rank=rank)) for rank in range(3)]
+    several = [SimpleNamespace(world_size=3, global_rank=rank) for rank in range(3)]
+    parts = [equal_part(fabric, {"batch_size": 6}).take(torch.arange(6)) for fabric in several]
     assert [len(part) for part in parts] == [2, 2, 2]
     assert torch.cat(parts).sort().values.tolist() == list(range(6))
-    with pytest.raises(UserError, match="batches of 5 images cannot be shared out equally"):
-        share_out(torch.arange(5), SimpleNamespace(world_size=3, global_rank=0))
+    with pytest.raises(UserError, match="batch_size=5 cannot be shared out equally"):
+        equal_part(several[0], {"batch_size": 5})
 
 
 def test_an_evaluation_that_is_no_number_stops_the_run(fabric):

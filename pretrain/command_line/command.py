@@ -4,10 +4,11 @@ import functools
 import logging
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
 import hydra
 from hydra.errors import HydraException
@@ -16,17 +17,18 @@ from omegaconf.errors import OmegaConfBaseException
 
 from pretrain.command_line.arguments import prepared, settings_given
 from pretrain.command_line.blocks import without_effect
-from pretrain.command_line.error_lines import error_lines
+from pretrain.command_line.error_lines import error_lines, lost_process
 from pretrain.command_line.help_page import help_page
 from pretrain.errors import UserError
 from pretrain.runs.device import keep_freed_memory
 from pretrain.runs.interruption import Interruption, signals_end_the_process
 from pretrain.runs.memory import out_of_memory
-from pretrain.runs.progress import complain
+from pretrain.runs.progress import complain, is_first_process
 from pretrain.runs.typed_settings import Config, typed
 
 T = TypeVar("T")
 INTERRUPTED = 130  # exit status after Ctrl-C
+PATIENCE = 3.0  # seconds that the first of several processes has to say what is wrong
 _HERE = Path(__file__).parents[1]
 # A wheel has conf/ inside the package, a clone beside it.
 CONF = next(path for path in (_HERE / "conf", _HERE.parent / "conf") if path.is_dir())
@@ -76,7 +78,8 @@ def command(kind: type[T]) -> Callable[[Callable[[T], None]], Callable[[], None]
             os.environ |= ENVIRONMENT
             # Without a home folder, matplotlib would tell where it keeps its cache instead.
             logging.getLogger("matplotlib").setLevel(logging.ERROR)
-            with signals_end_the_process(), _one_line_for_mistakes(name):
+            # Torchrun passes on a signal that its processes may have received as well.
+            with signals_end_the_process(patient="TORCHELASTIC_RUN_ID" in os.environ), _one_line_for_mistakes(name):
                 as_typed[:] = sys.argv[1:]
                 sys.argv[1:] = prepared(as_typed, kind, CONF, name)
                 run()
@@ -113,17 +116,24 @@ def _one_line_for_mistakes(name: str) -> Iterator[None]:
     except (UserError, HydraException, OmegaConfBaseException, OSError) as error:
         for problem in error_lines(error, CONF, name, sys.argv[1:]):
             complain(f"error: {problem}")
-        sys.exit(2)
+        _exit_with_a_mistake()
     except (MemoryError, RuntimeError, ImportError) as error:
-        if not (line := out_of_memory(error)):
+        if not (line := out_of_memory(error) or lost_process(error)):
             raise
         complain(f"error: {line}")
-        sys.exit(2)
+        _exit_with_a_mistake()
     except KeyboardInterrupt as interruption:
         complain("interrupted; run the same command again to resume")
         sys.exit(interruption.status if isinstance(interruption, Interruption) else INTERRUPTED)
     finally:
         _end_processes()
+
+
+def _exit_with_a_mistake() -> NoReturn:
+    if not is_first_process():
+        # What starts processes may end all of them with the first that fails.
+        time.sleep(PATIENCE)
+    sys.exit(2)
 
 
 def _end_processes() -> None:

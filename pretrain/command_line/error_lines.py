@@ -57,6 +57,13 @@ def one_line(error: Exception, conf: Path, command: str, arguments: Iterable[str
     return " ".join(lines)
 
 
+def lost_process(error: Exception) -> str | None:
+    """Return a line where an error of torch.distributed says that another process of the run has ended; else None."""
+    if re.search(r"connection (closed|reset) by peer|gloo|nccl", str(error), flags=re.I):
+        return "another process of this run has ended: look for its message, and run the same command again to resume."
+    return None
+
+
 def omegaconf_line(error: OmegaConfBaseException) -> str:
     """Return OmegaConf's message in one line that starts with the setting, if it is known."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]

@@ -4,6 +4,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pretrain.runs.batch_parts import drawn
+
 
 def random_crop(images: Tensor, padding: int, generator: torch.Generator) -> Tensor:
     """Shift each image by up to `padding` pixels in both directions and fill the edges by reflection.
@@ -20,7 +22,9 @@ def random_crop(images: Tensor, padding: int, generator: torch.Generator) -> Ten
     if padding == 0:
         return images
     n, _, height, width = images.shape
-    shift = torch.randint(-padding, padding + 1, (2, n, 1), generator=generator).to(images.device)
+    shift = drawn(
+        lambda shape: torch.randint(-padding, padding + 1, shape, generator=generator), (2, n, 1), generator, dim=1
+    ).to(images.device)
     rows = _reflect(shift[0] + torch.arange(height, device=images.device), height)  # (N, H)
     columns = _reflect(shift[1] + torch.arange(width, device=images.device), width)  # (N, W)
     batch = torch.arange(n, device=images.device)[:, None, None]
@@ -37,7 +41,8 @@ def _reflect(positions: Tensor, size: int) -> Tensor:
 
 def random_flip(images: Tensor, generator: torch.Generator) -> Tensor:
     """Mirror each image, (N, C, H, W), left to right with probability one half; the input is left unchanged."""
-    flip = torch.rand(len(images), generator=generator).to(images.device) < 0.5
+    draw = drawn(lambda shape: torch.rand(shape, generator=generator), (len(images),), generator)
+    flip = draw.to(images.device) < 0.5
     return torch.where(flip[:, None, None, None], images.flip(3), images)
 
 

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from pretrain.data.view_settings import ViewSettings
 from pretrain.network.preprocessing import unit_range
+from pretrain.runs.batch_parts import drawn
 
 LUMINANCE_WEIGHTS = (0.299, 0.587, 0.114)  # weights of red, green and blue (ITU-R BT.601)
 MAX_ASPECT_RATIO = 4 / 3  # greatest ratio of a crop's longer side to its shorter one
@@ -33,7 +34,7 @@ class Views(ViewSettings):
     def _resized_crop(self, x: Tensor, generator: torch.Generator) -> Tensor:
         """Crop a random rectangle of each image, mirror some, and resize it to the view's size (bilinear)."""
         n = len(x)
-        draw = torch.rand(5, n, generator=generator)
+        draw = drawn(lambda shape: torch.rand(shape, generator=generator), (5, n), generator, dim=1)
         area = self.crop + (1 - self.crop) * draw[0]
         # A crop must not be wider or higher than the image.
         widest = torch.minimum(torch.tensor(math.log(MAX_ASPECT_RATIO)), -area.log())
@@ -49,7 +50,8 @@ class Views(ViewSettings):
 
     def _recolor(self, x: Tensor, generator: torch.Generator) -> Tensor:
         """Change brightness, contrast and saturation of each image, and turn some images gray."""
-        draw = torch.rand(4, len(x), 1, 1, 1, generator=generator).to(x)
+        shape = 4, len(x), 1, 1, 1
+        draw = drawn(lambda shape: torch.rand(shape, generator=generator), shape, generator, dim=1).to(x)
         brightness, contrast, saturation = 1 + self.jitter * (2 * draw[:3] - 1)
         x = (x * brightness).clamp(0, 1)
         gray = _gray(x)

@@ -4,11 +4,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pretrain.runs.batch_parts import drawn, empty_like_part
+
 
 def uniform_like(x: Tensor, generator: torch.Generator) -> Tensor:
     """Return draws from [0, 1), float32 at least, of the shape and memory format of `x`."""
     precise = torch.promote_types(x.dtype, torch.float32)
-    return torch.empty_like(x, dtype=precise).uniform_(generator=generator)
+    return drawn(lambda shape: empty_like_part(x, shape, precise).uniform_(generator=generator), x.shape, generator)
 
 
 def pooled_free_energy(x: Tensor, size: int) -> Tensor:

@@ -5,7 +5,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pretrain.network.probabilistic_pooling import uniform_like
 from pretrain.rbm.boltzmann_machine import RBM
+from pretrain.runs.batch_parts import part_of
 
 
 class ContrastiveDivergence(nn.Module):
@@ -58,7 +60,7 @@ class PersistentChains(nn.Module):
 
     Notes
     -----
-    Each of several processes has chains of its own, but a checkpoint holds only those of the first.
+    Each of several processes moves an equal part of the chains, and all then hold the states of all.
 
     References
     ----------
@@ -91,23 +93,25 @@ class PersistentChains(nn.Module):
         "mixing" is 1 minus the correlation over chains of the visible units with those before the steps: chains that
         stand still have 0, chains that forget 1. "swaps" is the share of exchanges between temperatures that were made.
         """
-        states = self.ladder
-        before = states[0].clone()
+        part, ladder = part_of(generator), self.ladder
+        before = ladder[0].clone()
+        states = part.take(ladder, dim=1)  # a view
         for position, beta in enumerate(self.betas):
             tempered = rbm if beta == 1 else rbm.tempered(beta)
             for _ in range(self.steps):
                 states[position] = tempered.gibbs_step(states[position], generator)
-        figures = {"swaps": self._exchange(rbm, generator)} if len(self.betas) > 1 else {}
-        return states[0].clone(), {"mixing": 1 - correlation(before, states[0]), **figures}
+        figures = {"swaps": self._exchange(rbm, states, generator)} if len(self.betas) > 1 else {}
+        if part.count > 1:
+            ladder.copy_(part.gather(states.transpose(0, 1)).transpose(0, 1))
+        return states[0].clone(), {"mixing": 1 - correlation(before, ladder[0]), **figures}
 
-    def _exchange(self, rbm: RBM, generator: torch.Generator) -> float:
+    def _exchange(self, rbm: RBM, states: Tensor, generator: torch.Generator) -> float:
         """Exchange the states of neighbors, from the RBM itself upwards; return the share that changed."""
-        states = self.ladder
         x = torch.stack([rbm.hidden_input(v) for v in states])
         changed = []
         for low in range(len(self.betas) - 1):
             gain = log_exchange(rbm, x[low], x[low + 1], self.betas[low], self.betas[low + 1])  # (chains,)
-            accepted = torch.empty_like(gain).uniform_(generator=generator).log() < gain
+            accepted = uniform_like(gain, generator).log() < gain
             for pair in (states[low : low + 2], x[low : low + 2]):
                 pair[:, accepted] = pair[:, accepted].flip(0)
             changed.append(accepted.float().mean())

@@ -5,6 +5,8 @@ import math
 import torch
 from torch import Tensor
 
+from pretrain.runs.batch_parts import part_of
+
 
 def sample_rectified(x: Tensor, generator: torch.Generator) -> Tensor:
     """Draw noisy rectified linear hidden units, max(0, x + N(0, sigmoid x)), in the shape of `x`.
@@ -35,6 +37,8 @@ def sample_bernoulli(mean: Tensor, generator: torch.Generator) -> Tensor:
 
 def _sixteen_bits(like: Tensor, generator: torch.Generator) -> Tensor:
     """Return whole numbers from [-2^15, 2^15), int16, in the shape and memory format of a tensor."""
-    words = torch.empty(-(-like.numel() // 4), dtype=torch.int64, device=like.device)
-    bits = words.random_(-(2**63), None, generator=generator).view(torch.int16)
-    return bits[: like.numel()].as_strided(like.shape, torch.empty_like(like, device="meta").stride())
+    part = part_of(generator)
+    words = torch.empty(-(-part.count * like.numel() // 4), dtype=torch.int64, device=like.device)
+    bits = words.random_(-(2**63), None, generator=generator).view(torch.int16)[: part.count * like.numel()]
+    offset = part.take(bits).storage_offset()
+    return bits.as_strided(like.shape, torch.empty_like(like, device="meta").stride(), offset)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from pretrain.rbm.energy import bernoulli_energy, gaussian_energy
 from pretrain.rbm.unit_sampling import sample_bernoulli
+from pretrain.runs.batch_parts import drawn, empty_like_part
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class GaussianUnits:
     def sample(self, field: Tensor, generator: torch.Generator) -> Tensor:
         """Draw the units given the field of the hidden ones, (N, C, H, W)."""
         mean = self.mean(field)
-        noise = torch.empty_like(mean).normal_(generator=generator)
+        noise = drawn(lambda shape: empty_like_part(mean, shape).normal_(generator=generator), mean.shape, generator)
         return mean + (0.5 * self.log_variance).exp()[:, None, None] * noise
 
     def log_normalizer(self, field: Tensor) -> Tensor:

@@ -27,7 +27,8 @@ class Device(Settings):
     accelerator : str
         "auto" (a GPU where there is one), "cpu", "cuda" or "mps".
     devices : int
-        Number of data-parallel processes, each on its own device; they divide every batch.
+        Number of data-parallel processes on all machines together, each on its own device; they divide every batch.
+        The result is that of one process but for rounding.
     precision : str
         "32-true", "bf16-mixed" (bfloat16 autocast), or "auto": bf16-mixed if the hardware multiplies bfloat16, else
         32-true. Weights are always float32.
@@ -36,7 +37,7 @@ class Device(Settings):
     """
 
     accelerator: Accelerator = setting("auto", resuming=Resuming.FREE)
-    devices: Crowd = 1
+    devices: Crowd = setting(1, resuming=Resuming.FREE)
     precision: Literal["auto", "32-true", "bf16-mixed"] = "auto"
     threads: Crowd | None = setting(None, resuming=Resuming.FREE)
 

@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed
 
 # Packages and properties of the machine that may change the bits of a result.
 PACKAGES = ("torch", "torchvision", "numpy", "scipy", "scikit-learn")
-DECIDING = (*PACKAGES, "processor", "instructions", "accelerator", "threads")
+DECIDING = (*PACKAGES, "processor", "instructions", "accelerator", "threads", "processes")
 # Instructions for which libraries of arithmetic have code of their own.
 INSTRUCTIONS = ("sse4_2", "avx", "avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "asimd", "sve", "bf16")
 
@@ -38,6 +39,7 @@ def environment() -> dict[str, Any]:
         "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
+        "processes": torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1,
         "commit": _commit(),
     }
 

@@ -25,11 +25,16 @@ class Interruption(KeyboardInterrupt):
 
 
 class _Pending:
-    """What the handler shares with the training loop: whether signals wait, all of them or the first, and that one."""
+    """What the handler shares with the training loop: whether signals wait, all of them or the first, and that one.
+
+    Where processes work together, a signal that one of them has heard is received once all of them know of it.
+    """
 
     deferred = False
     patient = False
-    received: int | None = None
+    together = False
+    heard = 0
+    received = 0
 
 
 @contextmanager
@@ -55,31 +60,51 @@ def signals_end_the_process(*, patient: bool = False) -> Iterator[None]:
 
 
 @contextmanager
-def deferred_signals(deferred: bool = True) -> Iterator[None]:
-    """Let the first signal wait until `stop_if_asked`, or the end of the block; a second one raises at once."""
-    outer, _Pending.deferred = _Pending.deferred, deferred
+def deferred_signals(*, together: bool = False) -> Iterator[None]:
+    """Let the first signal wait until `stop_if_asked`, or the end of the block; a second one raises at once.
+
+    Parameters
+    ----------
+    together : bool
+        Whether processes work together: a signal then waits for `ask_to_stop`, which each of them calls.
+    """
+    outer = _Pending.deferred, _Pending.together
+    _Pending.deferred, _Pending.together = True, together
     try:
         yield
     finally:
-        received = _Pending.received
-        _Pending.deferred, _Pending.received = outer, None
+        heard = _Pending.received or _Pending.heard
+        _Pending.deferred, _Pending.together = outer
+        _Pending.heard = _Pending.received = 0
         # An error in the block does not make the signal forgotten.
-        if received is not None:
-            raise Interruption(received)
+        if heard:
+            raise Interruption(heard)
+
+
+def signal_heard() -> int:
+    """Return the signal that this process has heard, 0 if none."""
+    return _Pending.heard
+
+
+def ask_to_stop(received: int) -> None:
+    """Receive a signal that any of the processes has heard; 0 for none."""
+    _Pending.received = _Pending.received or received
 
 
 def asked_to_stop() -> bool:
     """Return whether a signal is waiting."""
-    return _Pending.received is not None
+    return bool(_Pending.received)
 
 
 def stop_if_asked() -> None:
     """Raise the `Interruption` of a signal that is waiting."""
-    if _Pending.received is not None:
+    if _Pending.received:
         raise Interruption(_Pending.received)
 
 
 def _handle(received: int, frame: FrameType | None) -> None:
-    if not _Pending.deferred or (_Pending.received is not None and not _Pending.patient):
+    if not _Pending.deferred or (_Pending.heard and not _Pending.patient):
         raise Interruption(received)
-    _Pending.received = received
+    _Pending.heard = received
+    if not _Pending.together:
+        _Pending.received = received

@@ -3,6 +3,7 @@
 import os
 import sys
 import time
+from collections.abc import Iterable
 from contextlib import suppress
 
 from tqdm import tqdm
@@ -86,6 +87,12 @@ def complain(line: str) -> None:
     """Print a line on standard error, only in the first of the data-parallel processes."""
     if is_first_process():
         say(line)
+
+
+def tell(lines: Iterable[str]) -> None:
+    """Print lines on standard output, only in the first of the data-parallel processes."""
+    if is_first_process():
+        print("\n".join(lines))
 
 
 def say(line: str) -> None:

@@ -122,9 +122,6 @@ class Stage(nn.Module, ABC):
     objective : str or None
         The metric whose gradient `accumulate_grad` writes in eval mode, where nothing is random. It is None where the
         update follows a rule that is no gradient.
-    data_parallel : bool
-        Whether the mean of the gradients of parts of a batch is the gradient of the whole, so that several processes
-        can share it.
     least_batch : int
         Fewest images that a batch may have.
     views : Views or None
@@ -143,7 +140,6 @@ class Stage(nn.Module, ABC):
     )
     monitor: str = "loss"
     objective: str | None = "loss"
-    data_parallel: bool = True
     least_batch: int = 1
     views: Views | None = None
 
@@ -167,6 +163,11 @@ class Stage(nn.Module, ABC):
         return self.layer.settings.out_channels
 
     @property
+    def shared_out(self) -> Mapping[str, int]:
+        """Settings, besides the batch size, whose number several processes share out equally."""
+        return {}
+
+    @property
     def randomness(self) -> list[str]:
         """The sources of randomness in training that eval mode turns off, as the gradient check names them."""
         return []
@@ -184,9 +185,12 @@ class Stage(nn.Module, ABC):
         Parameters
         ----------
         x : Tensor, (N, C, H, W)
-            The output of the layers below for a batch of images. Not changed.
+            The output of the layers below for a batch of images, or for a part of it where several processes share
+            the batch. Not changed.
         generator : torch.Generator
-            For every random draw of this step; on the device of `x`.
+            For every random draw of this step; on the device of `x`. ``part_of(generator)`` says which part of the
+            batch `x` is. The gradients of the parts are averaged, which is enough for means over images. For what is
+            none, such as statistics that a product takes, and for draws, see `pretrain.runs.batch_parts`.
         """
 
     def finish(self, images: Tensor) -> None:

@@ -9,7 +9,9 @@ from torch import Tensor, nn
 from pretrain.data.contrastive_views import Views
 from pretrain.network.channel_moments import channel_moments
 from pretrain.network.layer import Layer
+from pretrain.runs.batch_parts import WHOLE, BatchPart, part_of
 from pretrain.stages.base import AutogradStage, Metric, Metrics, Stage, activity
+from pretrain.stages.batch_normalization import batch_normalized
 from pretrain.stages.contrastive_losses import info_nce, vicreg
 from pretrain.stages.kind_settings import ContrastiveSettings
 
@@ -54,7 +56,6 @@ class Contrastive(AutogradStage):
         Metric("similarity", "similarity of two views", color=2, of_batches=True),
         *Stage.metrics,
     )
-    data_parallel = False
     least_batch = 2  # images are compared with others of their batch
 
     def __init__(self, layer: Layer, **settings: Any):
@@ -78,14 +79,16 @@ class Contrastive(AutogradStage):
 
     def losses(self, x: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
         """Return the loss of inputs, (2 N, C, H, W), of two views, and how similar the views are: their mean cosine."""
-        y = self.layer.pool(self._hidden(x))
+        part = part_of(generator)
+        y = self.layer.pool(self._hidden(x, part))
         grid = F.adaptive_avg_pool2d(y, (min(self.grid_size, y.shape[2]), min(self.grid_size, y.shape[3])))
-        z = self.head(grid)
+        z = self._project(grid, part)
         if self.loss_per == "image":
             z = z.mean(dim=(2, 3), keepdim=True)
         with torch.autocast(z.device.type, enabled=False):
             first, second = z.to(torch.promote_types(z.dtype, torch.float32)).flatten(2).chunk(2)
-            pairs = zip(first.unbind(2), second.unbind(2), strict=True)
+            # Each image is compared with those of all processes.
+            pairs = zip(part.gather(first).unbind(2), part.gather(second).unbind(2), strict=True)
             loss = torch.stack([self._loss(*pair) for pair in pairs]).mean()
         return {"loss": loss, "similarity": F.cosine_similarity(first.detach(), second.detach()).mean()}
 
@@ -93,9 +96,16 @@ class Contrastive(AutogradStage):
         """Return the loss of projections, (N, D), of two views of each image."""
         return info_nce(first, second, self.temperature) if self.loss == "info_nce" else vicreg(first, second)
 
-    def _hidden(self, x: Tensor) -> Tensor:
-        """Return the activations before pooling of inputs, (N, C, H, W), normalized over them."""
-        return self.layer.activation(F.batch_norm(self.layer.conv(x), None, None, training=True, eps=EPSILON))
+    def _hidden(self, x: Tensor, part: BatchPart = WHOLE) -> Tensor:
+        """Return the activations before pooling of inputs, (N, C, H, W), normalized over the batch they are part of."""
+        return self.layer.activation(batch_normalized(self.layer.conv(x), EPSILON, part))
+
+    def _project(self, grid: Tensor, part: BatchPart) -> Tensor:
+        """Return the vectors of the projection head, (N, D, G, G), for what the layer puts out, (N, K, G, G)."""
+        first, normalization, rectifier, second = self.head
+        assert isinstance(normalization, nn.BatchNorm2d)
+        z = batch_normalized(first(grid), normalization.eps, part, normalization.weight, normalization.bias)
+        return second(rectifier(z))
 
     @torch.no_grad()
     def health(self, x: Tensor, generator: torch.Generator) -> Metrics:

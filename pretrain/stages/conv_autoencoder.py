@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pretrain.network.layer import Bounds, Layer
+from pretrain.runs.batch_parts import BatchPart, part_of
 from pretrain.stages.base import AutogradStage, Metric, Stage, require_unit_range
 from pretrain.stages.corruption import Corruption
 from pretrain.stages.filter_initialization import initialize_filters
@@ -60,8 +61,6 @@ class ConvAutoencoder(AutogradStage):
             own.sparsity_weight,
             own.sparsity_target,
         )
-        # These look at the batch as a whole.
-        self.data_parallel = own.sparsity not in ("kl", "lifetime_winner_take_all")
         # Glorot's variance counts both directions: the same filters encode and, transposed, decode.
         nn.init.xavier_normal_(layer.conv.weight)
         if layer.conv.bias is not None:
@@ -87,11 +86,11 @@ class ConvAutoencoder(AutogradStage):
 
     def losses(self, x: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
         """Return the loss, its part that is reconstruction error, and the share of some activations above zero."""
-        hidden = self.layer.hidden(self.corruption(x, generator))
-        code = self._compete(hidden)
+        hidden, part = self.layer.hidden(self.corruption(x, generator)), part_of(generator)
+        code = self._compete(hidden, part)
         error = self._reconstruction_error(self._decode_hidden(code), x)
         return {
-            "loss": error + self._penalty(hidden),
+            "loss": error + self._penalty(hidden, part),
             "reconstruction": error,
             # Counting the activations of all images would slow training by a third.
             "active": (code[:8].detach() > 0).float().mean(),
@@ -119,20 +118,20 @@ class ConvAutoencoder(AutogradStage):
         filters = conv.weight if self.decoder is None else self.decoder
         return F.conv_transpose2d(hidden, filters, self.visible_bias, conv.stride, self.layer.padding)
 
-    def _compete(self, hidden: Tensor) -> Tensor:
+    def _compete(self, hidden: Tensor, part: BatchPart) -> Tensor:
         if self.unpooling == "switches" and self.layer.pool_stride > 1:
             hidden = keep_maxima(hidden, self.layer.pool_stride)
         if self.sparsity.endswith("winner_take_all"):
             hidden = spatial_winner_take_all(hidden)
         if self.sparsity == "lifetime_winner_take_all":
-            hidden = lifetime_winner_take_all(hidden, self.sparsity_target)
+            hidden = lifetime_winner_take_all(hidden, self.sparsity_target, part)
         return hidden
 
-    def _penalty(self, hidden: Tensor) -> Tensor:
+    def _penalty(self, hidden: Tensor, part: BatchPart) -> Tensor:
         if self.sparsity == "l1":
             return self.sparsity_weight * l1_penalty(hidden)
         if self.sparsity == "kl":
-            return self.sparsity_weight * kl_penalty(hidden, self.sparsity_target)
+            return self.sparsity_weight * kl_penalty(hidden, self.sparsity_target, part)
         return hidden.new_zeros(())
 
     def _reconstruction_error(self, decoded: Tensor, x: Tensor) -> Tensor:

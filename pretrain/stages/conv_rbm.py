@@ -14,6 +14,7 @@ from pretrain.rbm.exact_enumeration import negative_log_likelihood
 from pretrain.rbm.gibbs_chains import ContrastiveDivergence, PersistentChains
 from pretrain.rbm.likelihood import pseudo_likelihood
 from pretrain.rbm.visible_units import BinaryUnits, GaussianUnits
+from pretrain.runs.batch_parts import part_of
 from pretrain.runs.seeding import generator as named_generator
 from pretrain.stages.base import Metric, Metrics, Objective, Stage, activity
 from pretrain.stages.filter_initialization import initialize_filters
@@ -88,8 +89,6 @@ class ConvRBM(Stage):
             own.sparsity_target,
             own.sparsity_weight,
         )
-        # Both multiply means over the batch.
-        self.data_parallel = not own.centered and own.sparsity != "hinton"
         self.sampler: ContrastiveDivergence | PersistentChains
         if own.sampler == "cd":
             self.sampler = ContrastiveDivergence(own.gibbs_steps, own.sample_last)
@@ -119,6 +118,11 @@ class ConvRBM(Stage):
     def hidden(self) -> str:
         """The kind of hidden units: "bernoulli" or "rectified"."""
         return HIDDEN_UNITS[self.layer.settings.activation]
+
+    @property
+    def shared_out(self) -> dict[str, int]:
+        """The persistent chains, where there are any."""
+        return {"chains": self.sampler.chains} if isinstance(self.sampler, PersistentChains) else {}
 
     @property
     def probabilistic(self) -> bool:
@@ -218,9 +222,10 @@ class ConvRBM(Stage):
         model = v, rbm.hidden_mean(rbm.hidden_input(v)), v.new_full((len(v),), -1 / (len(v) * positions))
         gradient = rbm.gradient((x, h, weights), model)
         if self.centered or self.sparsity != "none":
-            mean = h.mean(dim=(0, 2, 3))  # (K,)
+            part = part_of(generator)
+            mean = part.mean(h.mean(dim=(0, 2, 3)))  # (K,)
             self.hidden_average.lerp_(mean, 1 - MEMORY)
-            self.visible_average.lerp_(x.mean(dim=(0, 2, 3)), 1 - MEMORY)
+            self.visible_average.lerp_(part.mean(x.mean(dim=(0, 2, 3))), 1 - MEMORY)
             if self.centered:
                 means, overlap = (self.hidden_average, self.visible_average), positions / x[0, 0].numel()
                 gradient = centered_gradient(gradient, *means, rbm.visible.gain, overlap)

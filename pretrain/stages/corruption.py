@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+from pretrain.runs.batch_parts import drawn, part_of
+
 
 def gaussian_noise(x: Tensor, level: float, generator: torch.Generator) -> Tensor:
     """Return x + level * N(0, 1): `level` is a standard deviation, in the units of `x`.
@@ -11,7 +13,10 @@ def gaussian_noise(x: Tensor, level: float, generator: torch.Generator) -> Tenso
     ----------
     Vincent et al. (2010), Stacked denoising autoencoders, JMLR 11, section 3.3.
     """
-    return x + level * torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
+    noise = drawn(
+        lambda shape: torch.randn(shape, generator=generator, device=x.device, dtype=x.dtype), x.shape, generator
+    )
+    return x + level * noise
 
 
 def masking_noise(x: Tensor, level: float, generator: torch.Generator) -> Tensor:
@@ -21,7 +26,7 @@ def masking_noise(x: Tensor, level: float, generator: torch.Generator) -> Tensor
     ----------
     Vincent et al. (2010), Stacked denoising autoencoders, JMLR 11, section 3.3.
     """
-    return x * (torch.rand(x.shape, generator=generator, device=x.device) >= level)
+    return x * (_uniform(x, generator) >= level)
 
 
 def salt_and_pepper_noise(x: Tensor, level: float, generator: torch.Generator) -> Tensor:
@@ -31,9 +36,14 @@ def salt_and_pepper_noise(x: Tensor, level: float, generator: torch.Generator) -
     ----------
     Vincent et al. (2010), Stacked denoising autoencoders, JMLR 11, section 3.3.
     """
-    draw = torch.rand(x.shape, generator=generator, device=x.device)
-    x = torch.where(draw < level / 2, x.amin(), x)
-    return torch.where(draw >= 1 - level / 2, x.amax(), x)
+    draw, part = _uniform(x, generator), part_of(generator)
+    x = torch.where(draw < level / 2, part.gather(x.amin()[None]).amin(), x)
+    return torch.where(draw >= 1 - level / 2, part.gather(x.amax()[None]).amax(), x)
+
+
+def _uniform(x: Tensor, generator: torch.Generator) -> Tensor:
+    """Return draws from [0, 1) in the shape of `x`, (N, C, H, W)."""
+    return drawn(lambda shape: torch.rand(shape, generator=generator, device=x.device), x.shape, generator)
 
 
 CORRUPTIONS = {

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from pretrain.network.layer import Bounds, Layer
+from pretrain.runs.batch_parts import part_of
 from pretrain.stages.base import Metric, Metrics, Stage
 from pretrain.stages.kind_settings import KMeansSettings
 from pretrain.stages.whitened_patches import WhitenedPatches
@@ -50,7 +51,6 @@ class KMeans(Stage):
     metrics = (Metric("distance", "distance of a patch to its centroid", held_out=True), *Stage.metrics)
     monitor = "distance"
     objective = None
-    data_parallel = False
 
     def __init__(self, layer: Layer, **settings: Any):
         super().__init__(layer)
@@ -77,7 +77,7 @@ class KMeans(Stage):
         """
         with torch.autocast(x.device.type, enabled=False):
             assignment = self.whitened.assign(self._filters, x, len(x) * self.patches, generator)
-            change, counts = self.whitened.change(self._filters, assignment)
+            change, counts = self.whitened.change(self._filters, assignment, part_of(generator))
         conv = self.layer.conv
         conv.weight.grad = change.view_as(conv.weight)
         conv.bias.grad = torch.zeros_like(conv.bias)  # type: ignore[union-attr, arg-type]

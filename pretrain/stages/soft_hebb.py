@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn.grad import conv2d_weight
 
 from pretrain.network.layer import Layer
+from pretrain.runs.batch_parts import part_of
 from pretrain.stages.base import Metric, Metrics, Stage
 from pretrain.stages.kind_settings import SoftHebbSettings
 
@@ -43,7 +44,6 @@ class SoftHebb(Stage):
     metrics = (Metric("norm_gap", "distance of the filters' norms from 1"), *Stage.metrics)
     monitor = "norm_gap"
     objective = None
-    data_parallel = False
 
     def __init__(self, layer: Layer, **settings: Any):
         super().__init__(layer)
@@ -69,7 +69,7 @@ class SoftHebb(Stage):
         weight = conv.weight
         towards = conv2d_weight(x.to(u.dtype), weight.shape, y, conv.stride, self.layer.padding).float()
         decay = (y.float() * u.float()).sum(dim=(0, 2, 3))[:, None, None, None]
-        change = towards - decay * weight
+        change = part_of(generator).sum(towards - decay * weight)
         gap = self._norm_gaps()
         change = change / change.abs().max().clamp(min=1e-12) * gap.sqrt()[:, None, None, None]
         weight.grad = -change

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from pretrain.network.patches import random_patches
 from pretrain.network.preprocessing import contrast_normalized
 from pretrain.network.whitening import whitening_power
+from pretrain.runs.batch_parts import WHOLE, BatchPart, part_of
 
 WHITENED_PATCHES = 50_000  # patches that the whitening is fitted to
 # This share of the inputs' variance is added to that of a patch: what is nearly flat is not blown up.
@@ -84,9 +85,13 @@ class WhitenedPatches(nn.Module):
         return self(p[chosen].to(self.mean)) @ self.whiten
 
     def draw(self, x: Tensor, count: int, generator: torch.Generator) -> Tensor:
-        """Return random contrast-normalized patches of inputs, (count, D), padded as the convolution pads them."""
-        padded = nn.functional.pad(x, [self.padding] * 4)
-        p = random_patches(padded, self.side, count, generator)
+        """Return random contrast-normalized patches of inputs, (count, D), padded as the convolution pads them.
+
+        Where `x` is a part of a batch, they are as many of those that are drawn from the whole.
+        """
+        part = part_of(generator)
+        padded = nn.functional.pad(part.gather(x), [self.padding] * 4)
+        p = part.take(random_patches(padded, self.side, part.count * count, generator))
         return contrast_normalized(p.flatten(1), self.least_contrast)
 
     def forward(self, p: Tensor) -> Tensor:
@@ -106,10 +111,10 @@ class WhitenedPatches(nn.Module):
         z = self(self.draw(x.to(self.mean), count, generator))
         return Assignment(z, *(z @ self.centroids(filters).T).max(dim=1))
 
-    def change(self, filters: Tensor, assignment: Assignment) -> tuple[Tensor, Tensor]:
+    def change(self, filters: Tensor, assignment: Assignment, part: BatchPart = WHOLE) -> tuple[Tensor, Tensor]:
         """Return ``W d_k - W m_k``, (K, D), where m_k is the mean of the patches that belong to centroid d_k.
 
-        A centroid without patches does not change.
+        A centroid without patches does not change. The patches may be a part of those of a batch.
 
         Returns
         -------
@@ -119,6 +124,6 @@ class WhitenedPatches(nn.Module):
         z, _, nearest = assignment
         # A product has the same bits on a GPU, which a sum by index has not.
         members = nn.functional.one_hot(nearest, len(filters)).to(z).T
-        counts = members.sum(dim=1, keepdim=True)
-        update = filters - members @ z / counts.clamp(min=1) @ self.whiten
+        counts, sums = part.sum(members.sum(dim=1, keepdim=True)), part.sum(members @ z)
+        update = filters - sums / counts.clamp(min=1) @ self.whiten
         return torch.where(counts > 0, update, 0), counts

@@ -19,13 +19,13 @@ from pretrain.evaluation.fitted_head import FittedHead, fit_head
 from pretrain.evaluation.predictions import Evaluation, evaluate
 from pretrain.network.convnet import ConvNet, set_trainable
 from pretrain.network.preprocessing import unit_range
+from pretrain.runs.batch_parts import BatchPart
 from pretrain.runs.device import Device
 from pretrain.runs.profiling import timed
 from pretrain.runs.run_folder import RunFolder
-from pretrain.runs.seeding import generator
 from pretrain.stages.base import not_finite
 from pretrain.training.checkpointing import Checkpointing
-from pretrain.training.data_parallel import share_out
+from pretrain.training.data_parallel import SharedDropout, equal_part
 from pretrain.training.diagnosis import NOT_SAVED, Diagnosis
 from pretrain.training.early_stopping import EarlyStopping
 from pretrain.training.metric_logging import MetricLogging
@@ -116,17 +116,20 @@ def finetune_network(
     recipe.check_network(len(network.layers), network.image_shape)
     fabric = fabric or Device().launch()
     train = data.train.subset(label_subset(data.train.labels, labels, seed))
+    part = equal_part(fabric, {"recipe.batch_size": min(recipe.batch_size, len(train))} if recipe.steps else {})
     standard = _standard_callbacks(network, data.validation, recipe, fabric, folder)
     started = time.monotonic()
     with timed("preparation"):
         head = _prepare_network(network, train, data.validation, recipe, fabric)
+    if part.count > 1:
+        network.head.dropout = SharedDropout(recipe.dropout, part)
     optimizer = build_optimizer(_parameter_groups(network, recipe), recipe)
     trainer = Trainer(
         name="finetune",
         module=network,
         optimizer=optimizer,
         training=recipe,
-        compute_gradients=_SupervisedGradients(network, train, recipe, seed, fabric),
+        compute_gradients=_SupervisedGradients(network, train, recipe, seed, fabric.device, part),
         seed=seed,
         fabric=fabric,
         callbacks=[*standard, *callbacks],
@@ -220,12 +223,17 @@ class _SupervisedGradients:
         Batch size, augmentation, label smoothing, and when the layers train.
     seed : int
         Names every draw.
-    fabric : Fabric
-        Device and processes.
+    device : torch.device
+        Where to compute.
+    part : BatchPart
+        Part of each batch that this process computes.
     """
 
-    def __init__(self, network: ConvNet, train: Labelled, recipe: Recipe, seed: int, fabric: Fabric):
-        self.network, self.train, self.recipe, self.seed, self.fabric = network, train, recipe, seed, fabric
+    def __init__(
+        self, network: ConvNet, train: Labelled, recipe: Recipe, seed: int, device: torch.device, part: BatchPart
+    ):
+        self.network, self.train, self.recipe, self.seed = network, train, recipe, seed
+        self.device, self.part = device, part
         self.order = BatchOrder(len(train), recipe.batch_size, seed, "finetune")
 
     def __call__(self, step: int) -> Metrics:
@@ -247,13 +255,14 @@ class _SupervisedGradients:
 
         The targets are the labels or, if images are mixed, the share of each class, (N, classes).
         """
-        positions = share_out(self.order(step), self.fabric)
-        draw = generator(self.seed, "finetune", "augment", step, self.fabric.global_rank)
-        images = random_crop(self.train.images[positions].to(self.fabric.device), self.recipe.crop, draw)
+        positions, part = self.part.take(self.order(step)), self.part
+        draw = part.generator(self.seed, "finetune", "augment", step, 0)
+        images = random_crop(self.train.images[positions].to(self.device), self.recipe.crop, draw)
         images = random_flip(images, draw) if self.recipe.flip else images
-        labels = self.train.labels[positions].to(self.fabric.device)
+        labels = self.train.labels[positions].to(self.device)
         if not self.recipe.mixup:
             return images, labels, labels
-        images, partners, share = mixup(unit_range(images), self.recipe.mixup, draw)
-        own = F.one_hot(labels, len(self.network.classes)).float()
-        return images, labels, torch.lerp(own[partners], own, share)
+        # Each image may be mixed with any of the whole batch.
+        images, partners, share = mixup(unit_range(part.gather(images)), self.recipe.mixup, draw)
+        own = F.one_hot(part.gather(labels), len(self.network.classes)).float()
+        return part.take(images), labels, part.take(torch.lerp(own[partners], own, share))

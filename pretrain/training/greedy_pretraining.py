@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from pretrain.data.dataset import refuse_one_color
 from pretrain.errors import UserError
 from pretrain.network.preprocessing import Images
+from pretrain.runs.batch_parts import BatchPart
 from pretrain.runs.device import Device
 from pretrain.runs.profiling import timed
 from pretrain.runs.run_folder import RunFolder
@@ -19,7 +20,7 @@ from pretrain.runs.seeding import generator
 from pretrain.stages.base import Metrics, Stage
 from pretrain.stages.stack import SAMPLE_SIZE, Stack
 from pretrain.training.checkpointing import Checkpointing
-from pretrain.training.data_parallel import share_out
+from pretrain.training.data_parallel import equal_part
 from pretrain.training.diagnosis import NOT_SAVED, Diagnosis, require_finite
 from pretrain.training.metric_logging import MetricLogging
 from pretrain.training.minibatches import BatchOrder
@@ -99,7 +100,7 @@ def fit_stage(
     UserError
         When the stage cannot learn in this way, or diverges.
     """
-    _check(stage, training, len(inputs), name, fabric)
+    part = _check(stage, training, len(inputs), name, fabric)
     stage.to(fabric.device).to(memory_format=torch.channels_last)
     seen = _sample(inputs, seed)
     started = time.monotonic()
@@ -124,7 +125,7 @@ def fit_stage(
         module=stage,
         optimizer=_stage_optimizer(stage, training),
         training=training,
-        compute_gradients=_stage_gradients(stage, inputs, training, seed, name, fabric),
+        compute_gradients=_stage_gradients(stage, inputs, training, seed, name, part),
         seed=seed,
         fabric=fabric,
         callbacks=[*standard, *callbacks],
@@ -141,11 +142,15 @@ def fit_stage(
     return StageResult(name, trainer.step, trainer.seconds)
 
 
-def _check(stage: Stage, training: Training, images: int, name: str, fabric: Fabric) -> None:
-    """Raise a `UserError` if this kind of stage cannot learn in this way from so many images."""
+def _check(stage: Stage, training: Training, images: int, name: str, fabric: Fabric) -> BatchPart:
+    """Return the part of each batch that this process computes.
+
+    Raises
+    ------
+    UserError
+        When this kind of stage cannot learn in this way from so many images.
+    """
     kind = type(stage).__name__
-    if fabric.world_size > 1 and not stage.data_parallel:
-        raise UserError(f"{name}, {kind}: processes cannot share its batches: give device.devices=1.")
     if stage.objective is None and training.optimizer != "sgd":
         raise UserError(f"{name}, {kind}: it learns by a rule, not a gradient: give training.optimizer=sgd.")
     if min(training.batch_size, images) < stage.least_batch:
@@ -153,6 +158,10 @@ def _check(stage: Stage, training: Training, images: int, name: str, fabric: Fab
             f"{name}, {kind}: batch_size={training.batch_size} with {images:,} unlabelled images: it compares the "
             f"images of a batch: give {stage.least_batch} or more of both."
         )
+    try:
+        return equal_part(fabric, {"batch_size": min(training.batch_size, images), **stage.shared_out})
+    except UserError as error:
+        raise UserError(f"{name}, {kind}: {error}") from None
 
 
 def _stage_optimizer(stage: Stage, training: Training) -> torch.optim.Optimizer:
@@ -161,21 +170,22 @@ def _stage_optimizer(stage: Stage, training: Training) -> torch.optim.Optimizer:
 
 
 def _stage_gradients(
-    stage: Stage, inputs: Inputs, training: Training, seed: int, name: str, fabric: Fabric
+    stage: Stage, inputs: Inputs, training: Training, seed: int, name: str, part: BatchPart
 ) -> Callable[[int], Metrics]:
     """Return a function that writes the gradients of each step: of its batch, or of two views of each of its images."""
     order = BatchOrder(len(inputs), training.batch_size, seed, name)
 
     def compute_gradients(step: int) -> Metrics:
         with timed("data"):
-            positions = share_out(order(step), fabric)
+            positions = part.take(order(step))
             # The next batch is read while this one is computed.
-            inputs.will_need(share_out(order(step + 1), fabric))
+            inputs.will_need(part.take(order(step + 1)))
             if stage.views is None:
                 x = inputs[positions]
             else:
-                x = inputs.views(positions, stage.views, generator(seed, name, "views", step, fabric.global_rank))
-        noise = generator(seed, name, "noise", step, fabric.global_rank, device=fabric.device)
+                x = inputs.views(positions, stage.views, part.generator(seed, name, "views", step, 0))
+        # The name ends with a number, which is the same in every process, so that older runs keep their draws.
+        noise = part.generator(seed, name, "noise", step, 0, device=inputs.fabric.device)
         # A stage that differentiates a loss tells forward and backward apart within this.
         with timed("gradient"):
             return stage.accumulate_grad(x, noise)

@@ -27,6 +27,7 @@ class PeriodicEvaluation(Callback):
     def measure(self, trainer: Trainer) -> Metrics:
         """Return the metrics of the module as it stands."""
         trainer.module.eval()
-        metrics = self.evaluate()
+        # Where processes rounded differently, all decide by the figures of the first.
+        metrics = trainer.fabric.broadcast(self.evaluate())
         trainer.module.train()
         return metrics

@@ -10,11 +10,11 @@ from lightning_fabric import Fabric
 from torch import nn
 
 from pretrain.errors import UserError
-from pretrain.runs.interruption import deferred_signals, stop_if_asked
+from pretrain.runs.interruption import ask_to_stop, deferred_signals, signal_heard, stop_if_asked
 from pretrain.runs.profiling import Part, timed
 from pretrain.runs.progress import Progress
 from pretrain.runs.seeding import derive_seed, seed_global_generators, seeded
-from pretrain.training.data_parallel import average_gradients
+from pretrain.training.data_parallel import average_gradients, average_metrics
 from pretrain.training.recipes import Training
 from pretrain.training.schedules import apply_schedules
 
@@ -78,9 +78,9 @@ class Trainer:
     def _fit(self) -> None:
         self.module.train()
         self.notify("on_start")
-        # Several processes would have to agree on the step.
-        alone = self.fabric.world_size == 1
-        with self._progress() as progress, seeded(self.seed, self.name), deferred_signals(alone):
+        # Several processes have to end at the same step.
+        several = self.fabric.world_size > 1
+        with self._progress() as progress, seeded(self.seed, self.name), deferred_signals(together=several):
             while self.step < self.training.steps and not self._should_stop():
                 self.notify("before_step")
                 stop_if_asked()
@@ -94,7 +94,7 @@ class Trainer:
         """Compute the gradients of one batch, update the parameters, and return the metrics of the batch."""
         started = time.monotonic()
         # Dropout and the like take no generator, so each step seeds the global one by its name.
-        names = self.name, "step", self.step, self.fabric.global_rank
+        names = self.name, "step", self.step, 0
         seed_global_generators(derive_seed(self.seed, *names), self.fabric.device)
         with timed("optimizer"):
             apply_schedules(self.optimizer, self.step)
@@ -102,6 +102,8 @@ class Trainer:
         with self.fabric.autocast():
             metrics = self.compute_gradients(self.step)
         average_gradients(self.module, self.fabric)
+        metrics, received = average_metrics(metrics, signal_heard(), self.fabric)
+        ask_to_stop(received)
         with timed("optimizer"):
             self._update()
         self.step += 1
