@@ -98,8 +98,9 @@ def test_what_binds_a_comparison_is_what_decides_its_results():
     comparison = Comparison(out="x", stack=load_stack_settings("cae_small"))
     grows, free = (
         {"labels", "seeds", "baseline", "probe"},
-        {"out", "jobs", "worker", "overwrite", "dry_run", "data.cache", "data.unlabelled"},
+        {"out", "jobs", "overwrite", "dry_run", "data.cache", "data.unlabelled"},
     )
+    free |= {f"slurm.{each.name}" for each in fields(comparison.slurm)}
     assert {*may_differ(comparison)} == grows | free | {"device.accelerator", "device.devices", "device.threads"}
 
 

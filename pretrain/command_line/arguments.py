@@ -39,8 +39,7 @@ def prepared(arguments: Sequence[str], kind: type, conf: Path, command: str) -> 
         folder of configurations holds a file that is no YAML of sensible size.
     """
     names = dict(_names(kind))
-    multirun = bool({"--multirun", "-m"} & {*arguments})
-    quoted = [_quoted(each, names, multirun=multirun) for each in arguments]
+    quoted = [_quoted(each, names) for each in arguments]
     with gathered() as problems:
         problems += _given_twice(arguments)
         problems += _misused(quoted, conf, groups_of(conf, command))
@@ -68,13 +67,13 @@ def _names(kind: type, prefix: str = "") -> Iterator[tuple[str, bool]]:
                     yield from _names(item, f"{prefix}{name}.")
 
 
-def _quoted(argument: str, names: dict[str, bool], *, multirun: bool) -> str:
+def _quoted(argument: str, names: dict[str, bool]) -> str:
     """Quote a name, which Hydra may read as a number or a list, and any value that its grammar rejects."""
     key, equals, value = argument.partition("=")
     bare = key.lstrip("+")
     if not equals or argument.startswith(("-", "~")) or value in ("", "null", "???"):
         return argument
-    if bare in names and not (multirun and "," in value) and not value.startswith(("'", '"')):
+    if bare in names and not value.startswith(("'", '"')):
         if names[bare] and re.fullmatch(r"\[[^'\"]*\]", value):
             items = [_in_quotes(item.strip()) for item in value[1:-1].split(",") if item.strip()]
             return f"{key}=[{','.join(items)}]"
@@ -115,12 +114,7 @@ def _misused(arguments: Sequence[str], conf: Path, groups: Sequence[str]) -> Ite
     """Yield a line for each group that is given no name, and for braces that change nothing."""
     for override in filter(None, map(_parsed, arguments)):
         key, value = override.key_or_group, override.value()
-        if (
-            key in groups
-            and not override.is_delete()
-            and not isinstance(value, str)
-            and not override.is_sweep_override()
-        ):
+        if key in groups and not override.is_delete() and not isinstance(value, str):
             yield no_such_option(key, override.input_line.partition("=")[2], conf)
         elif value == {} and not override.is_add():
             yield (

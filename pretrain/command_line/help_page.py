@@ -7,7 +7,7 @@ from pathlib import Path
 
 LINE_WIDTH = 110  # characters
 # These groups have one option, whose settings are listed instead.
-SINGLE_OPTION_GROUPS = ("device",)
+SINGLE_OPTION_GROUPS = ("device", "slurm")
 
 
 def help_page(conf: Path, command: str) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 from pretrain.comparison.arms import Arm
 from pretrain.comparison.plan import Comparison
+from pretrain.comparison.slurm_settings import Slurm
 from pretrain.comparison.tuning import Tuning
 from pretrain.data.dataset_settings import (
     CIFAR10Data,
@@ -49,6 +50,7 @@ PLACES: dict[str, type] = {
     "tuning.…": Tuning,
     "arms.NAME.…": Arm,
     "device.…": Device,
+    "slurm.…": Slurm,
 }
 
 

@@ -69,7 +69,7 @@ def dry_run(settings: StageRun | FinetuningRun | ProbeRun | Comparison) -> list[
     """
     fabric = settings.device.launch()
     if isinstance(settings, Comparison):
-        return _lines([*_planned(settings, fabric)], settings.jobs)
+        return _lines([*_planned(settings, fabric)], settings.slurm.workers or settings.jobs)
     kind = {StageRun: "pretraining", FinetuningRun: "fine-tuning", ProbeRun: "probing"}[type(settings)]
     return _lines([PlannedRun(kind, Path(settings.out), lambda: _seconds(settings, fabric))], jobs=1)
 

@@ -6,6 +6,7 @@ from functools import cached_property
 from typing import Annotated, ClassVar, Literal
 
 from pretrain.comparison.arms import Arm, standard_arms
+from pretrain.comparison.slurm_settings import Slurm
 from pretrain.comparison.tuning import Tuning, decisive
 from pretrain.data.dataset_settings import DataSource, DigitsData
 from pretrain.runs.device import Crowd, Device
@@ -62,8 +63,8 @@ class Comparison(Settings):
         Whether to fit linear probes at each depth as well, to pretrained and to random layers.
     jobs : int
         Number of processes that share the work.
-    worker : int, optional
-        Number that a launcher gives to each of its jobs. It changes nothing.
+    slurm : Slurm
+        Workers on Slurm, which share the work instead.
     device : Device
         Device that computes.
     overwrite : bool
@@ -95,7 +96,7 @@ class Comparison(Settings):
     tuning: Tuning = setting(factory=Tuning)
     probe: bool = setting(False, resuming=Resuming.GROWS)
     jobs: Crowd = setting(1, resuming=Resuming.FREE)
-    worker: FromZero | None = setting(None, resuming=Resuming.FREE)
+    slurm: Slurm = setting(factory=Slurm)
     device: Device = setting(factory=Device)
     overwrite: bool = setting(False, resuming=Resuming.FREE)
     dry_run: bool = setting(False, resuming=Resuming.FREE)
@@ -111,6 +112,8 @@ class Comparison(Settings):
             yield f"baseline={self.baseline} is not known; choose one of {', '.join(self.arms)}."
         if self.jobs > 1 and self.device.devices > 1:
             yield "jobs and device.devices cannot both be more than 1: give one of them."
+        if self.slurm.workers and max(self.jobs, self.device.devices) > 1:
+            yield "slurm.workers is instead of jobs and device.devices: leave these at 1."
         if self.tuning.trials != 0 and (shared := {*self.tuning.seeds} & {*self.seeds}):
             yield f"tuning.seeds and seeds share {min(shared)}: runs must not share the draws of trials."
         for name in self.arms:

@@ -92,23 +92,42 @@ class Worker:
         check_data(self.comparison, self.data)
         # Data-parallel processes open the folder together.
         with exclusively(self.out) if self.fabric.world_size == 1 else nullcontext():
-            changed = _added_or_removed(self.comparison, self.out)
+            changed = added_or_removed(self.comparison, self.out)
             with open_run(self.comparison, self.data.digests, self.fabric, ignore=changed) as self.folder:
                 self.data.record_in(self.folder)
                 # The clock of the folder's computer may differ from this one's, and it dates the failures.
                 self.started = self.started or (self.out / "env.json").stat().st_mtime
         self.needs = tasks(self.comparison)
 
-    def run(self) -> list[str]:
-        """Work until every task has ended, and return one line for each that failed."""
-        while len(self.settled) < len(self.needs):
+    def run(self, *, leave: bool = False) -> list[str]:
+        """Work until every task has ended, and return one line for each that failed.
+
+        Parameters
+        ----------
+        leave : bool
+            Whether to leave once other workers are at all tasks that remain, instead of waiting for their end.
+        """
+        while not self.has_seen_the_end:
             before = len(self.settled)
-            for task, needs in self.needs.items():
-                if task not in self.settled and all(needed in self.settled for needed in needs):
-                    self._attempt(task)
+            left = [task for task in self.needs if task not in self.settled]
+            ready = [task for task in left if self._attempt_if_ready(task)]
             if len(self.settled) == before:
+                if leave and ready == left:
+                    break
                 time.sleep(POLL_SECONDS)
         return [f"{task}: {reason}" for task, reason in self.settled.items() if reason]
+
+    @property
+    def has_seen_the_end(self) -> bool:
+        """Whether every task has ended."""
+        return len(self.settled) == len(self.needs)
+
+    def _attempt_if_ready(self, task: Task) -> bool:
+        """Attempt a task if those that it needs have ended; return whether they have."""
+        is_ready = all(needed in self.settled for needed in self.needs[task])
+        if is_ready:
+            self._attempt(task)
+        return is_ready
 
     def _attempt(self, task: Task) -> None:
         """Settle a task, unless another process holds the lock of its folder."""
@@ -199,7 +218,7 @@ def _run(task: Task, comparison: Comparison, data: Dataset, fabric: Fabric) -> d
             return run_finetune(settings, data, fabric, keep_network=task.trial is None)
 
 
-def _added_or_removed(comparison: Comparison, out: Path) -> list[str]:
+def added_or_removed(comparison: Comparison, out: Path) -> list[str]:
     """Return, as settings, the arms that this call adds to the comparison in `out` or leaves out."""
     there = RunFolder(out).config().get("arms", {}) if (out / "config.yaml").exists() else {}
     return [f"arms.{arm}" for arm in {*there} ^ {*comparison.arms}]

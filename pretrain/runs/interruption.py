@@ -2,7 +2,7 @@
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
@@ -38,18 +38,20 @@ class _Pending:
 
 
 @contextmanager
-def signals_end_the_process(*, patient: bool = False) -> Iterator[None]:
-    """Raise an `Interruption` in the block at each signal of `ENDING`, except those that the process ignores.
+def signals_end_the_process(signals: Iterable[int] = ENDING, *, patient: bool = False) -> Iterator[None]:
+    """Raise an `Interruption` in the block at each of the signals, except those that the process ignores.
 
     Parameters
     ----------
+    signals : iterable of int
+        Numbers of the signals.
     patient : bool
         Whether a second signal waits as the first one does, where signals are deferred: a worker gets one from the
         system, and one from the process that started it.
     """
     # Python handles signals in the main thread alone, and nohup has a process ignore some.
     alone = threading.current_thread() is threading.main_thread()
-    answered = [each for each in ENDING if alone and signal.getsignal(each) not in (signal.SIG_IGN, None)]
+    answered = [each for each in signals if alone and signal.getsignal(each) not in (signal.SIG_IGN, None)]
     before = {each: signal.signal(each, _handle) for each in answered}
     _Pending.patient = patient
     try:

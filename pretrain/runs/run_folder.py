@@ -31,6 +31,7 @@ RESULT_FILES = {LOG, f"checkpoint{SUFFIX}", "*.previous" + SUFFIX, "summary.json
 OLD_FILES = {"checkpoint.pt", "stack.pt", "network.pt"}
 # Systems put these into folders that are empty to their users.
 CLUTTER = {"lost+found", "Thumbs.db", "desktop.ini"}
+JOBS = "slurm"  # folder of a comparison's jobs and their logs, within that of the comparison
 
 
 class RunFolder:
@@ -176,7 +177,7 @@ class RunFolder:
         if self.path.exists() and not self.path.is_dir():
             raise UserError(f"{self.path} is a file: give another out=.")
         names = {entry.name for entry in self.path.iterdir()} if self.path.exists() else set()
-        return {name for name in names - CLUTTER if not name.startswith(".") and not name.endswith(PART)}
+        return {name for name in names - CLUTTER - {JOBS} if not name.startswith(".") and not name.endswith(PART)}
 
     def _clear(self) -> None:
         """Delete the files that the run in this folder wrote, and no others."""
