@@ -12,7 +12,6 @@ from torch.distributions import Bernoulli, kl_divergence
 from pretrain.network.activations import scaled_tanh, triangle
 from pretrain.network.preprocessing import contrast_normalized
 from pretrain.network.whitening import whitening_power
-from pretrain.rbm.transposed_convolution import conv_transpose
 from pretrain.runs.seeding import generator
 from pretrain.stages.contrastive_losses import info_nce, vicreg
 from pretrain.stages.corruption import gaussian_noise, masking_noise, salt_and_pepper_noise
@@ -192,23 +191,6 @@ def test_kl_penalty_is_zero_at_its_target_and_finite_for_dead_and_saturated_maps
 )
 def test_float64_stays_float64(function):
     assert function(uniform(2, 3, 4, 4, dtype=torch.float64)).dtype == torch.float64
-
-
-@pytest.mark.parametrize("padding", [0, 1, 2])
-@pytest.mark.parametrize("channels", [1, 3, 5])
-@pytest.mark.parametrize("side", [6, 7])
-def test_the_transposed_convolution_is_torchs_own_with_its_gradients(channels, side, padding):
-    h, weight = normal(2, 6, side, side), normal(6, channels, 3, 3)
-    results = []
-    for function in (
-        lambda h, w: conv_transpose(h, w, padding),
-        lambda h, w: F.conv_transpose2d(h, w, padding=padding),
-    ):
-        leaves = h.clone().requires_grad_(), weight.clone().requires_grad_()
-        y = function(*leaves)
-        results.append((y, *torch.autograd.grad((y * normal(*y.shape)).sum(), leaves)))
-    for mine, theirs in zip(*results, strict=True):
-        torch.testing.assert_close(mine, theirs)
 
 
 @pytest.mark.parametrize("power", [0.7, 1.0, 1.4])

@@ -56,7 +56,7 @@ def floor(module):
 def test_the_import_graph_is_read_as_it_stands():
     assert GRAPH["pretrain.errors"] == set()
     assert GRAPH["pretrain.stages.sparsity"] == {"pretrain.runs.batch_parts"}
-    assert GRAPH["pretrain.stages.unpooling"] == set()
+    assert GRAPH["pretrain.stages.squared_error"] == set()
     assert MODULES.keys() >= COMMANDS
 
 

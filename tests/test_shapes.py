@@ -150,7 +150,11 @@ def test_the_volumes_and_the_names_are_those_of_a_forward_pass(seed):
     for name, module in network.named_modules():
         if not list(module.children()):
             module.register_forward_hook(lambda _, __, output, name=name: seen.append((name, tuple(output.shape[1:]))))
-    network(torch.zeros(2, *shape))
+    x = network.preprocessing(torch.zeros(2, *shape))
+    for layer in network.layers:
+        # A layer may pool before it activates, with the same output.
+        x = layer.pool(layer.activation(layer.conv(x)))
+    network.head(x)
     assert [(row.name, row.shape) for row in network.rows] == seen
 
 
@@ -160,7 +164,7 @@ def test_what_a_row_says_is_what_the_module_is(seed):
     for row in network.rows:
         module = network.get_submodule(row.name)
         name = type(module).__name__.lower()
-        words = {"conv2d": "conv", "maxpool2d": "max-pool", "avgpool2d": "mean-pool", "linear": "fully"}
+        words = {"conv2d": "conv", "maxpool": "max-pool", "avgpool2d": "mean-pool", "linear": "fully"}
         words["probabilisticmaxpool"] = "probabilistic"
         assert row.kind.split()[0].rstrip(",") == words.get(name, name)
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from pretrain.errors import UserError
+from pretrain.network.dropout import Dropout
 from pretrain.network.layer import Layer
 from pretrain.network.preprocessing import Images, Standardize
 from pretrain.network.shapes import LayerRow, layer_rows
@@ -52,7 +53,7 @@ class ConvNet(nn.Module):
         flatten = next(row for row in self.rows if row.kind == "flatten")
         fc = nn.Linear(flatten.shape[0], len(self.classes))
         nn.init.zeros_(fc.bias)
-        self.head = nn.Sequential(OrderedDict(flatten=nn.Flatten(), dropout=nn.Dropout(), fc=fc))
+        self.head = nn.Sequential(OrderedDict(flatten=nn.Flatten(), dropout=Dropout(), fc=fc))
 
     @property
     def rows(self) -> list[LayerRow]:

@@ -6,23 +6,17 @@ less about it. Filters as large as the image make a dense RBM.
 """
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
-from torch.nn.grad import conv2d_weight
 
+from pretrain.network.autocast import product_dtype
 from pretrain.network.probabilistic_pooling import pooled_free_energy, pooled_mean, sample_pooled
 from pretrain.rbm.energy import bernoulli_free_energy, rectified_free_energy, rectified_mean
-from pretrain.rbm.transposed_convolution import conv_transpose
+from pretrain.rbm.products import towards_hidden, towards_visible, weight_product
 from pretrain.rbm.unit_sampling import sample_bernoulli, sample_rectified
 from pretrain.rbm.visible_units import BinaryUnits, GaussianUnits, weighted_sum
-
-
-def _product_dtype(x: Tensor) -> torch.dtype:
-    """Return the type in which products of `x` are computed: autocast's, where it is on."""
-    device = x.device.type
-    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
 
 
 def _joined(batches: list[Tensor], dtype: torch.dtype) -> Tensor:
@@ -67,10 +61,16 @@ class RBM:
     block: int = 1
     padding: int = 0
 
+    @cached_property
+    def _product_weight(self) -> Tensor:
+        """The filters in the type of products, to which they are converted once, (K, C, F, F)."""
+        return self.weight.to(product_dtype(self.weight))
+
     def hidden_input(self, v: Tensor) -> Tensor:
         """Return x(v) = W * v + b: (N, C, H, W) -> (N, K, H', W'), float32 at least."""
         # Under bfloat16 autocast the product alone has 8 bits: a bias or probability so rounded would shift all draws.
-        received = F.conv2d(v, self.weight, padding=self.padding).to(self.hidden_bias.dtype)
+        received = towards_hidden(v.to(self._product_weight.dtype), self._product_weight, self.padding)
+        received = received.to(self.hidden_bias.dtype)
         return received.add_(self.hidden_bias[:, None, None])
 
     def hidden_mean(self, x: Tensor) -> Tensor:
@@ -90,12 +90,7 @@ class RBM:
 
     def field(self, h: Tensor) -> Tensor:
         """Return what the visible units receive, W~ * h, the transpose of the convolution: (N, C, H, W)."""
-        if h.shape[2:] == (1, 1) and not self.padding:
-            # In a dense RBM a matrix product is a hundred times as fast. With the channels last, `flat` is a view.
-            flat = self.weight.permute(0, 2, 3, 1)  # (K, F, F, C)
-            received = (h.flatten(1) @ flat.flatten(1)).unflatten(1, flat.shape[1:]).permute(0, 3, 1, 2)
-        else:
-            received = conv_transpose(h, self.weight, self.padding)
+        received = towards_visible(h.to(self._product_weight.dtype), self._product_weight, self.padding)
         return received.to(self.visible.bias.dtype)
 
     def visible_mean(self, h: Tensor) -> Tensor:
@@ -153,12 +148,12 @@ class RBM:
         """
         # All batches share one product. The products of the data and of the model are nearly the same, and under
         # autocast bfloat16 would round each by more than they differ.
-        dtype = _product_dtype(self.weight)
+        dtype = self._product_weight.dtype
         v = _joined([-weights[:, None, None, None] * v for v, _, weights in batches], dtype)
         h = _joined([h for _, h, _ in batches], dtype)
         visible = [self.visible.gradient(v, weights) for v, _, weights in batches]
         return {
-            "weight": conv2d_weight(v, self.weight.shape, h, padding=self.padding).to(self.weight.dtype),
+            "weight": weight_product(v, h, self.weight.shape, self.padding).to(self.weight.dtype),
             "hidden_bias": -sum((weighted_sum(h, weights) for _, h, weights in batches), 0 * self.hidden_bias),
             **{name: sum((g[name] for g in visible), 0 * self.visible.bias) for name in visible[0]},
         }

@@ -7,12 +7,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pretrain.network.layer import Bounds, Layer
+from pretrain.network.transposed_convolution import conv_transpose
 from pretrain.runs.batch_parts import BatchPart, part_of
 from pretrain.stages.base import AutogradStage, Metric, Stage, require_unit_range
 from pretrain.stages.corruption import Corruption
 from pretrain.stages.filter_initialization import initialize_filters
 from pretrain.stages.kind_settings import ConvAutoencoderSettings
 from pretrain.stages.sparsity import kl_penalty, l1_penalty, lifetime_winner_take_all, spatial_winner_take_all
+from pretrain.stages.squared_error import squared_error
 from pretrain.stages.unpooling import keep_maxima, max_pool_with_switches, unpool_with_switches
 
 
@@ -116,6 +118,8 @@ class ConvAutoencoder(AutogradStage):
     def _decode_hidden(self, hidden: Tensor) -> Tensor:
         conv = self.layer.conv
         filters = conv.weight if self.decoder is None else self.decoder
+        if conv.stride == (1, 1):
+            return conv_transpose(hidden, filters, self.layer.padding, self.visible_bias)
         return F.conv_transpose2d(hidden, filters, self.visible_bias, conv.stride, self.layer.padding)
 
     def _compete(self, hidden: Tensor, part: BatchPart) -> Tensor:
@@ -137,4 +141,4 @@ class ConvAutoencoder(AutogradStage):
     def _reconstruction_error(self, decoded: Tensor, x: Tensor) -> Tensor:
         if self.reconstruction == "cross_entropy":
             return F.binary_cross_entropy_with_logits(decoded.to(x.dtype), x)
-        return F.mse_loss(decoded.to(x.dtype), x)
+        return squared_error(decoded, x)

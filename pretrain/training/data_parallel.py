@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 
 import torch
-import torch.nn.functional as F
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
@@ -59,26 +58,3 @@ def average_metrics(metrics: Mapping[str, float], signal: int, fabric: Fabric) -
         own = torch.tensor([[*metrics.values(), signal]], dtype=torch.float64, device=fabric.device)
         everyones = BatchPart(fabric.global_rank, fabric.world_size).gather(own)  # (processes, metrics + 1)
     return dict(zip(metrics, everyones.mean(dim=0).tolist(), strict=False)), int(everyones[:, -1].max())
-
-
-class SharedDropout(nn.Dropout):
-    """Dropout of a part of a batch, as one process would draw it for the whole; each seeds torch alike before a step.
-
-    Parameters
-    ----------
-    share : float
-        Share of the units that are dropped.
-    part : BatchPart
-        The part.
-    """
-
-    def __init__(self, share: float, part: BatchPart):
-        super().__init__(share)
-        self.part = part
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return `x`, (n, ...), with units dropped while training."""
-        if not self.training:
-            return x
-        whole = x.new_ones(self.part.count * len(x), *x.shape[1:])
-        return x * self.part.take(F.dropout(whole, self.p))

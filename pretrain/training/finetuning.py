@@ -18,6 +18,7 @@ from pretrain.errors import UserError
 from pretrain.evaluation.fitted_head import FittedHead, fit_head
 from pretrain.evaluation.predictions import Evaluation, evaluate
 from pretrain.network.convnet import ConvNet, set_trainable
+from pretrain.network.dropout import Dropout
 from pretrain.network.preprocessing import unit_range
 from pretrain.runs.batch_parts import BatchPart
 from pretrain.runs.device import Device
@@ -25,7 +26,7 @@ from pretrain.runs.profiling import timed
 from pretrain.runs.run_folder import RunFolder
 from pretrain.stages.base import not_finite
 from pretrain.training.checkpointing import Checkpointing
-from pretrain.training.data_parallel import SharedDropout, equal_part
+from pretrain.training.data_parallel import equal_part
 from pretrain.training.diagnosis import NOT_SAVED, Diagnosis
 from pretrain.training.early_stopping import EarlyStopping
 from pretrain.training.metric_logging import MetricLogging
@@ -121,8 +122,6 @@ def finetune_network(
     started = time.monotonic()
     with timed("preparation"):
         head = _prepare_network(network, train, data.validation, recipe, fabric)
-    if part.count > 1:
-        network.head.dropout = SharedDropout(recipe.dropout, part)
     optimizer = build_optimizer(_parameter_groups(network, recipe), recipe)
     trainer = Trainer(
         name="finetune",
@@ -242,6 +241,9 @@ class _SupervisedGradients:
         set_trainable(self.network.layers, not recipe.freeze and step >= recipe.head_only_steps)
         with timed("data"):
             images, labels, targets = self.batch(step)
+        dropout = self.network.head.get_submodule("dropout")
+        assert isinstance(dropout, Dropout)
+        dropout.generator = self.part.generator(self.seed, "finetune", "dropout", step, device=self.device)
         with timed("forward"):
             logits = self.network(images.contiguous(memory_format=torch.channels_last))
             loss = F.cross_entropy(logits.float(), targets, label_smoothing=recipe.label_smoothing)

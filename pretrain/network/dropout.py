@@ -1,0 +1,36 @@
+"""Dropout that draws by a named generator, and draws few bits."""
+
+import torch
+from torch import Tensor, nn
+
+from pretrain.network.random_bits import sixteen_bits
+
+LEVELS = 2**16  # numbers that a unit's random bits can be
+
+
+class Dropout(nn.Dropout):
+    """Set units to zero at random while training, and multiply the others so that the mean stays.
+
+    Torch's own draws a real number for each unit, which takes ten times as long on a CPU.
+
+    Attributes
+    ----------
+    p : float
+        Share of the units that are set to zero, in [0, 1), met within 2^-17.
+    generator : torch.Generator or None
+        Draws the units, on their device. With None, torch draws them by its global generator.
+
+    References
+    ----------
+    Srivastava et al. (2014), Dropout: a simple way to prevent neural networks from overfitting, JMLR 15.
+    """
+
+    generator: torch.Generator | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return `x`, (N, ...), with units dropped while training."""
+        if self.generator is None or not self.training or not self.p:
+            return super().forward(x)
+        dropped = min(round(self.p * LEVELS), LEVELS - 1)
+        kept = sixteen_bits(x, self.generator) >= dropped - LEVELS // 2
+        return x * kept.to(x.dtype).mul_(LEVELS / (LEVELS - dropped))
