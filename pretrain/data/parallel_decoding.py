@@ -6,15 +6,17 @@ import os
 import threading
 import time
 import warnings
+from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
 import numpy as np
-from joblib import Parallel, cpu_count, delayed
+from joblib import cpu_count
+from joblib.externals.loky import get_reusable_executor
 
 from pretrain.data.decoding import DecodedImage, Size, height_and_width, known_formats
 from pretrain.data.encoded_images import EncodedImages
@@ -104,13 +106,13 @@ def decode_blocks(encoded: EncodedImages, size: Size, channels: int, start: int 
     blocks = ((first, encoded.part(first, min(first + step, count)), size, channels) for first in firsts)
     workers = min(cpu_count(), len(firsts))
     several = workers > 1 and count - start >= FILES_FOR_PROCESSES
-    # joblib warns of the blocks that an interruption leaves undone.
-    with Progress("decoding images", count, initial=start, unit="images") as progress, warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "[0-9]+ tasks which were", UserWarning)
-        with closing(_in_processes(blocks, workers) if several else _here(blocks)) as results:
-            for block, images in results:
-                progress.update(block.first + block.files)
-                yield block, images
+    with (
+        Progress("decoding images", count, initial=start, unit="images") as progress,
+        closing(_in_processes(blocks, workers) if several else _here(blocks)) as results,
+    ):
+        for block, images in results:
+            progress.update(block.first + block.files)
+            yield block, images
 
 
 def _here(blocks: Iterable[tuple[Any, ...]]) -> Results:
@@ -119,10 +121,20 @@ def _here(blocks: Iterable[tuple[Any, ...]]) -> Results:
 
 
 def _in_processes(blocks: Iterable[tuple[Any, ...]], workers: int) -> Results:
-    """Decode blocks in other processes, of which a few at a time are in memory."""
-    # Of arrays in shared memory, which containers have little of, there is no need.
-    pool = Parallel(workers, return_as="generator", max_nbytes=None)
-    return pool(delayed(_decoded_for)(os.getpid(), *each) for each in blocks)
+    """Decode blocks in other processes, as far ahead as two blocks for each of them."""
+    # joblib's own loop decodes on while nobody takes the blocks, which then fill the memory.
+    pool = get_reusable_executor(workers)
+    waiting: deque[Future[tuple[DecodedBlock, np.ndarray]]] = deque()
+    try:
+        for each in blocks:
+            waiting.append(pool.submit(_decoded_for, os.getpid(), *each))
+            if len(waiting) > 2 * workers:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        for block in waiting:
+            block.cancel()
 
 
 def _decoded_for(parent: int, *block: Any) -> tuple[DecodedBlock, np.ndarray]:
