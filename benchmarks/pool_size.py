@@ -59,6 +59,10 @@ def train(folder: Path, cache: Path, side: int, steps: int) -> dict[str, Any]:
 
     imported = time.perf_counter() - started
     import pretrain
+    from pretrain.runs.device import keep_freed_memory
+
+    # The commands do so, too.
+    keep_freed_memory()
 
     class Clock(pretrain.Callback):
         """Notes the ends of the first step and of the last."""
