@@ -248,10 +248,12 @@ def test_a_table_without_splits_is_parted_by_content(photos, table):
         load_small(table=table(listed(photos)), test=0.2)
 
 
-def test_validation_images_that_a_table_marks_are_those(photos, table):
+def test_validation_images_that_a_table_marks_are_those(photos, table, capsys):
     marks = [",test", ",train", ",val", ",train"]
     data = load_small(table=table(listed(photos, lambda k: marks[k % 4])), validation=0.5)
     assert (len(data.train), len(data.validation), len(data.open_test())) == (30, 15, 15)
+    note = "note: 15 validation images come with the data; data.validation=0.5 draws none"
+    assert capsys.readouterr().err.splitlines() == [note]
 
 
 def test_labels_that_are_numbers_are_in_their_order(photos, table):

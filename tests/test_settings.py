@@ -281,6 +281,7 @@ def test_all_problems_are_listed_at_once():
         (["recipe.patience=3", "recipe.early_stopping=true"], []),
         (["recipe.optimizer=adamw"], []),  # momentum has its default
         (["recipe.optimizer=adamw", "recipe.momentum=0.5"], ["recipe.momentum"]),
+        (["profile=true", "dry_run=true"], ["profile"]),
         (["data=cifar10", "stack=kmeans", "stack.stages.stage1.activity=0.1"], []),
         (
             [

@@ -14,6 +14,7 @@ from pretrain.data.leakage_check import Named
 from pretrain.data.skipped_files import Skipped
 from pretrain.data.splits import split_test, split_validation
 from pretrain.errors import UserError
+from pretrain.runs.progress import complain
 
 
 def gather_one_set(
@@ -102,6 +103,9 @@ def _parted(
     if "validation" not in parting:
         left = torch.from_numpy(np.flatnonzero(parting == "train"))
         parting[left[split_validation(labels[left], source.validation, classes)[1]].numpy()] = "validation"
+    elif source.validation:
+        there = f"{(parting == 'validation').sum():,} validation images come with the data"
+        complain(f"note: {there}; data.validation={source.validation} draws none")
     return parting
 
 

@@ -2,11 +2,11 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pretrain.data.dataset_settings import DataSource, DigitsData
 from pretrain.runs.device import Device
-from pretrain.runs.setting_types import Count, FileName, FromZero
+from pretrain.runs.setting_types import Count, FileName, FromZero, OnlyWith
 from pretrain.runs.typed_settings import Resuming, Settings, problems_within, setting
 from pretrain.stages.stack_settings import StackSettings
 from pretrain.training.recipes import Recipe
@@ -47,7 +47,7 @@ class RunSettings(Settings):
     device: Device = setting(factory=Device)
     overwrite: bool = setting(False, resuming=Resuming.FREE)
     dry_run: bool = setting(False, resuming=Resuming.FREE)
-    profile: bool = setting(False, resuming=Resuming.FREE)
+    profile: Annotated[bool, OnlyWith("dry_run", False)] = setting(False, resuming=Resuming.FREE)
 
     def contradictions(self) -> Iterator[str]:
         """Yield the problems of the folder, and of a layer that does not fit the images."""

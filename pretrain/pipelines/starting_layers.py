@@ -60,11 +60,11 @@ def starting_layers(settings: NetworkRun, data: Dataset, upto: int | None = None
     state, digest = load_with_digest(folder.checked(f"stack{SUFFIX}"))
     others = differences(there["data"], as_config(settings.data), may_differ(settings.data))
     if not others and there.get("data_digest") != data.digest:
-        others = ["the images have changed since, and may have included the present validation and test images"]
+        others = ["the images have changed since"]
     learned = _check_learned(folder, summary, data) if others else None
     if others:
-        found = f"; {learned}" if learned else ""
-        complain(f"note: stages={settings.stages} was trained on other data: {first_few(others)}{found}")
+        found = learned or "they may have included validation and test images of now"
+        complain(f"note: stages={settings.stages} was trained on other data: {first_few(others)}; {found}")
     seconds, flops = summary["stage_seconds"][:upto], summary["stage_flops"][:upto]
     return StartingLayers(round(sum(seconds), 3), sum(flops), digest, state, learned)
 
