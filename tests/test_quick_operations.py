@@ -104,9 +104,9 @@ def test_shift_and_scale_have_the_gradient_of_their_formula():
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.99])
 def test_dropout_keeps_its_share_of_the_units_and_their_mean(share):
     dropout = Dropout(share)
-    dropout.generator = generator(0, "dropout")
     x = torch.ones(400, 500, dtype=torch.float64).requires_grad_()
-    y = dropout(x)
+    with dropout.drawing(generator(0, "dropout")):
+        y = dropout(x)
     kept = (y > 0).double().mean()
     assert abs(kept - (1 - share)) < 5 * (share * (1 - share) / x.numel()) ** 0.5
     torch.testing.assert_close(y[y > 0], torch.full_like(y[y > 0], 1 / (1 - share)), rtol=1e-2 * share, atol=0)
@@ -117,22 +117,32 @@ def test_dropout_keeps_its_share_of_the_units_and_their_mean(share):
 
 def test_dropout_draws_what_its_generator_says_and_each_process_its_part():
     x = normal(8, 6)
-    whole = Dropout(0.5)
-    whole.generator = generator(0, "dropout")
-    expected = whole(x)
+    dropout = Dropout(0.5)
+    with dropout.drawing(generator(0, "dropout")):
+        expected = dropout(x)
     for rank in range(2):
-        shared, part = Dropout(0.5), BatchPart(rank, 2)
-        shared.generator = part.generator(0, "dropout")
-        assert torch.equal(shared(part.take(x)), part.take(expected))
+        part = BatchPart(rank, 2)
+        with dropout.drawing(part.generator(0, "dropout")):
+            assert torch.equal(dropout(part.take(x)), part.take(expected))
 
 
 @pytest.mark.parametrize(("share", "training"), [(0.0, True), (0.5, False)])
 def test_without_dropout_nothing_is_drawn(share, training):
-    dropout = Dropout(share).train(training)
-    dropout.generator = generator(0, "dropout")
+    dropout, drawn = Dropout(share).train(training), generator(0, "dropout")
     x = normal(4, 4)
-    assert torch.equal(dropout(x), x)
-    assert torch.equal(torch.rand(1, generator=dropout.generator), torch.rand(1, generator=generator(0, "dropout")))
+    with dropout.drawing(drawn):
+        assert torch.equal(dropout(x), x)
+    assert torch.equal(torch.rand(1, generator=drawn), torch.rand(1, generator=generator(0, "dropout")))
+
+
+def test_outside_of_the_block_torch_draws_by_its_global_generator():
+    x, dropout = normal(8, 6), Dropout(0.5)
+    with dropout.drawing(generator(0, "dropout")):
+        dropout(x)
+    torch.manual_seed(0)
+    mine = dropout(x)
+    torch.manual_seed(0)
+    assert torch.equal(mine, F.dropout(x, 0.5))
 
 
 def test_the_squared_error_is_torchs_own_with_its_gradient():

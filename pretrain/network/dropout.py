@@ -1,5 +1,8 @@
 """Dropout that draws by a named generator, and draws few bits."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor, nn
 
@@ -18,7 +21,7 @@ class Dropout(nn.Dropout):
     p : float
         Share of the units that are set to zero, in [0, 1), met within 2^-17.
     generator : torch.Generator or None
-        Draws the units, on their device. With None, torch draws them by its global generator.
+        Draws the units, on their device. With None, as everywhere but in `drawing`, torch draws them by its global one.
 
     References
     ----------
@@ -26,6 +29,15 @@ class Dropout(nn.Dropout):
     """
 
     generator: torch.Generator | None = None
+
+    @contextmanager
+    def drawing(self, generator: torch.Generator) -> Iterator[None]:
+        """Draw the units by a generator within the block."""
+        self.generator = generator
+        try:
+            yield
+        finally:
+            self.generator = None
 
     def forward(self, x: Tensor) -> Tensor:
         """Return `x`, (N, ...), with units dropped while training."""

@@ -85,11 +85,14 @@ class Layer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the layer's output: (N, C, H, W) -> (N, C', H'', W'')."""
-        received = self.conv(x)
+        return self.normalized(self.activated_and_pooled(self.conv(x)))
+
+    def activated_and_pooled(self, received: Tensor) -> Tensor:
+        """Return the pooled activations of units that receive this, (N, C', H', W') -> (N, C', H'', W'')."""
         if isinstance(self.pool, nn.MaxPool2d) and not isinstance(self.activation, Triangle):
             # The activation never falls, so the greatest stays the greatest, and fewer values are to be activated.
-            return self.normalized(self.activation(self.pool(received)))
-        return self.normalized(self.pool(self.activation(received)))
+            return self.activation(self.pool(received))
+        return self.pool(self.activation(received))
 
     def normalized(self, pooled: Tensor) -> Tensor:
         """Return ``(pooled - shift) * scale``, of the same shape (N, C', H'', W'')."""

@@ -80,7 +80,7 @@ class Contrastive(AutogradStage):
     def losses(self, x: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
         """Return the loss of inputs, (2 N, C, H, W), of two views, and how similar the views are: their mean cosine."""
         part = part_of(generator)
-        y = self.layer.pool(self._hidden(x, part))
+        y = self.layer.activated_and_pooled(self._received(x, part))
         grid = F.adaptive_avg_pool2d(y, (min(self.grid_size, y.shape[2]), min(self.grid_size, y.shape[3])))
         z = self._project(grid, part)
         if self.loss_per == "image":
@@ -96,9 +96,9 @@ class Contrastive(AutogradStage):
         """Return the loss of projections, (N, D), of two views of each image."""
         return info_nce(first, second, self.temperature) if self.loss == "info_nce" else vicreg(first, second)
 
-    def _hidden(self, x: Tensor, part: BatchPart = WHOLE) -> Tensor:
-        """Return the activations before pooling of inputs, (N, C, H, W), normalized over the batch they are part of."""
-        return self.layer.activation(batch_normalized(self.layer.conv(x), EPSILON, part))
+    def _received(self, x: Tensor, part: BatchPart = WHOLE) -> Tensor:
+        """Return what the units receive of inputs, (N, C, H, W), normalized over the batch they are part of."""
+        return batch_normalized(self.layer.conv(x), EPSILON, part)
 
     def _project(self, grid: Tensor, part: BatchPart) -> Tensor:
         """Return the vectors of the projection head, (N, D, G, G), for what the layer puts out, (N, K, G, G)."""
@@ -110,7 +110,8 @@ class Contrastive(AutogradStage):
     @torch.no_grad()
     def health(self, x: Tensor, generator: torch.Generator) -> Metrics:
         """Return the figures of every stage on inputs, (N, C, H, W): there is no loss, since these are no views."""
-        return {"weight_norm": float(self.layer.conv.weight.norm()), **activity(self._hidden(x).float())}
+        h = self.layer.activation(self._received(x)).float()
+        return {"weight_norm": float(self.layer.conv.weight.norm()), **activity(h)}
 
     @torch.no_grad()
     def finish(self, images: Tensor) -> None:

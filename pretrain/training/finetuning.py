@@ -243,8 +243,8 @@ class _SupervisedGradients:
             images, labels, targets = self.batch(step)
         dropout = self.network.head.get_submodule("dropout")
         assert isinstance(dropout, Dropout)
-        dropout.generator = self.part.generator(self.seed, "finetune", "dropout", step, device=self.device)
-        with timed("forward"):
+        draw = self.part.generator(self.seed, "finetune", "dropout", step, device=self.device)
+        with timed("forward"), dropout.drawing(draw):
             logits = self.network(images.contiguous(memory_format=torch.channels_last))
             loss = F.cross_entropy(logits.float(), targets, label_smoothing=recipe.label_smoothing)
         with timed("backward"):
