@@ -19,7 +19,6 @@ from torchvision import datasets, transforms
 import pretrain
 from pretrain import fit_stage
 from pretrain.data.augmentation import random_crop, random_flip
-from pretrain.runs.device import keep_freed_memory
 from pretrain.runs.seeding import generator
 from pretrain.training.minibatches import BatchOrder
 from pretrain.training.stage_inputs import Inputs
@@ -115,7 +114,7 @@ def plain_batches(root: Path, workers: int) -> Run:
 
 def _ours(root: Path) -> tuple[pretrain.Dataset, Any]:
     # The commands do so, too.
-    keep_freed_memory()
+    pretrain.keep_freed_memory()
     return pretrain.load_folder(root, validation=0), pretrain.Device(accelerator="cpu").launch()
 
 

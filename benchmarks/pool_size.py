@@ -59,10 +59,9 @@ def train(folder: Path, cache: Path, side: int, steps: int) -> dict[str, Any]:
 
     imported = time.perf_counter() - started
     import pretrain
-    from pretrain.runs.device import keep_freed_memory
 
     # The commands do so, too.
-    keep_freed_memory()
+    pretrain.keep_freed_memory()
 
     class Clock(pretrain.Callback):
         """Notes the ends of the first step and of the last."""

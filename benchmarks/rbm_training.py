@@ -14,7 +14,6 @@ from torch import nn
 import pretrain
 from pretrain import fit_stage
 from pretrain.network.preprocessing import Standardize
-from pretrain.runs.device import keep_freed_memory
 from pretrain.training.stage_inputs import Inputs
 
 BATCH = 100
@@ -59,7 +58,7 @@ def scikit_learn(_: Path) -> Run:
 
 def _ours(images: torch.Tensor, *, filters: int, side: int, pool: int, **options: object) -> Run:
     # The commands do so, too.
-    keep_freed_memory()
+    pretrain.keep_freed_memory()
     fabric = pretrain.Device(accelerator="cpu").launch()
     layer = pretrain.Layer(3, filters, kernel_size=side, padding=0, activation="sigmoid", pool_kernel_size=pool)
     stage = pretrain.ConvRBM(layer, **options)  # type: ignore[arg-type]

@@ -37,6 +37,7 @@ from .network.whitening import Whiten as Whiten
 from .reporting.html_report import write_report as write_report
 from .reporting.side_by_side import write_side_by_side as write_side_by_side
 from .runs.device import Device as Device
+from .runs.device import keep_freed_memory as keep_freed_memory
 from .runs.run_folder import RunFolder as RunFolder
 from .stages.base import AutogradStage as AutogradStage
 from .stages.base import Metric as Metric
