@@ -6,6 +6,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from pretrain.network.probabilistic_pooling import uniform_like
 from pretrain.network.random_bits import sixteen_bits
 
 LEVELS = 2**16  # numbers that a unit's random bits can be
@@ -43,6 +44,13 @@ class Dropout(nn.Dropout):
         """Return `x`, (N, ...), with units dropped while training."""
         if self.generator is None or not self.training or not self.p:
             return super().forward(x)
+        return x * self._factors(x, self.generator)
+
+    def _factors(self, x: Tensor, generator: torch.Generator) -> Tensor:
+        """Return zero for the units that are dropped, and what multiplies the others, in the shape of `x`."""
+        if x.device.type != "cpu":
+            # On a GPU real numbers cost nothing, and not every GPU has all kinds of whole ones.
+            return (uniform_like(x, generator) >= self.p).to(x.dtype).div_(1 - self.p)
         dropped = min(round(self.p * LEVELS), LEVELS - 1)
-        kept = sixteen_bits(x, self.generator) >= dropped - LEVELS // 2
-        return x * kept.to(x.dtype).mul_(LEVELS / (LEVELS - dropped))
+        kept = sixteen_bits(x, generator) >= dropped - LEVELS // 2
+        return kept.to(x.dtype).mul_(LEVELS / (LEVELS - dropped))
