@@ -216,7 +216,8 @@ def main() -> None:
     table = (
         "| | | images a second | range | pretrain is faster by | of the matrix rate |\n|---|---|---:|---:|---:|---:|"
     )
-    print(hardware(peak, options.rounds), f"\n\n{table}", flush=True)
+    here = hardware(peak, options.rounds)
+    print(f"{here}\n\n{table}", flush=True)
     for name, subject in subjects().items():
         if not options.only or name in options.only:
             rows = measured(name, subject, options.root, options.rounds, peak)
@@ -224,7 +225,7 @@ def main() -> None:
             table += "\n" + rows
     if options.docs:
         page = options.docs.read_text()
-        text = f"<!-- speed -->\n{hardware(peak, options.rounds)}\n\n{table}\n<!-- end -->"
+        text = f"<!-- speed -->\n{here}\n\n{table}\n<!-- end -->"
         options.docs.write_text(re.sub(r"<!-- speed -->.*?<!-- end -->", lambda _: text, page, flags=re.S))
 
 

@@ -37,11 +37,12 @@ def assert_same(first, second, **tolerances):
 @pytest.mark.parametrize("padding", [0, 1, 2])
 @pytest.mark.parametrize("channels", [1, 3, 5])
 @pytest.mark.parametrize("side", [6, 7])
-def test_the_transposed_convolution_is_torchs_own_with_its_gradients(channels, side, padding):
+@pytest.mark.parametrize("stride", [1, 2])
+def test_the_transposed_convolution_is_torchs_own_with_its_gradients(channels, side, padding, stride):
     leaves = normal(2, 6, side, side), normal(6, channels, 3, 3), normal(channels)
     assert_same(
-        with_gradients(lambda h, w, b: conv_transpose(h, w, padding, b), *leaves),
-        with_gradients(lambda h, w, b: F.conv_transpose2d(h, w, b, padding=padding), *leaves),
+        with_gradients(lambda h, w, b: conv_transpose(h, w, padding, b, stride), *leaves),
+        with_gradients(lambda h, w, b: F.conv_transpose2d(h, w, b, stride, padding), *leaves),
     )
 
 

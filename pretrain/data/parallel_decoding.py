@@ -3,15 +3,13 @@
 import errno
 import logging
 import os
-import threading
-import time
 import warnings
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -22,6 +20,7 @@ from pretrain.data.decoding import DecodedImage, Size, height_and_width, known_f
 from pretrain.data.encoded_images import EncodedImages
 from pretrain.data.pixel_depth import UnreadableImage
 from pretrain.data.skipped_files import Skipped
+from pretrain.runs.parents import when_parent_ends
 from pretrain.runs.progress import Progress
 
 FILES_PER_BLOCK = 256
@@ -145,14 +144,8 @@ def _decoded_for(parent: int, *block: Any) -> tuple[DecodedBlock, np.ndarray]:
 
 @cache
 def _end_with(parent: int) -> None:
-    """Have this process end when its parent has ended in whatever way: it would wait for more work for ever."""
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(1)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
+    """Have this process end with its parent: it would wait for more work for ever."""
+    when_parent_ends(parent, partial(os._exit, 1))
 
 
 def _decoded(first: int, encoded: EncodedImages, size: Size, channels: int) -> tuple[DecodedBlock, np.ndarray]:

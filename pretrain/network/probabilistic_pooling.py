@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pretrain.network.max_pooling import maxima
 from pretrain.runs.batch_parts import drawn, empty_like_part
 
 
@@ -80,7 +81,7 @@ def _block_weights(x: Tensor, size: int) -> tuple[Tensor, Tensor, Tensor]:
     Tensor, (N, K, H, W), and Tensor, (N, K, H/size, W/size), twice
         The weight of each unit being on, that of none being on, and the logarithm of the divisor.
     """
-    greatest = F.max_pool2d(x.detach(), size).clamp(min=0)
+    greatest = maxima(x.detach(), size).clamp(min=0)
     return (x - _spread(greatest, size)).exp(), (-greatest).exp(), greatest
 
 

@@ -13,15 +13,15 @@ from pretrain.network.autocast import product_dtype
 FEW_CHANNELS = 4
 
 
-def conv_transpose(h: Tensor, weight: Tensor, padding: int = 0, bias: Tensor | None = None) -> Tensor:
-    """Return the transposed convolution of stride 1, (N, K, H, W), (K, C, F, F) -> (N, C, H + F - 1 - 2 padding, ...).
+def conv_transpose(h: Tensor, weight: Tensor, padding: int = 0, bias: Tensor | None = None, stride: int = 1) -> Tensor:
+    """Return the transposed convolution, (N, K, H, W), (K, C, F, F) -> (N, C, (H - 1) stride + F - 2 padding, ...).
 
     The bias, (C,), is added to the channels. The result is torch's own but for rounding, and it can be differentiated
     once.
     """
     dtype = product_dtype(h)
     bias = weight.new_zeros(weight.shape[1]) if bias is None else bias
-    return _ConvTranspose.apply(h.to(dtype), weight.to(dtype), bias.to(dtype), padding)
+    return _ConvTranspose.apply(h.to(dtype), weight.to(dtype), bias.to(dtype), padding, stride)
 
 
 class _ConvTranspose(torch.autograd.Function):
@@ -31,23 +31,23 @@ class _ConvTranspose(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, h: Tensor, weight: Tensor, bias: Tensor, padding: int) -> Tensor:
+    def forward(ctx: Any, h: Tensor, weight: Tensor, bias: Tensor, padding: int, stride: int) -> Tensor:
         ctx.save_for_backward(h, weight)
-        ctx.padding = padding
+        ctx.padding, ctx.stride = padding, stride
         channels, side = weight.shape[1], weight.shape[2]
         sides = [n + side - 1 - 2 * padding for n in h.shape[2:]]
-        if channels > FEW_CHANNELS or padding >= side or any(n % 2 for n in sides):
-            return F.conv_transpose2d(h, weight, bias, padding=padding)
+        if stride > 1 or channels > FEW_CHANNELS or padding >= side or any(n % 2 for n in sides):
+            return F.conv_transpose2d(h, weight, bias, stride, padding)
         return _in_blocks(h, weight, bias, padding)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
         h, weight = ctx.saved_tensors
         gradient = gradient.contiguous(memory_format=torch.channels_last)
-        towards_h = F.conv2d(gradient, weight, padding=ctx.padding)
-        towards_weight = conv2d_weight(gradient, weight.shape, h, padding=ctx.padding)
-        return towards_h, towards_weight, gradient.sum(dim=(0, 2, 3)), None
+        towards_h = F.conv2d(gradient, weight, None, ctx.stride, ctx.padding)
+        towards_weight = conv2d_weight(gradient, weight.shape, h, ctx.stride, ctx.padding)
+        return towards_h, towards_weight, gradient.sum(dim=(0, 2, 3)), None, None
 
 
 def _in_blocks(h: Tensor, weight: Tensor, bias: Tensor, padding: int) -> Tensor:

@@ -3,7 +3,6 @@
 import logging
 import os
 import signal
-import threading
 import time
 from collections.abc import Callable
 from typing import TypeVar
@@ -14,6 +13,7 @@ from lightning_fabric.plugins.environments import ClusterEnvironment, LightningE
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 
 from pretrain.errors import UserError, system_line
+from pretrain.runs.parents import when_parent_ends
 
 T = TypeVar("T")
 
@@ -53,7 +53,7 @@ def launch_fabric(accelerator: str, devices: int, precision: str, threads: int |
             f"is not available here: {error}".splitlines()[0]
         ) from None
     if devices > 1 and fabric.local_rank and not TorchElasticEnvironment.detect():
-        threading.Thread(target=_end_with_parent, daemon=True).start()
+        when_parent_ends(os.getppid(), _end)
     return fabric
 
 
@@ -74,11 +74,8 @@ def _cluster(devices: int) -> tuple[ClusterEnvironment, int]:
     return TorchElasticEnvironment(), started // here
 
 
-def _end_with_parent() -> None:
-    """End this process some seconds after the one that started it, which has ended in whatever way."""
-    parent = os.getppid()
-    while os.getppid() == parent:
-        time.sleep(1)
+def _end() -> None:
+    """End this process some seconds after the one that started it."""
     # What both were about to end, ends by itself.
     time.sleep(5)
     os.kill(os.getpid(), signal.SIGTERM)

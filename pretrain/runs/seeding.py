@@ -41,7 +41,7 @@ def seed_global_generators(seed: int, device: torch.device) -> None:
 def seeded(seed: int, *names: str | int) -> Iterator[None]:
     """Seed torch's global generators inside the block, and restore them after it.
 
-    This is for draws that take no generator: the initialization of modules, and dropout.
+    This is for draws that take no generator: the initialization of modules, and torch's own dropout.
     """
     devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []
     with torch.random.fork_rng(devices=devices):

@@ -118,9 +118,7 @@ class ConvAutoencoder(AutogradStage):
     def _decode_hidden(self, hidden: Tensor) -> Tensor:
         conv = self.layer.conv
         filters = conv.weight if self.decoder is None else self.decoder
-        if conv.stride == (1, 1):
-            return conv_transpose(hidden, filters, self.layer.padding, self.visible_bias)
-        return F.conv_transpose2d(hidden, filters, self.visible_bias, conv.stride, self.layer.padding)
+        return conv_transpose(hidden, filters, self.layer.padding, self.visible_bias, conv.stride[0])
 
     def _compete(self, hidden: Tensor, part: BatchPart) -> Tensor:
         if self.unpooling == "switches" and self.layer.pool_stride > 1:

@@ -93,7 +93,7 @@ class Trainer:
     def take_step(self) -> Metrics:
         """Compute the gradients of one batch, update the parameters, and return the metrics of the batch."""
         started = time.monotonic()
-        # Dropout and the like take no generator, so each step seeds the global one by its name.
+        # What a stage draws may take no generator, so each step seeds the global one by its name.
         names = self.name, "step", self.step, 0
         seed_global_generators(derive_seed(self.seed, *names), self.fabric.device)
         with timed("optimizer"):
