@@ -127,7 +127,7 @@ ODD_NAMES = ["$", "$$", "$x_1$", r"\frac", "caf\udce9", "猫", "a\nb", "<b>", "f
 
 def confusion(names):
     counts = np.eye(len(names), dtype=int)
-    return Evaluation(1.0, dict.fromkeys(names, 1.0), counts)
+    return Evaluation(1.0, dict.fromkeys(names, 1.0), counts, torch.arange(len(names)), torch.eye(len(names)))
 
 
 def test_names_of_classes_are_drawn_as_they_are_written(tmp_path, recwarn):

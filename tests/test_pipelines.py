@@ -9,6 +9,7 @@ import torch
 import pretrain
 from pretrain import RunFolder, UserError, fit_stages
 from pretrain.data.skipped_files import Skipped
+from pretrain.evaluation.kept_predictions import FILE, read_predictions
 from pretrain.pipelines.layer_probing import run_probe
 from pretrain.pipelines.network_finetuning import run_finetune
 from pretrain.pipelines.stage_training import run_stages
@@ -279,3 +280,39 @@ def test_a_complete_run_without_its_network_says_so_and_may_run_again(configure,
     again = run_finetune(configure("finetune", *options, "overwrite=true"), digits, fabric)
     assert again["test_accuracy"] == first["test_accuracy"]
     assert file.read_bytes() == whole
+
+
+def test_a_run_keeps_its_predictions_which_are_those_of_its_network(configure, digits, fabric, tmp_path):
+    out = tmp_path / "ft"
+    summary = run_finetune(configure("finetune", f"out={out}", *FINETUNE, "device.precision=32-true"), digits, fabric)
+    kept, test = read_predictions(RunFolder(out)), digits.open_test()
+    assert kept.correct.mean() == pytest.approx(summary["test_accuracy"])
+    assert (kept.labels == test.labels.numpy()).all()
+    assert kept.images_digest == digits.labelled_digest
+    probabilities = pretrain.ConvNet.load(out / "network.safetensors").predict_proba(test.images)
+    assert (kept.predicted == probabilities.argmax(dim=1).numpy()).all()
+    torch.testing.assert_close(torch.from_numpy(kept.probabilities).float(), probabilities, rtol=1e-3, atol=1e-7)
+
+
+def test_predictions_are_missed_where_the_run_kept_some_and_only_there(configure, digits, fabric, tmp_path):
+    out = tmp_path / "ft"
+    run_finetune(configure("finetune", f"out={out}", *FINETUNE, "test=false"), digits, fabric)
+    assert read_predictions(RunFolder(out)) is None
+    out = tmp_path / "tested"
+    run_finetune(configure("finetune", f"out={out}", *FINETUNE), digits, fabric)
+    (out / FILE).unlink()
+    with pytest.raises(UserError, match=r"test-predictions\.safetensors is damaged \(it is missing"):
+        read_predictions(RunFolder(out))
+
+
+@pytest.mark.parametrize("name", ["label_seed", "weight_seed", "order_seed"])
+def test_a_single_draw_may_have_a_seed_of_its_own(name, configure, digits, fabric, tmp_path):
+    """All draws of seed 1, given one by one, are the run of seed 1; and each of them changes the run of seed 0."""
+
+    def result(folder, *options):
+        run_finetune(configure("finetune", f"out={tmp_path / folder}", *FINETUNE, *options), digits, fabric)
+        return read_predictions(RunFolder(tmp_path / folder)).probabilities
+
+    one_by_one = result("one by one", "label_seed=1", "weight_seed=1", "order_seed=1")
+    assert (one_by_one == result("seed 1", "seed=1")).all()
+    assert (result("changed", f"{name}=1") != result("seed 0")).any()

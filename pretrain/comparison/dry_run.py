@@ -93,14 +93,14 @@ def _planned(comparison: Comparison, fabric: Fabric) -> Iterator[PlannedRun]:
         return pretraining_seconds(stack, shape, None, fabric)
 
     @cache
-    def finetuning(arm: str, candidate: int) -> float:
-        recipe = comparison.recipes(arm)[candidate]
+    def finetuning(arm: str, candidate: int, multiple: float) -> float:
+        recipe = comparison.recipes(arm)[candidate].stretched(multiple)
         return finetuning_seconds(comparison.stack, shape, classes, recipe, fabric)
 
     def estimate(task: Task) -> float | None:
         if isinstance(task, PretrainingTask):
             return pretraining(task.arm)
-        return finetuning(task.arm, task.trial or 0) if isinstance(task, FinetuningTask) else None
+        return finetuning(task.arm, task.trial or 0, task.compute) if isinstance(task, FinetuningTask) else None
 
     for task in tasks(comparison):
         trial = isinstance(task, FinetuningTask) and task.trial is not None

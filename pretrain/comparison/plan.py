@@ -10,7 +10,16 @@ from pretrain.comparison.slurm_settings import Slurm
 from pretrain.comparison.tuning import Tuning, decisive
 from pretrain.data.dataset_settings import DataSource, DigitsData
 from pretrain.runs.device import Crowd, Device
-from pretrain.runs.setting_types import NO_REPEATS, Count, FileName, FromZero, PlainName
+from pretrain.runs.setting_types import (
+    ANY_WITHOUT_REPEATS,
+    NO_REPEATS,
+    Count,
+    FileName,
+    FromZero,
+    In,
+    PlainName,
+    value_text,
+)
 from pretrain.runs.typed_settings import (
     Config,
     Resuming,
@@ -26,6 +35,8 @@ from pretrain.stages.stack_settings import StackSettings
 from pretrain.training.recipes import Recipe
 
 Budgets = Annotated[list[Literal["all"] | Count], NO_REPEATS]
+Source = Literal["labels", "weights", "order", "pretraining"]
+Multiple = Annotated[float, In(gt=0, le=1e6)]
 FIGURES = tuple(
     f"figures/{name}.{suffix}"
     for name in (
@@ -57,6 +68,12 @@ class Comparison(Settings):
         Label budgets.
     seeds : sequence of int
         Seeds of the runs. Each draws its own labels, initial weights and pretraining. A claim needs five or more.
+    hold : sequence of {"labels", "weights", "order", "pretraining"}
+        Draws that all seeds share: those of the first seed. Intervals do not cover what is held.
+    compute : sequence of float
+        Multiples of the recipe's steps, with 1 among them. Each is a run of its own, with its own schedule.
+    shared_by : int
+        Number of trainings that share the compute of one pretraining, where it is not charged in full.
     tuning : Tuning
         Search for settings that every arm gets.
     probe : bool
@@ -93,6 +110,9 @@ class Comparison(Settings):
         factory=lambda: [100], resuming=Resuming.GROWS
     )
     seeds: Annotated[list[FromZero], NO_REPEATS] = setting(factory=lambda: [0, 1, 2, 3, 4], resuming=Resuming.GROWS)
+    hold: Annotated[list[Source], ANY_WITHOUT_REPEATS] = setting(factory=list)
+    compute: Annotated[list[Multiple], NO_REPEATS] = setting(factory=lambda: [1.0], resuming=Resuming.GROWS)
+    shared_by: Count = setting(10, resuming=Resuming.FREE)
     tuning: Tuning = setting(factory=Tuning)
     probe: bool = setting(False, resuming=Resuming.GROWS)
     jobs: Crowd = setting(1, resuming=Resuming.FREE)
@@ -116,6 +136,10 @@ class Comparison(Settings):
             yield "slurm.workers is instead of jobs and device.devices: leave these at 1."
         if self.tuning.trials != 0 and (shared := {*self.tuning.seeds} & {*self.seeds}):
             yield f"tuning.seeds and seeds share {min(shared)}: runs must not share the draws of trials."
+        if {"labels", "weights", "order"} <= {*self.hold}:
+            yield f"hold={value_text(self.hold)}: every seed would give the same run from scratch; leave out one draw."
+        if 1 not in self.compute:
+            yield f"compute={value_text(self.compute)}: verdicts rest on the recipe's own steps, so give 1 as well."
         for name in self.arms:
             yield from self._contradictions_of(name)
         recipes = problems_within("", lambda: self._recipes)
@@ -194,6 +218,18 @@ class Comparison(Settings):
         """Return whether the recipes that an arm may try differ in a setting that decides the result."""
         deciding = [decisive(recipe) for recipe in self.recipes(arm)]
         return any(each != deciding[0] for each in deciding)
+
+    def multiples(self, arm: str) -> list[float]:
+        """Return the multiples of its recipe's steps that an arm runs with.
+
+        An arm without steps has one cost, and so has a compute-matched arm, whose compute is given.
+        """
+        varies = any(recipe.steps for recipe in self.recipes(arm)) and not self.arms[arm].compute_matched
+        return self.compute if varies else [1.0]
+
+    def seed_of(self, source: Source, seed: int) -> int:
+        """Return the seed that draws a source of variation in the runs of a seed: its own, or the first if held."""
+        return self.seeds[0] if source in self.hold else seed
 
     def stack_of(self, arm: str) -> StackSettings:
         """Return the stack of an arm: the shared one, with the changes of the arm."""

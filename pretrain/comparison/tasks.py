@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pretrain.comparison.plan import Comparison
+from pretrain.comparison.plan import Comparison, Source
 from pretrain.comparison.tuning import best_candidate
 from pretrain.errors import UserError
 from pretrain.pipelines.run_settings import FinetuningRun, ProbeRun, StageRun
@@ -72,27 +72,32 @@ class FinetuningTask:
         Seed that draws the labels, the initial weights and, for a pretrained arm, the pretraining.
     trial : int, optional
         Index of the candidate settings to try; None for a run that counts.
+    compute : float
+        Multiple of the recipe's steps. Trials have 1, and choose the settings for every multiple.
     """
 
     arm: str
     labels: Literal["all"] | int
     seed: int
     trial: int | None = None
+    compute: float = 1.0
 
     @property
     def kind(self) -> str:
         """The kind of task. Tasks of one kind take about equally long."""
-        return self.arm
+        return self.arm if self.compute == 1 else f"{self.arm} with {self.compute:g} times the steps"
 
     def __str__(self) -> str:
         """Return the name of the run for a line of text."""
         trial = "" if self.trial is None else f", trial {self.trial + 1}"
-        return f"{self.arm}, {self.labels} labels, seed {self.seed}{trial}"
+        steps = "" if self.compute == 1 else f", {self.compute:g} times the steps"
+        return f"{self.arm}, {self.labels} labels{steps}, seed {self.seed}{trial}"
 
     def folder(self, out: Path) -> Path:
         """Return the folder of the task within the folder of the comparison."""
         kind = out / "runs" if self.trial is None else out / "trials" / f"trial-{self.trial + 1}"
-        return kind / self.arm / f"labels-{self.labels}" / f"seed-{self.seed}"
+        steps = "" if self.compute == 1 else f"-compute-{self.compute:g}"
+        return kind / self.arm / f"labels-{self.labels}{steps}" / f"seed-{self.seed}"
 
     def needs(self, comparison: Comparison) -> list["Task"]:
         """Return the tasks that must have ended before this one starts."""
@@ -102,11 +107,11 @@ class FinetuningTask:
 
     def pretraining(self, comparison: Comparison) -> PretrainingTask | None:
         """Return the pretraining that the run starts from, or whose compute a compute-matched run is given."""
-        arm = comparison.arms[self.arm]
+        arm, seed = comparison.arms[self.arm], comparison.seed_of("pretraining", self.seed)
         if arm.pretrained:
             alike = (name for name, each in comparison.arms.items() if each.stack == arm.stack)
-            return PretrainingTask(self.seed, arm.num_unlabelled, next(alike) if arm.stack else None)
-        return PretrainingTask(self.seed) if arm.compute_matched else None
+            return PretrainingTask(seed, arm.num_unlabelled, next(alike) if arm.stack else None)
+        return PretrainingTask(seed) if arm.compute_matched else None
 
     def trials(self, comparison: Comparison) -> list["FinetuningTask"]:
         """Return the trials that choose the settings of the run; none where every candidate gives the same result."""
@@ -131,14 +136,21 @@ class FinetuningTask:
             arm=self.arm,
             labels=self.labels,
             seed=self.seed,
+            label_seed=self._held("labels", comparison),
+            weight_seed=self._held("weights", comparison),
+            order_seed=self._held("order", comparison),
             out=str(self.folder(out)),
-            recipe=comparison.recipes(self.arm)[chosen],
+            recipe=comparison.recipes(self.arm)[chosen].stretched(self.compute),
             init=arm.init,
             stages=str(stages) if arm.pretrained else None,
             upto=arm.upto,
             extra_flops=_flops_of(stages) if stages and arm.compute_matched else 0,
             test=self.trial is None,
         )
+
+    def _held(self, source: Source, comparison: Comparison) -> int | None:
+        """Return the seed of a draw that all runs that count share; None for the own seed, which trials always have."""
+        return comparison.seeds[0] if source in comparison.hold and self.trial is None else None
 
     def winner(self, comparison: Comparison) -> int:
         """Return the index of the recipe that was best in the trials, by validation accuracy."""
@@ -179,13 +191,17 @@ class ProbingTask:
 
     def needs(self, comparison: Comparison) -> list["Task"]:
         """Return the tasks that must have ended before this one starts."""
-        return [PretrainingTask(self.seed)] if self.init == "pretrained" else []
+        return [self._pretraining(comparison)] if self.init == "pretrained" else []
+
+    def _pretraining(self, comparison: Comparison) -> PretrainingTask:
+        return PretrainingTask(comparison.seed_of("pretraining", self.seed))
 
     def settings(self, comparison: Comparison) -> ProbeRun:
         """Return the settings of the run."""
         out = Path(comparison.out)
-        stages = str(PretrainingTask(self.seed).folder(out)) if self.init == "pretrained" else None
+        stages = str(self._pretraining(comparison).folder(out)) if self.init == "pretrained" else None
         own = {"init": self.init, "stages": stages, "labels": self.labels, "seed": self.seed}
+        own |= {f"{name[:-1]}_seed": comparison.seeds[0] for name in ("labels", "weights") if name in comparison.hold}
         return ProbeRun(**_shared(comparison), **own, out=str(self.folder(out)))  # type: ignore[arg-type]
 
 
@@ -197,7 +213,8 @@ def runs_that_count(comparison: Comparison) -> Iterator[FinetuningTask]:
     for seed in comparison.seeds:
         for labels in comparison.labels:
             for arm in comparison.arms:
-                yield FinetuningTask(arm, labels, seed)
+                for multiple in comparison.multiples(arm):
+                    yield FinetuningTask(arm, labels, seed, compute=multiple)
 
 
 def tasks(comparison: Comparison) -> dict[Task, list[Task]]:

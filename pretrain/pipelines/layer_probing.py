@@ -39,7 +39,7 @@ def _probe(
         network = starting_network(settings, data, layers).to(fabric.device).to(memory_format=torch.channels_last)
     started = time.monotonic()
     with fabric.autocast():
-        probes = probe_layers(network, data, labels=settings.label_budget, seed=settings.seed)
+        probes = probe_layers(network, data, labels=settings.label_budget, seed=settings.seed_of_labels)
     # Opening the test split may have added skipped files.
     data.record_in(folder)
     summary = {

@@ -7,6 +7,7 @@ from typing import Any
 from lightning_fabric import Fabric
 
 from pretrain.data.dataset import Dataset
+from pretrain.evaluation.kept_predictions import keep_predictions
 from pretrain.evaluation.predictions import Evaluation
 from pretrain.network.convnet import ConvNet
 from pretrain.pictures.confusion_matrix import draw_confusion
@@ -64,7 +65,8 @@ def _finetune(
         network,
         data,
         labels=settings.label_budget,
-        seed=settings.seed,
+        seed=settings.seed if settings.order_seed is None else settings.order_seed,
+        label_seed=settings.seed_of_labels,
         recipe=recipe,
         fabric=fabric,
         folder=folder,
@@ -77,6 +79,8 @@ def _finetune(
     if folder.writes:
         if keep_network:
             network.save(folder.path / f"network{SUFFIX}")
+        if result.test:
+            keep_predictions(folder, result.test, data.labelled_digest)
         with timed("pictures"):
             _draw_finetuning(network, result, folder)
     summary = _summary(settings, recipe, layers, network, labels, result)

@@ -93,11 +93,16 @@ class NetworkRun(RunSettings):
         Folder of a finished `StageRun`, for pretrained layers. It may move, since a digest identifies the layers.
     labels : int or "all"
         Label budget.
+    label_seed, weight_seed : int, optional
+        Seeds of two single draws: the labelled images, and the initial weights. None: `seed`. With all others varied
+        and one held, or the other way round, several runs show how much each draw matters (Bouthillier et al. 2021).
     """
 
     init: Literal["scratch", "pretrained"] = "scratch"
     stages: FileName | None = setting(None, resuming=Resuming.FREE)
     labels: Literal["all"] | Count = "all"
+    label_seed: FromZero | None = None
+    weight_seed: FromZero | None = None
 
     def contradictions(self) -> Iterator[str]:
         """Yield a line when labels or trained stages are missing, or stages are given for layers from scratch."""
@@ -118,6 +123,16 @@ class NetworkRun(RunSettings):
         """The label budget as a number; None for all."""
         return self.labels if isinstance(self.labels, int) else None
 
+    @property
+    def seed_of_labels(self) -> int:
+        """The seed that draws the labelled images."""
+        return self.seed if self.label_seed is None else self.label_seed
+
+    @property
+    def seed_of_weights(self) -> int:
+        """The seed that draws the initial weights."""
+        return self.seed if self.weight_seed is None else self.weight_seed
+
 
 @dataclass(frozen=True, kw_only=True)
 class FinetuningRun(NetworkRun):
@@ -135,15 +150,18 @@ class FinetuningRun(NetworkRun):
         Whether the test split is read, once, at the end; False for a trial that chooses settings.
     arm : str, optional
         Name of the arm in the summary; None for the name that the other settings imply.
+    order_seed : int, optional
+        Seed of the order of images, of augmentation and of dropout. None: `seed`.
     """
 
-    products = ("network.safetensors", "confusion.png", "learning-curves.png")
+    products = ("network.safetensors", "test-predictions.safetensors", "confusion.png", "learning-curves.png")
 
     recipe: Recipe = setting(factory=Recipe)
     upto: Count | None = None
     extra_flops: FromZero = 0
     test: bool = True
     arm: str | None = None
+    order_seed: FromZero | None = None
 
     def contradictions(self) -> Iterator[str]:
         """Yield a line when the recipe does not fit the network, or there are not so many pretrained layers."""

@@ -90,13 +90,13 @@ def _refuse_other_runs(path: Path, summary: Mapping[str, Any] | None) -> None:
 
 def starting_network(settings: NetworkRun, data: Dataset, layers: StartingLayers, upto: int | None = None) -> ConvNet:
     """Return the network to start from, with its first `upto` layers pretrained or all from scratch."""
-    stack = build_stack(settings.stack, data.unlabelled, settings.seed).stack
+    stack = build_stack(settings.stack, data.unlabelled, settings.seed_of_weights).stack
     if layers.state is not None:
         load_stack(stack, layers.state)
     return assemble(
         stack,
         data.classes,
-        seed=settings.seed,
+        seed=settings.seed_of_weights,
         pretrained=settings.pretrained,
         upto=upto,
         unlabelled=data.unlabelled,

@@ -12,6 +12,7 @@ import pandas as pd
 from pretrain.comparison.plan import Comparison
 from pretrain.comparison.tasks import FinetuningTask, PretrainingTask, ProbingTask, Task, tasks
 from pretrain.errors import DamagedFileError, UserError
+from pretrain.evaluation.kept_predictions import read_predictions
 from pretrain.runs.environment import deciding_changes
 from pretrain.runs.run_folder import RunFolder
 from pretrain.runs.sealed_files import read_json
@@ -23,6 +24,7 @@ COLUMNS = (
     "stack",
     "labels",
     "seed",
+    "compute",
     "val_accuracy",
     "test_accuracy",
     "pretrain_seconds",
@@ -54,7 +56,10 @@ class Results:
     labelled_digest : str
         Digest of the labelled images and the test images.
     runs : DataFrame
-        One row for each complete run, with the columns `COLUMNS`.
+        One row for each complete run with the steps of its recipe, with the columns `COLUMNS`, and ``correct``: whether
+        each test image was classified correctly, (N,), bool, or None where a run kept no predictions.
+    runs_by_compute : DataFrame
+        The same for each complete run, with whatever multiple of those steps.
     trials : DataFrame
         One row for each trial that ended: arm, labels, seed, trial, each tuned setting, val_accuracy, seconds, chosen,
         failure.
@@ -82,6 +87,7 @@ class Results:
     changed_environments: list[str]
     labelled_digest: str
     runs: pd.DataFrame
+    runs_by_compute: pd.DataFrame
     trials: pd.DataFrame
     probes: pd.DataFrame
     curves: pd.DataFrame
@@ -106,6 +112,7 @@ def read_results(out: str | Path) -> Results:
     everything = list(tasks(comparison))
     done, damaged = _summaries(everything, out)
     runs = {task: summary for task, summary in done.items() if isinstance(task, FinetuningTask) and task.trial is None}
+    all_runs = _runs(runs, out)
     first = next(iter(runs.values()), {})
     leakage = out / "leakage.json"
     return Results(
@@ -115,7 +122,8 @@ def read_results(out: str | Path) -> Results:
         environment=(RunFolder(out).environments() or [{}])[-1],
         changed_environments=_changed_environments(done, out),
         labelled_digest=digests["labelled_digest"],
-        runs=pd.DataFrame([{column: s[column] for column in COLUMNS} for s in runs.values()], columns=list(COLUMNS)),
+        runs=all_runs[all_runs["compute"] == 1].reset_index(drop=True),
+        runs_by_compute=all_runs,
         trials=_trials(everything, done, comparison),
         probes=_probes(done),
         curves=_curves(runs, out),
@@ -140,6 +148,16 @@ def _summaries(everything: list[Task], out: Path) -> tuple[dict[Task, dict[str, 
         except DamagedFileError as error:
             damaged[task] = str(error)
     return done, damaged
+
+
+def _runs(runs: Mapping[FinetuningTask, dict[str, Any]], out: Path) -> pd.DataFrame:
+    """Return a row for each complete run, with what it kept of the test images."""
+    rows = []
+    for task, summary in runs.items():
+        kept = read_predictions(RunFolder(task.folder(out)))
+        own = {"compute": task.compute, "correct": kept.correct if kept else None}
+        rows.append({**{column: summary[column] for column in COLUMNS if column not in own}, **own})
+    return pd.DataFrame(rows, columns=[*COLUMNS, "correct"])
 
 
 def _changed_environments(done: Iterable[Task], out: Path) -> list[str]:
@@ -254,6 +272,7 @@ def _curves(runs: Mapping[FinetuningTask, dict[str, Any]], out: Path) -> pd.Data
             "val_accuracy": row["val_accuracy"],
         }
         for cell, summary in runs.items()
+        if cell.compute == 1
         for row in RunFolder(cell.folder(out)).metrics()
         if "val_accuracy" in row
     ]

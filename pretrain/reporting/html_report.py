@@ -19,7 +19,7 @@ from pretrain.pictures.drawing import legible, own_style
 from pretrain.reporting import attribution_figures, comparison_figures, plotting, tables
 from pretrain.reporting.caveats import caveats
 from pretrain.reporting.comparison_figures import Drawing, file_name
-from pretrain.reporting.comparison_results import Results, read_results
+from pretrain.reporting.comparison_results import COLUMNS, Results, read_results
 from pretrain.reporting.headline import against_matched, headline, label_efficiency_sentences
 from pretrain.reporting.markdown_text import as_markdown, code_block, table_row
 from pretrain.reporting.methods_text import methods
@@ -89,7 +89,7 @@ def open_folder(path: str | Path) -> Path:
 def _write_tables(
     results: Results, paired: list[PairedComparison], efficiencies: list[LabelEfficiency], into: Path
 ) -> None:
-    write_text(into / "results.csv", results.runs.to_csv(index=False))
+    write_text(into / "results.csv", results.runs_by_compute.to_csv(index=False, columns=list(COLUMNS)))
     write_text(into / "results.json", json.dumps(as_json(results.runs, paired, efficiencies), indent=2) + "\n")
     for name, table in (("trials", results.trials), ("probes", results.probes)):
         if len(table):

@@ -87,6 +87,7 @@ def _is_plain_name(text: str) -> bool:
 # A list, or one item instead of a list of it alone; null stands for none.
 ONE_OR_MORE = Form("", lambda items: True)
 NO_REPEATS = Form("of one or more without repeats", lambda items: 0 < len(items) == len({*map(str, items)}))
+ANY_WITHOUT_REPEATS = Form("without repeats", lambda items: len(items) == len({*map(str, items)}))
 TWO = Form("of two", lambda items: len(items) == 2)
 # A file or folder; a number is then a name, and ~ the home folder.
 FILE = Form("the name of a file or folder", bool)

@@ -73,6 +73,7 @@ def finetune_network(
     *,
     labels: int | None = None,
     seed: int = 0,
+    label_seed: int | None = None,
     recipe: Recipe | None = None,
     fabric: Fabric | None = None,
     folder: RunFolder | None = None,
@@ -90,7 +91,9 @@ def finetune_network(
     labels : int, optional
         Label budget. None: all labels.
     seed : int
-        Draws the label subset, and names every other draw.
+        Names every draw of training.
+    label_seed : int, optional
+        Draws the label subset. None: `seed`.
     recipe : Recipe, optional
         How to train.
     fabric : Fabric, optional
@@ -116,7 +119,7 @@ def finetune_network(
     recipe = recipe or Recipe()
     recipe.check_network(len(network.layers), network.image_shape)
     fabric = fabric or Device().launch()
-    train = data.train.subset(label_subset(data.train.labels, labels, seed))
+    train = data.train.subset(label_subset(data.train.labels, labels, seed if label_seed is None else label_seed))
     part = equal_part(fabric, {"recipe.batch_size": min(recipe.batch_size, len(train))} if recipe.steps else {})
     standard = _standard_callbacks(network, data.validation, recipe, fabric, folder)
     started = time.monotonic()

@@ -1,7 +1,7 @@
 """The settings of fine-tuning."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Literal
 
 from pretrain.errors import UserError
@@ -80,6 +80,11 @@ class Recipe(Training):
     def head_only_steps(self) -> int:
         """Number of steps before the layers start to train; 0 if they never train."""
         return 0 if self.freeze else self.head_steps
+
+    def stretched(self, factor: float) -> "Recipe":
+        """Return the recipe with this multiple of its steps, over which its whole schedule is stretched."""
+        steps, head_steps, every = (round(factor * n) for n in (self.steps, self.head_steps, self.evaluate_every))
+        return replace(self, steps=steps, head_steps=head_steps, evaluate_every=max(1, every))
 
     def contradictions(self) -> Iterator[str]:
         """Yield a line when there are too few steps for what they are to do."""
