@@ -14,10 +14,11 @@ from PIL import Image
 
 from pretrain import Arm, RunFolder, UserError, run_comparison, write_report
 from pretrain.comparison import workers
-from pretrain.comparison.tasks import FinetuningTask, PretrainingTask, runs_that_count, tasks
+from pretrain.comparison.tasks import FinetuningTask, PretrainingTask, ProbingTask, runs_that_count, tasks
 from pretrain.comparison.workers import Worker
+from pretrain.evaluation.kept_predictions import read_predictions
 from pretrain.pipelines import network_finetuning, stage_training
-from pretrain.reporting.comparison_results import COLUMNS
+from pretrain.reporting.comparison_results import COLUMNS, read_results
 from pretrain.runs.run_folder import run_lock
 
 # Every test here runs a whole comparison or reads one.
@@ -166,6 +167,17 @@ def test_an_arm_may_be_added_but_not_changed(out, configure):
         ("+arms.pretrained.recipe.crop=8", r"arms\.pretrained\.recipe\.crop=8"),
         ("tuning.seeds=[0] tuning.trials=1", "tuning.seeds and seeds share 0"),
         ("jobs=0", "jobs=0: it must be a whole number from 1"),
+        ("compute=[4,16]", r"compute=\[4\.0, 16\.0\]: verdicts rest on the recipe's own steps, so give 1 as well"),
+        ("compute=[1,0]", r"compute=\[1, 0\]: it must be .* above 0"),
+        ("compute=4", "compute=4: it must be a list"),
+        ("compute=[1,0.1] recipe.steps=4", r"compute=0\.1: steps=0: nothing would learn"),
+        ("hold=[labels,labels]", "hold=.*without repeats"),
+        (
+            "hold=[label]",
+            "choose from labels, weights, order, pretraining|each labels or weights or order or pretraining",
+        ),
+        ("hold=[labels,weights,order]", "every seed would give the same run from scratch; leave out one draw"),
+        ("shared_by=0", "shared_by=0: it must be a whole number at least 1"),
     ],
 )
 def test_a_wrong_setting_is_named(tmp_path, configure, override, message):
@@ -350,6 +362,78 @@ def test_an_arm_with_other_stages_equals_the_pretrained_arm_of_a_comparison_with
     report = (together / "report.md").read_text()
     assert "Pretraining of noisy differs: Stage 1 has corruption=gaussian. Stage 2 has training.steps=3." in report
     assert "Pretraining of centroids differs: Stage 1: spherical k-means on whitened patches, 6 maps" in report
+
+
+def predictions_of(out, arm, compute="", seed=0):
+    return read_predictions(RunFolder(out / "runs" / arm / f"labels-20{compute}" / f"seed-{seed}")).probabilities
+
+
+def test_more_compute_is_a_run_of_its_own_with_the_whole_schedule_stretched(tmp_path, out, configure):
+    """The run with 2 times the steps is the run of a comparison whose recipe has them; that with 1 is as before."""
+    frozen = "+arms.fitted={recipe: {freeze: true, head: ridge, steps: 0}}"
+    settings = ["labels=[20]", *SMALL_COMPARISON[1:], frozen]
+    run_comparison(configure("compare", f"out={tmp_path / 'both'}", *settings, "compute=[1,2]"))
+    longer = ["recipe.steps=12", "recipe.evaluate_every=6"]
+    run_comparison(configure("compare", f"out={tmp_path / 'longer'}", *settings[:2], *settings[3:], *longer))
+    for arm in ("scratch", "pretrained"):
+        twice = predictions_of(tmp_path / "both", arm, "-compute-2")
+        assert (twice == predictions_of(tmp_path / "longer", arm)).all()
+        assert (predictions_of(tmp_path / "both", arm) == predictions_of(out, arm)).all()
+        assert (twice != predictions_of(out, arm)).any()
+    results = read_results(tmp_path / "both")
+    multiples = results.runs_by_compute.groupby("arm")["compute"].unique().map(sorted)
+    assert multiples["scratch"] == multiples["pretrained-frozen"] == [1, 2]
+    # A head that is fitted at once has no steps to multiply.
+    assert multiples["fitted"] == [1]
+    assert set(results.runs["compute"]) == {1}
+    assert set(results.curves["step"]) <= {0, 3, 6}
+
+
+def test_more_compute_may_be_asked_for_later_and_costs_no_run_again(tmp_path, configure):
+    settings = [f"out={tmp_path / 'run'}", "labels=[20]", *SMALL_COMPARISON[1:]]
+    run_comparison(configure("compare", *settings))
+    before = summaries(tmp_path / "run")
+    run_comparison(configure("compare", *settings, "compute=[1,2]"))
+    assert before.items() < summaries(tmp_path / "run").items()
+
+
+def test_trials_and_matched_runs_have_the_steps_of_the_recipe_whatever_the_compute(configure):
+    config = configure("compare", "out=x", *TUNED, "compute=[1,4]")
+    assert config.multiples("scratch") == [1, 4]
+    assert config.multiples("scratch-matched") == [1]
+    longer = FinetuningTask("scratch", 20, 0, compute=4.0)
+    assert longer.trials(config) == FinetuningTask("scratch", 20, 0).trials(config)
+    assert {trial.compute for trial in longer.trials(config)} == {1}
+
+
+@pytest.mark.parametrize("held", ["labels", "weights", "order", "pretraining"])
+def test_a_held_draw_is_that_of_the_first_seed_in_every_run(tmp_path, configure, held):
+    """The second seed, with one draw held, is the run of that seed with this draw of the first."""
+    settings = ["labels=[20]", "seeds=[3,5]", *SMALL_COMPARISON[2:], "~arms.pretrained-frozen", "~arms.random-frozen"]
+    run_comparison(configure("compare", f"out={tmp_path / 'held'}", *settings, f"hold=[{held}]"))
+    run_comparison(configure("compare", f"out={tmp_path / 'free'}", *settings))
+    for arm in ("scratch", "pretrained"):
+        first, second = (predictions_of(tmp_path / "held", arm, seed=seed) for seed in (3, 5))
+        assert (first == predictions_of(tmp_path / "free", arm, seed=3)).all()
+        assert (first != second).any()
+        changed = (second != predictions_of(tmp_path / "free", arm, seed=5)).any()
+        assert changed == (arm == "pretrained" or held != "pretraining")
+    stages = {folder.name for folder in (tmp_path / "held" / "stages").iterdir()}
+    assert stages == ({"seed-3"} if held == "pretraining" else {"seed-3", "seed-5"})
+
+
+def test_probes_hold_what_the_runs_hold(configure):
+    config = configure("compare", "out=x", "probe=true", "seeds=[3,5]", "hold=[labels,pretraining]")
+    probe = ProbingTask("pretrained", 20, 5).settings(config)
+    assert (probe.seed, probe.seed_of_labels, probe.seed_of_weights) == (5, 3, 5)
+    assert probe.stages == "x/stages/seed-3"
+
+
+def test_trials_draw_their_own_labels_but_share_a_held_pretraining(configure):
+    config = configure("compare", "out=x", *TUNED, "hold=[labels,pretraining]")
+    trial = FinetuningTask("pretrained", 20, 0).trials(config)[0]
+    assert trial.settings(config).seed_of_labels == 7
+    assert trial.needs(config) == [PretrainingTask(0)]
 
 
 def test_two_processes_give_the_same_bits_as_one(tmp_path, tuned, configure):

@@ -169,6 +169,13 @@ def test_a_caveat_says_that_seeds_share_their_labels_where_a_budget_is_all(out):
     assert any("every seed learns from the same" in line for line in caveats(results, [], []))
 
 
+def test_a_caveat_names_the_draws_that_all_seeds_share(tmp_path, make, out):
+    held = read_results(make(tmp_path / "held", *ALL, "hold=[labels,pretraining]"))
+    said = "All seeds share the labelled images and the pretraining of pretrained arms."
+    assert any(line.startswith(said) for line in caveats(held, [], []))
+    assert not any("All seeds share" in line for line in caveats(read_results(out), [], []))
+
+
 def test_settings_that_arms_have_of_their_own_are_named(tmp_path, make):
     ridge = "recipe: {freeze: true, head: ridge, steps: 0}"
     options = (
@@ -471,6 +478,13 @@ def test_a_folder_without_a_comparison_has_no_report(tmp_path):
         ("tuning=transfer", "Tuning", "0.004) or (optimizer=adamw; learning_rate=0.001; l2_sp=10; mixup=1) or"),
         ("tuning.seeds=[8,9]", "Tuning", "each of the seeds 8, 9"),
         ("seeds=[4,5]", "Seeds and pairing", "Seeds: 4, 5."),
+        ("hold=[pretraining]", "Seeds and pairing", "All seeds share the pretraining of pretrained arms, as seed 0"),
+        ("hold=[labels]", "Seeds and pairing", "A seed draws the initial weights, the order of images"),
+        (
+            "hold=[order]",
+            "Statistics",
+            "but not of the order of images, with augmentation and dropout, which all seeds",
+        ),
         ("labels=[30]", "Statistics", "two-sided paired t test. A verdict"),
         ("+arms.scratch.recipe.dropout=0.1", "Arms", "scratch (init=scratch, dropout=0.1)"),
     ],

@@ -143,6 +143,8 @@ class Comparison(Settings):
         for name in self.arms:
             yield from self._contradictions_of(name)
         recipes = problems_within("", lambda: self._recipes)
+        if not recipes:
+            yield from self._problems_of_multiples()
         yield from recipes or self._without_validation()
         if not recipes:
             object.__setattr__(self, "arms", {name: self._resolved(name) for name in self.arms})
@@ -172,6 +174,12 @@ class Comparison(Settings):
             yield "recipe.early_stopping needs validation images: give data.validation more than 0."
         if any(recipe.head != "random" for recipe in recipes):
             yield "recipe.head needs validation images: give data.validation more than 0."
+
+    def _problems_of_multiples(self) -> Iterator[str]:
+        """Yield a line for each multiple that leaves a recipe too few steps."""
+        for multiple in self.compute:
+            lines = [problems_within("", each.stretched, multiple) for _, each in self.recipes_by_setting()]
+            yield from (f"compute={multiple:g}: {line}" for line in next(filter(None, lines), []))
 
     def recipes(self, arm: str) -> list[Recipe]:
         """Return the recipes that an arm may be fine-tuned with: one for each candidate of tuning, or a single one.

@@ -7,6 +7,7 @@ from pretrain.comparison.paired_differences import SEEDS_FOR_A_CLAIM
 from pretrain.comparison.plan import Comparison
 from pretrain.comparison.verdicts import PairedComparison
 from pretrain.reporting.comparison_results import Results
+from pretrain.reporting.methods_text import draws_in_words
 from pretrain.reporting.settings_in_words import counted, enumeration
 
 # A smaller test split is a caveat.
@@ -34,6 +35,7 @@ def caveats(results: Results, paired: list[PairedComparison], matched: list[Pair
         _tuning(comparison),
         *_frozen_by_tuning(results),
         *_compute(comparison, of_main, matched),
+        *_held_draws(comparison),
         *_shared_labels(comparison),
         *_few_test_images(results),
         *_many_arms(paired),
@@ -118,6 +120,14 @@ def _compute(comparison: Comparison, of_main: list[PairedComparison], matched: l
         f"With {_budgets_in_words(lost)}, pretraining helps against {baseline} but shows no gain over the "
         f"compute-matched arm {arm}. Longer training may explain the difference.",
     ]
+
+
+def _held_draws(comparison: Comparison) -> list[str]:
+    """Say that intervals do not cover what all seeds share."""
+    _, held = draws_in_words(comparison)
+    if not held:
+        return []
+    return [f"All seeds share {enumeration(held)}. Intervals do not say how the difference varies with that."]
 
 
 def _shared_labels(comparison: Comparison) -> list[str]:

@@ -8,7 +8,7 @@ from pretrain.data.fingerprints import SMALLEST_SIDE
 from pretrain.evaluation.layer_features import PROBE_GRID
 from pretrain.reporting.comparison_results import Results
 from pretrain.reporting.plotting import INTERVAL_FROM
-from pretrain.reporting.settings_in_words import counted, settings_in_words, value_in_words
+from pretrain.reporting.settings_in_words import counted, enumeration, settings_in_words, value_in_words
 from pretrain.reporting.training_text import finetuning_paragraph, pretraining_paragraphs
 from pretrain.runs.typed_settings import Config, as_config
 
@@ -19,6 +19,14 @@ ARM_SETTINGS = {
     "num_unlabelled": "is the number of unlabelled images for pretraining and for fitting the preprocessing.",
     "compute_matched": "marks training from scratch with extra steps that cost as many floating-point "
     "operations as pretraining.",
+}
+
+# What a seed draws, by the names that the setting hold has for it.
+DRAWS = {
+    "labels": "the labelled images",
+    "weights": "the initial weights",
+    "order": "the order of images, with augmentation and dropout",
+    "pretraining": "the pretraining of pretrained arms",
 }
 
 
@@ -112,13 +120,21 @@ def _space(space: dict[str, list[Any]]) -> str:
 
 
 def _pairing(comparison: Comparison) -> str:
+    drawn, held = draws_in_words(comparison)
+    shared = f" All seeds share {enumeration(held)}, as seed {comparison.seeds[0]} draws them." if held else ""
     same_head = " and start from the same head" if _heads(comparison) == {"random"} else ""
     return (
         f"Label budgets: {value_in_words(comparison.labels)}. Seeds: {value_in_words(comparison.seeds)}. A seed draws "
-        "the labelled images, the initial weights, the order of images and, for pretrained arms, the pretraining. The "
+        f"{enumeration(drawn)}.{shared} The "
         "labelled subsets are stratified by class and nested over budgets. The arms of one seed see the same "
         f"labels{same_head}, so each is compared with {comparison.baseline} seed by seed."
     )
+
+
+def draws_in_words(comparison: Comparison) -> tuple[list[str], list[str]]:
+    """Return what each seed draws anew, and what all seeds share."""
+    drawn = [words for source, words in DRAWS.items() if source not in comparison.hold]
+    return drawn, [words for words in DRAWS.values() if words not in drawn]
 
 
 def _heads(comparison: Comparison) -> set[str]:
@@ -144,9 +160,11 @@ def _tests(comparison: Comparison) -> str:
 
 
 def _scope(results: Results) -> str:
+    drawn, held = draws_in_words(results.comparison)
+    shared = f", but not of {enumeration(held)}, which all seeds share" if held else ""
     images = f" ({results.test_images:,} images)" if results.test_images else ""
     return (
-        "Intervals account for the random draw of labels, initial weights and training. They do not account for the "
+        f"Intervals account for the random draw of {enumeration(drawn)}{shared}. They do not account for the "
         f"choice of the test split{images}, which all runs share. Each finished run or probe opened the test split "
         "once, and nothing was chosen on it. Seconds count training alone. One pretraining serves every pretrained arm "
         "and budget of its seed, and its full cost is charged to each of them."
