@@ -5,23 +5,39 @@ from functools import cache
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy import stats
+from scipy import optimize, stats
 from statsmodels.stats.multitest import multipletests
-from statsmodels.stats.power import TTestPower
 
+from pretrain.comparison.crossed_effects import CrossedEffects, crossed_effects
 from pretrain.comparison.paired_differences import NAN, SIGNIFICANCE_LEVEL
 
 # The smallest detectable difference is the one that a test finds with this probability.
 POWER = 0.8
 
 
-def paired_p(differences: ArrayLike) -> float:
-    """Return the two-sided p value of a paired t test on differences, (n,), or 1 for fewer than two seeds.
+def paired_p(differences: ArrayLike, images: np.ndarray | None = None) -> float:
+    """Return the two-sided p value of the hypothesis that two arms are equally accurate.
 
-    Equal differences have no spread, so t is not defined. The sign test takes its place.
+    Over seeds alone it is that of a paired t test, or 1 for fewer than two seeds. Equal differences have no spread, so
+    t is not defined. The sign test takes its place.
+
+    Parameters
+    ----------
+    differences : array of float, (n,)
+        One paired difference for each seed.
+    images : array of float, (n, m), optional
+        The same differences for each test image. With them, the hypothesis is about all seeds and all images. The
+        greater p value counts, that over seeds alone or that over seeds and images as crossed random effects.
     """
     x = np.asarray(differences, dtype=float)
-    if len(x) < 2 or not x.any():
+    if len(x) < 2:
+        return 1.0
+    over_seeds = _p_over_seeds(x)
+    return over_seeds if images is None else max(over_seeds, crossed_effects(images).p)
+
+
+def _p_over_seeds(x: np.ndarray) -> float:
+    if not x.any():
         return 1.0
     if np.ptp(x) == 0:
         return float(stats.binomtest(len(x), len(x)).pvalue)
@@ -41,25 +57,48 @@ def holm_corrected(p_values: Sequence[float]) -> list[float]:
     return [float(p) for p in corrected]
 
 
-@cache
-def detectable_effect(n: int) -> float:
-    """Return the true difference, in standard deviations, that n >= 2 seeds detect with 80% power at the 5% level.
+def detectable_difference(seeds: int, seed_variance: float, image_variance: float = 0.0) -> float:
+    """Return the true difference that a two-sided test at the 5% level finds with 80% power.
+
+    Parameters
+    ----------
+    seeds : int
+        Number of seeds, two or more.
+    seed_variance : float
+        Variance of the paired difference of a single seed over these images, above 0.
+    image_variance : float
+        Variance of the mean difference that is due to the images, and that more seeds do not remove.
 
     References
     ----------
     Cohen (1988), Statistical power analysis for the behavioral sciences, chapter 2.
     """
-    solution = TTestPower().solve_power(nobs=n, alpha=SIGNIFICANCE_LEVEL, power=POWER, alternative="two-sided")
-    return float(solution)
+    parts = CrossedEffects(seeds, 0, 0.0, seed_variance, image_variance)
+    return _detectable_effect(parts.degrees_of_freedom) * float(np.sqrt(parts.variance))
 
 
-def smallest_detectable(differences: ArrayLike) -> float:
-    """Return the true difference that this many seeds with this spread would detect four times in five.
+@cache
+def _detectable_effect(degrees_of_freedom: float) -> float:
+    """Return the true mean, in standard errors, that a t test finds with 80% power."""
+    # Beyond this number, t is normal to all digits that a report shows.
+    df = min(degrees_of_freedom, 1e5)
+    critical = stats.t.isf(SIGNIFICANCE_LEVEL / 2, df)
 
-    It holds for a single two-sided paired t test at the 5% level. Holm's correction over budgets needs a little more.
-    Without spread (a single seed, or equal differences) it is NaN.
+    def missing(effect: float) -> float:
+        # SciPy has no number for the far tail where it is next to 0.
+        return float(stats.nct.sf(critical, df, effect) + np.nan_to_num(stats.nct.cdf(-critical, df, effect))) - POWER
+
+    return float(optimize.brentq(missing, 0, critical + 10))
+
+
+def smallest_detectable(differences: ArrayLike, images: np.ndarray | None = None) -> float:
+    """Return the true difference that these seeds and images, with their spread, would detect four times in five.
+
+    The arguments are those of `paired_p`. It holds for a single test at the 5% level. Holm's correction over budgets
+    needs a little more. Without spread (a single seed, or equal differences) it is NaN.
     """
     x = np.asarray(differences, dtype=float)
     if len(x) < 2 or np.ptp(x) == 0:
         return NAN
-    return float(detectable_effect(len(x)) * x.std(ddof=1))
+    of_images = 0.0 if images is None else crossed_effects(images).image_variance
+    return detectable_difference(len(x), float(x.var(ddof=1)), of_images)

@@ -6,7 +6,15 @@ import numpy as np
 import pandas as pd
 from scipy import optimize, stats
 
-from pretrain.comparison.paired_differences import NAN, SEEDS_FOR_A_CLAIM, SIGNIFICANCE_LEVEL, seed_table
+from pretrain.comparison.crossed_effects import image_covariance
+from pretrain.comparison.paired_differences import (
+    NAN,
+    SEEDS_FOR_A_CLAIM,
+    SIGNIFICANCE_LEVEL,
+    by_image,
+    correct_table,
+    seed_table,
+)
 from pretrain.runs.seeding import derive_seed
 
 RESAMPLES = 9999
@@ -27,6 +35,8 @@ class LabelEfficiency:
         than `largest`. Both bounds are NaN with fewer than five seeds.
     smallest, largest : int
         Smallest and largest label budget of the baseline. The estimate never extrapolates beyond them.
+    new_images : bool
+        Whether the interval holds for new test images as well as new seeds.
     """
 
     arm: str
@@ -38,6 +48,7 @@ class LabelEfficiency:
     high: float
     smallest: int
     largest: int
+    new_images: bool = False
 
     @property
     def fewer(self) -> bool:
@@ -72,15 +83,17 @@ def label_efficiency(results: pd.DataFrame, baseline: str) -> list[LabelEfficien
 
     The baseline's mean accuracy over its budgets is made monotone and interpolated linearly in the logarithm of the
     number of labels. The interval comes from a bootstrap over whole seeds, drawn alike for both arms and all budgets,
-    which keeps the pairing. Its percentiles are widened for the small number of seeds. When accuracy rises in
-    proportion to log(labels) and the noise is normal, the interval covers the truth about 92 times in 100 with five
-    seeds and 95 with ten (`benchmarks/coverage.py`).
+    which keeps the pairing. Its percentiles are widened for the small number of seeds. Where all these runs kept their
+    predictions, each resample also moves the means as other test images would, by a normal draw with the covariance
+    that images give to them. The interval then holds for new seeds and new images, or else for new seeds alone
+    (`benchmarks/coverage.py` has its coverage).
 
     Parameters
     ----------
     results : DataFrame
-        One row for each run, in any order, with the columns arm, labels, seed and test_accuracy. A seed counts when
-        the arm has a run at the budget and the baseline has a run at every one of its own.
+        One row for each run, in any order, with the columns arm, labels, seed and test_accuracy, and ``correct`` as
+        for `compare_arms`. A seed counts when the arm has a run at the budget and the baseline has a run at every one
+        of its own.
     baseline : str
         Name of the arm that the others are compared with.
 
@@ -94,7 +107,7 @@ def label_efficiency(results: pd.DataFrame, baseline: str) -> list[LabelEfficien
     Hesterberg (2015), What teachers should know about the bootstrap, The American Statistician 69,
     on widened percentiles.
     """
-    table = seed_table(results)
+    table, correct = seed_table(results), correct_table(results)
     if baseline not in table:
         return []
     curve = table[baseline].unstack("labels").dropna(axis="columns", how="all")  # (seeds, budgets)
@@ -106,16 +119,26 @@ def label_efficiency(results: pd.DataFrame, baseline: str) -> list[LabelEfficien
             seeds = pd.concat([reached.droplevel("labels"), curve], axis="columns").dropna().sort_index()
             if len(seeds):
                 generator = np.random.default_rng(derive_seed(0, "labels needed", arm, baseline, int(labels)))
-                labels_needed = interval_of_labels(seeds.to_numpy(), curve.columns.to_numpy(), generator)
+                runs = [(labels, arm), *((budget, baseline) for budget in curve.columns)]
+                images = _images_of(correct.unstack("labels").loc[seeds.index], runs)
+                labels_needed = interval_of_labels(seeds.to_numpy(), curve.columns.to_numpy(), generator, images)
                 ends = int(curve.columns[0]), int(curve.columns[-1])
-                efficiencies.append(LabelEfficiency(str(arm), baseline, int(labels), len(seeds), *labels_needed, *ends))
+                found = *labels_needed, *ends, images is not None
+                efficiencies.append(LabelEfficiency(str(arm), baseline, int(labels), len(seeds), *found))
     return efficiencies
 
 
+def _images_of(correct: pd.DataFrame, runs: list[tuple[int, str]]) -> np.ndarray | None:
+    """Return what the runs of a label budget and arm got right, (n, m, runs), or None where one kept no predictions."""
+    values = [by_image(correct[arm, labels]) for labels, arm in runs]
+    kept = [each for each in values if each is not None]
+    return np.stack(kept, axis=2) if len(kept) == len(runs) and len({each.shape for each in kept}) == 1 else None
+
+
 def interval_of_labels(
-    accuracies: np.ndarray, budgets: np.ndarray, generator: np.random.Generator
+    accuracies: np.ndarray, budgets: np.ndarray, generator: np.random.Generator, images: np.ndarray | None = None
 ) -> tuple[float, float, float]:
-    """Return how many labels the baseline needs, with the 95% bootstrap interval over seeds.
+    """Return how many labels the baseline needs, with its 95% bootstrap interval.
 
     Parameters
     ----------
@@ -124,7 +147,9 @@ def interval_of_labels(
     budgets : array of int, (B,)
         Numbers of labels in increasing order, at least two.
     generator : numpy.random.Generator
-        Source of the resampled seeds.
+        Source of the resampled seeds and images.
+    images : array of float, (n, m, 1 + B), optional
+        The same accuracies for each test image. With them, the interval holds for new images as well as new seeds.
 
     Returns
     -------
@@ -138,14 +163,26 @@ def interval_of_labels(
     drawn = generator.multinomial(n, np.full(n, 1 / n), size=RESAMPLES)  # (resamples, n)
     # The first row is the sample itself.
     shares = np.vstack([np.ones(n), drawn]) / n  # (1 + resamples, n)
-    needed = _labels_needed(shares @ accuracies, budgets)
+    means = shares @ accuracies
     # Resampled means vary too little, as a variance does that divides by n and not by n - 1. Percentiles also behave
     # like quantiles of the normal distribution, where Student's t is due. Percentiles further out correct for both.
-    tail = stats.norm.cdf(np.sqrt(n / (n - 1)) * stats.t.ppf(SIGNIFICANCE_LEVEL / 2, n - 1))
-    outside = int(tail * (RESAMPLES + 1))
+    widened = np.sqrt(n / (n - 1)) * stats.t.isf(SIGNIFICANCE_LEVEL / 2, n - 1)
+    if images is not None:
+        # The images' part is made smaller by as much, since its spread is known from many images.
+        means[1:] += stats.norm.isf(SIGNIFICANCE_LEVEL / 2) / widened * _image_effects(images, generator)
+    needed = _labels_needed(means, budgets)
+    outside = int(stats.norm.sf(widened) * (RESAMPLES + 1))
     # Some values may be infinite, so percentiles are not interpolated.
     ordered = np.sort(needed[1:])
     return float(needed[0]), float(ordered[outside]), float(ordered[-1 - outside])
+
+
+def _image_effects(images: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    """Draw what other test images would add to means over seeds and images: (n, m, k) -> (resamples, k)."""
+    variances, directions = np.linalg.eigh(image_covariance(images))
+    # The estimate of a covariance may have negative eigenvalues.
+    scaled = directions * np.sqrt(variances.clip(min=0))
+    return generator.standard_normal((RESAMPLES, len(variances))) @ scaled.T
 
 
 def _labels_needed(means: np.ndarray, budgets: np.ndarray) -> np.ndarray:

@@ -1,11 +1,14 @@
 """Estimates from paired differences: mean, confidence intervals and effect size."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 from scipy import special, stats
+
+from pretrain.comparison.crossed_effects import crossed_effects
 
 # Fewer seeds than this support no claim.
 SEEDS_FOR_A_CLAIM = 5
@@ -16,12 +19,31 @@ NAN = float("nan")
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean over `n` seeds with its 95% t interval, whose bounds are NaN for a single seed."""
+    """A mean over seeds with its 95% intervals.
+
+    Attributes
+    ----------
+    n : int
+        Number of seeds.
+    mean : float
+        Mean over the seeds.
+    low, high : float
+        Bounds of the interval for new seeds on these test images, by Student's t; NaN for a single seed.
+    new_images : (float, float), optional
+        Bounds of the interval for new seeds and new test images. They are never within the others. None for a single
+        seed, or where runs kept no predictions.
+    """
 
     n: int
     mean: float
     low: float
     high: float
+    new_images: tuple[float, float] | None = None
+
+    @property
+    def claimed(self) -> tuple[float, float]:
+        """Bounds of the interval that a verdict goes by: the widest that is known."""
+        return self.new_images or (self.low, self.high)
 
 
 def seed_table(results: pd.DataFrame) -> pd.DataFrame:
@@ -42,48 +64,50 @@ def seed_table(results: pd.DataFrame) -> pd.DataFrame:
     return runs.pivot(index=["labels", "seed"], columns="arm", values="test_accuracy")
 
 
-def estimate(values: ArrayLike) -> Estimate:
-    """Return the mean of values, (n,), one for each seed, with its 95% interval by Student's t."""
-    x = np.asarray(values, dtype=float)
-    if len(x) < 2:
-        return Estimate(len(x), float(x.mean()), NAN, NAN)
-    if np.ptp(x) == 0:
-        return Estimate(len(x), float(x[0]), float(x[0]), float(x[0]))
-    low, high = stats.t.interval(1 - SIGNIFICANCE_LEVEL, len(x) - 1, loc=x.mean(), scale=stats.sem(x))
-    return Estimate(len(x), float(x.mean()), float(low), float(high))
+def correct_table(results: pd.DataFrame) -> pd.DataFrame:
+    """Return the table of `seed_table`, with the test images that each run got right in place of its accuracy.
+
+    A cell is the value of the column ``correct``, (m,), or None; every cell is None where there is no such column.
+    """
+    runs = results.dropna(subset="test_accuracy")
+    runs = runs if "correct" in runs else runs.assign(correct=None)
+    return runs.pivot(index=["labels", "seed"], columns="arm", values="correct")
 
 
-def bootstrap_interval(values: ArrayLike, generator: np.random.Generator) -> tuple[float, float]:
-    """Return the 95% bootstrap interval of the mean, bias-corrected and accelerated (BCa).
+def by_image(kept: Iterable[object]) -> np.ndarray | None:
+    """Return what runs got right as numbers, (n, m), or None where one kept nothing or saw other images."""
+    rows = [row if isinstance(row, np.ndarray) else np.empty(0) for row in kept]
+    sizes = {len(row) for row in rows}
+    # A single image has no spread.
+    return np.array(rows, dtype=float) if len(sizes) == 1 and min(sizes) > 1 else None
 
-    The interval assumes no normal distribution. For equal values BCa is not defined, and the interval is that value.
-    The interval is too narrow for few seeds: on normal differences it covers the truth about 85 times in 100 with
-    five seeds and 89 with ten (`benchmarks/coverage.py`). It is therefore shown as a check only, and verdicts follow
-    the t test.
+
+def estimate(values: ArrayLike, images: np.ndarray | None = None) -> Estimate:
+    """Return the mean of values, (n,), one for each seed, with its 95% intervals.
+
+    Seeds and images are crossed random effects. The interval for both holds the interval for seeds alone, which is the
+    wider of the two where images seem to have no effect. With few seeds, crossed effects alone would claim too much:
+    `benchmarks/coverage.py` draws such comparisons.
 
     Parameters
     ----------
     values : array of float, (n,)
         One value for each seed.
-    generator : numpy.random.Generator
-        Source of the 9,999 resamples.
-
-    Returns
-    -------
-    low, high : float
-        Bounds of the interval; NaN for a single seed.
-
-    References
-    ----------
-    Efron (1987), Better bootstrap confidence intervals, Journal of the American Statistical Association 82.
+    images : array of float, (n, m), optional
+        The same values for each test image, whose means over images they are.
     """
     x = np.asarray(values, dtype=float)
+    mean = float(x.mean())
     if len(x) < 2:
-        return NAN, NAN
+        return Estimate(len(x), mean, NAN, NAN)
     if np.ptp(x) == 0:
-        return float(x[0]), float(x[0])
-    result = stats.bootstrap((x,), np.mean, confidence_level=1 - SIGNIFICANCE_LEVEL, rng=generator)
-    return float(result.confidence_interval.low), float(result.confidence_interval.high)
+        mean = low = high = float(x[0])
+    else:
+        low, high = map(float, stats.t.interval(1 - SIGNIFICANCE_LEVEL, len(x) - 1, loc=mean, scale=stats.sem(x)))
+    if images is None:
+        return Estimate(len(x), mean, low, high)
+    of_both = crossed_effects(images).interval(1 - SIGNIFICANCE_LEVEL)
+    return Estimate(len(x), mean, low, high, (min(low, of_both[0]), max(high, of_both[1])))
 
 
 def effect_size(differences: ArrayLike) -> float:

@@ -12,12 +12,12 @@ from pretrain.comparison.paired_differences import (
     SEEDS_FOR_A_CLAIM,
     SIGNIFICANCE_LEVEL,
     Estimate,
-    bootstrap_interval,
+    by_image,
+    correct_table,
     effect_size,
     estimate,
     seed_table,
 )
-from pretrain.runs.seeding import derive_seed
 
 
 @dataclass(frozen=True)
@@ -32,14 +32,13 @@ class PairedComparison:
         Label budget.
     difference : Estimate
         Accuracy of the arm minus that of the baseline, paired by seed, as a fraction of 1.
-    bootstrap : (float, float)
-        Bounds of the 95% bootstrap interval of the difference, beside its t interval.
     p, p_corrected : float
-        Two-sided p value of the paired t test, as it is and after Holm's correction over the budgets.
+        Two-sided p value, as it is and after Holm's correction over the budgets. It is about new seeds and new test
+        images where all runs kept their predictions, or else about new seeds alone.
     effect : float
         Mean difference in standard deviations of the differences, corrected for the number of seeds.
     detectable : float
-        Smallest true difference that this many seeds with this spread detect four times in five, as a fraction of 1.
+        Smallest true difference that these seeds and images detect four times in five, as a fraction of 1.
     verdict : str
         "helps", "hurts", "no detectable difference" or "too few seeds".
     """
@@ -48,7 +47,6 @@ class PairedComparison:
     baseline: str
     labels: int
     difference: Estimate
-    bootstrap: tuple[float, float]
     p: float
     p_corrected: float
     effect: float
@@ -61,17 +59,24 @@ class PairedComparison:
         where = f"{self.arm} against {self.baseline}, {self.labels:,} labels"
         figures = f"{100 * d.mean:+.2f} points"
         if d.n > 1:
-            figures += f" (95% interval {100 * d.low:+.2f} to {100 * d.high:+.2f}, n = {d.n}"
+            what = "95% interval" if d.new_images is None else "95% interval for new seeds and images"
+            figures += f" ({what} {_points(*d.claimed)}, n = {d.n}"
             figures += f", corrected p = {self.p_corrected:.2g})"
         if self.verdict == "too few seeds":
             return f"{where}: too few seeds for a claim; {figures}."
         if self.verdict == "no detectable difference":
-            bound = 100 * max(abs(d.low), abs(d.high))
+            bound = 100 * max(map(abs, d.claimed))
             bounds = f"A difference of more than {bound:.1f} points is unlikely"
             if np.isfinite(self.detectable):
                 bounds += f"; one of less than {100 * self.detectable:.1f} points is easily missed"
+            if d.new_images and d.low * d.high > 0:
+                bounds += f". On these very test images, new seeds would give {_points(d.low, d.high)}"
             return f"{where}: no detectable difference, {figures}. {bounds}."
         return f"{where}: {self.verdict}, {figures}."
+
+
+def _points(low: float, high: float) -> str:
+    return f"{100 * low:+.2f} to {100 * high:+.2f}"
 
 
 def verdict(difference: Estimate, p_corrected: float) -> str:
@@ -86,12 +91,14 @@ def verdict(difference: Estimate, p_corrected: float) -> str:
 def compare_arms(results: pd.DataFrame, baseline: str) -> list[PairedComparison]:
     """Compare each arm with the baseline at each label budget, over the seeds that both have.
 
-    The order of the rows changes no number.
+    Verdicts are about new seeds and new test images where all these runs kept their predictions, or else about new
+    seeds alone. The order of the rows changes no number.
 
     Parameters
     ----------
     results : DataFrame
-        One row for each run, with the columns arm, labels, seed and test_accuracy.
+        One row for each run, with the columns arm, labels, seed and test_accuracy, and where there are predictions
+        ``correct``: whether each test image was classified correctly, (m,), bool, or None.
     baseline : str
         Name of the arm that the others are compared with.
 
@@ -100,51 +107,50 @@ def compare_arms(results: pd.DataFrame, baseline: str) -> list[PairedComparison]
     ValueError
         When an arm has two runs with the same labels and seed.
     """
-    table = seed_table(results)
+    table, correct = seed_table(results), correct_table(results)
     paired: list[PairedComparison] = []
     for arm in [arm for arm in results["arm"].unique() if arm != baseline and {arm, baseline} <= set(table)]:
         # Rounding makes equal differences equal: those of floats are so only nearly.
         differences = (table[arm] - table[baseline]).dropna().round(12)
-        budgets = {int(labels): group.to_numpy() for labels, group in differences.groupby(level="labels")}
+        budgets = {
+            int(labels): (group.to_numpy(), _image_differences(correct.loc[group.index], arm, baseline))  # type: ignore[call-overload]
+            for labels, group in differences.groupby(level="labels")
+        }
         paired += _compare_at_budgets(str(arm), baseline, budgets)
     return paired
 
 
-def _compare_at_budgets(arm: str, baseline: str, budgets: dict[int, np.ndarray]) -> list[PairedComparison]:
-    """Compare an arm with the baseline by the paired differences at each budget, (n,), corrected over the budgets."""
+def _image_differences(correct: pd.DataFrame, arm: str, baseline: str) -> np.ndarray | None:
+    """Return the paired differences for each test image, (n, m), or None where runs kept no predictions."""
+    of_arm, of_baseline = by_image(correct[arm]), by_image(correct[baseline])
+    if of_arm is None or of_baseline is None or of_arm.shape != of_baseline.shape:
+        return None
+    return of_arm - of_baseline
+
+
+def _compare_at_budgets(
+    arm: str, baseline: str, budgets: dict[int, tuple[np.ndarray, np.ndarray | None]]
+) -> list[PairedComparison]:
+    """Compare an arm with the baseline by the differences at each budget, (n,) and (n, m), corrected over budgets."""
     if not budgets:
         return []
-    p_values = [paired_p(x) for x in budgets.values()]
-    return [
-        _paired_comparison(arm, baseline, labels, x, p, p_corrected)
-        for (labels, x), p, p_corrected in zip(budgets.items(), p_values, holm_corrected(p_values), strict=True)
-    ]
-
-
-def _paired_comparison(
-    arm: str, baseline: str, labels: int, x: np.ndarray, p: float, p_corrected: float
-) -> PairedComparison:
-    """Return all that is known of paired differences, (n,), with their p values."""
-    difference = estimate(x)
-    generator = np.random.default_rng(derive_seed(0, "bootstrap", arm, baseline, labels))
-    return PairedComparison(
-        arm=arm,
-        baseline=baseline,
-        labels=labels,
-        difference=difference,
-        bootstrap=bootstrap_interval(x, generator),
-        p=p,
-        p_corrected=p_corrected,
-        effect=effect_size(x),
-        detectable=smallest_detectable(x),
-        verdict=verdict(difference, p_corrected),
-    )
+    p_values = [paired_p(*differences) for differences in budgets.values()]
+    compared = []
+    for (labels, (x, images)), p, p_corrected in zip(budgets.items(), p_values, holm_corrected(p_values), strict=True):
+        difference = estimate(x, images)
+        said, detectable = verdict(difference, p_corrected), smallest_detectable(x, images)
+        estimates = difference, p, p_corrected, effect_size(x), detectable
+        compared.append(PairedComparison(arm, baseline, labels, *estimates, said))
+    return compared
 
 
 def arm_estimates(results: pd.DataFrame, column: str = "test_accuracy") -> dict[tuple[str, int], Estimate]:
     """Return the estimate of a column for each arm and label budget, over the runs that have a value in it."""
-    groups = results.dropna(subset=column).groupby(["arm", "labels"], sort=False)[column]
-    return {(str(arm), int(labels)): estimate(values) for (arm, labels), values in groups}  # type: ignore[misc, call-overload]
+    estimates = {}
+    for (arm, labels), runs in results.dropna(subset=column).groupby(["arm", "labels"], sort=False):  # type: ignore[misc]
+        kept = column == "test_accuracy" and "correct" in runs
+        estimates[str(arm), int(labels)] = estimate(runs[column], by_image(runs["correct"]) if kept else None)  # type: ignore[call-overload]
+    return estimates
 
 
 def as_json(
@@ -152,10 +158,11 @@ def as_json(
 ) -> dict[str, Any]:
     """Return all statistics as plain values for results.json, where NaN and infinities are null.
 
-    In ``labels_needed``, 0 stands for fewer labels than the smallest budget and null for more than the largest. Both
-    bounds are null where there are too few seeds for an interval.
+    Bounds are ``low`` and ``high`` for new seeds, and ``low_new_images`` and ``high_new_images`` for new seeds and new
+    test images, null where runs kept no predictions. In ``labels_needed``, 0 stands for fewer labels than the smallest
+    budget and null for more than the largest. Both bounds are null where there are too few seeds for an interval.
     """
-    arms = [{"arm": a, "labels": n, **asdict(e)} for (a, n), e in arm_estimates(results).items()]
+    arms = [{"arm": a, "labels": n, **_estimate_row(e)} for (a, n), e in arm_estimates(results).items()]
     return {
         "arms": [_plain(row) for row in arms],
         "comparisons": [_plain(_paired_row(c)) for c in paired],
@@ -165,14 +172,17 @@ def as_json(
     }
 
 
+def _estimate_row(e: Estimate) -> dict[str, Any]:
+    low, high = e.new_images or (None, None)
+    return {"n": e.n, "mean": e.mean, "low": e.low, "high": e.high, "low_new_images": low, "high_new_images": high}
+
+
 def _paired_row(c: PairedComparison) -> dict[str, Any]:
     return {
         "arm": c.arm,
         "baseline": c.baseline,
         "labels": c.labels,
-        **asdict(c.difference),
-        "bootstrap_low": c.bootstrap[0],
-        "bootstrap_high": c.bootstrap[1],
+        **_estimate_row(c.difference),
         "p": c.p,
         "p_holm": c.p_corrected,
         "effect_size": c.effect,
