@@ -120,7 +120,9 @@ def _gains(
         name, means = f"{labels:,} labels", [100 * c.difference.mean for c in here]
         looks[name] = BUDGET_STYLES[k % len(BUDGET_STYLES)]
         axes.plot([*origin, *x], [*origin, *means], linewidth=1.6, markersize=5, **looks[name])
-        axes.vlines(x, *spread([c.difference for c in here]).T, color=looks[name]["color"], linewidth=1.4)
+        for images, width in ((False, 2.0), (True, 0.8)):
+            bounds = spread([c.difference for c in here], images)
+            axes.vlines(x, *bounds.T, color=looks[name]["color"], linewidth=width)
         ends[name] = x[-1], means[-1]
     axes.set(xlabel=what, ylabel=f"points above {shown[0].baseline}")
     name_lines(axes, ends, looks)

@@ -38,6 +38,7 @@ def caveats(results: Results, paired: list[PairedComparison], matched: list[Pair
         *_held_draws(comparison),
         *_shared_labels(comparison),
         *_few_test_images(results),
+        *_these_images_alone(paired),
         *_many_arms(paired),
         *_changed_environments(results),
     ]
@@ -146,6 +147,19 @@ def _few_test_images(results: Results) -> list[str]:
     if not images or images >= ENOUGH_TEST_IMAGES:
         return []
     return [f"The test split has only {images:,} images, so one image is worth {100 / images:.2g} points."]
+
+
+def _these_images_alone(paired: list[PairedComparison]) -> list[str]:
+    """Say which intervals hold for these test images alone, since runs of an earlier version kept no predictions."""
+    with_interval = [c for c in paired if c.difference.n > 1]
+    alone = [f"{c.arm} ({c.labels:,} labels)" for c in with_interval if c.difference.new_images is None]
+    if not alone:
+        return []
+    where = f" of {enumeration(alone)}" if len(alone) < len(with_interval) else ""
+    return [
+        f"Intervals and verdicts{where} hold for other seeds on these very test images, and not for other test images, "
+        "since runs kept no predictions."
+    ]
 
 
 def _many_arms(paired: list[PairedComparison]) -> list[str]:

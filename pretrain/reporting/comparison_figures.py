@@ -158,7 +158,10 @@ def _accuracy_rows(
 def draw_differences(
     runs: pd.DataFrame, paired: Sequence[PairedComparison], arms: Sequence[str], looks: Mapping[str, Style]
 ) -> Figure | None:
-    """Draw the paired difference of each arm from the baseline: mean, 95% interval and a dot for each seed."""
+    """Draw the paired difference of each arm from the baseline: mean, 95% intervals and a dot for each seed.
+
+    A thick line is the interval for new seeds, and a thin one that for new seeds and new images.
+    """
     shown = sorted((c for c in paired if c.arm in arms), key=lambda c: (list(arms).index(c.arm), c.labels))
     if not shown:
         return None
@@ -167,8 +170,10 @@ def draw_differences(
     groups: dict[str, list[Row]] = {}
     for c in shown:
         dots = 100 * (table[c.arm] - table[c.baseline]).dropna().loc[c.labels]
+        name = f"{c.labels:,} labels" if len(budgets) > 1 else ""
         low, high = spread([c.difference])[0]
-        row = Row(f"{c.labels:,} labels" if len(budgets) > 1 else "", 100 * c.difference.mean, low, high, list(dots))
+        outer = tuple(spread([c.difference], images=True)[0])
+        row = Row(name, 100 * c.difference.mean, low, high, list(dots), outer=outer)
         groups.setdefault(c.arm, []).append(row)
     figure, axes = rows(groups, looks)
     axes.axvline(0, color="black", linewidth=0.9, zorder=0.5)

@@ -101,14 +101,17 @@ def _write_tables(
 def draw(results: Results, paired: list[PairedComparison], efficiencies: list[LabelEfficiency]) -> Iterator[Drawing]:
     """Draw every figure that there is data for."""
     looks = plotting.styles(results.comparison.arms, results.comparison.baseline)
-    interval = f"mean{' and 95% interval' if results.runs['seed'].nunique() >= plotting.INTERVAL_FROM else ''}"
+    drawn = results.runs["seed"].nunique() >= plotting.INTERVAL_FROM
+    interval = f"mean{' and 95% interval for new seeds' if drawn else ''}"
+    with_images = drawn and any(c.difference.new_images for c in paired)
+    both = f"{interval}{', and for new seeds and images as a thin line' if with_images else ''}"
     shown = comparison_figures.panels(results.comparison)
     main = next(iter(shown.values()))
     for title, arms in shown.items():
         figure = comparison_figures.draw_accuracy(results.runs, arms, looks)
         yield from _drawing("results", f"accuracy {title}", f"Test accuracy, {title}: {interval}.", figure)
         figure = comparison_figures.draw_differences(results.runs, paired, arms, looks)
-        caption = f"Paired differences, {title}: {interval}, with a dot for each seed."
+        caption = f"Paired differences, {title}: {both}. A dot is a seed."
         yield from _drawing("results", f"differences {title}", caption, figure)
     figure = comparison_figures.draw_labels_saved(efficiencies, main, looks)
     yield from _drawing("results", "labels saved", LABELS_SAVED_CAPTION, figure)
@@ -116,15 +119,15 @@ def draw(results: Results, paired: list[PairedComparison], efficiencies: list[La
         figure = comparison_figures.draw_accuracy_over_time(curves, main, looks)
         caption = f"Validation accuracy over time, {labels:,} labels: {interval}. Pretraining ends at a dashed line."
         yield from _drawing("time", f"time {labels} labels", caption, figure)
-    yield from _attribution(results, paired, interval)
+    yield from _attribution(results, paired, interval, both)
 
 
-def _attribution(results: Results, paired: list[PairedComparison], interval: str) -> Iterator[Drawing]:
-    """Draw the figures that attribute a gain."""
+def _attribution(results: Results, paired: list[PairedComparison], interval: str, both: str) -> Iterator[Drawing]:
+    """Draw the figures that attribute a gain, with the words for one interval and for both."""
     for labels, probes in results.probes.groupby("labels"):
         caption = f"Test accuracy of linear probes at each depth, {labels:,} labels: {interval}."
         yield from _drawing("attribution", f"probes {labels} labels", caption, attribution_figures.probe_depths(probes))
-    gain = f"paired by seed: {interval}."
+    gain = f"paired by seed: {both}."
     caption, figure = "Gain by the number of pretrained layers kept", attribution_figures.layers_kept(results, paired)
     yield from _drawing("attribution", "layers kept", f"{caption}, {gain}", figure)
     caption, figure = "Gain by the number of unlabelled images", attribution_figures.unlabelled_images(results, paired)
@@ -182,6 +185,7 @@ def _page(results: Results, paired: list[PairedComparison], efficiencies: list[L
         "failures": results.failures,
         "accuracies": tables.accuracies(results.runs),
         "paired": tables.paired_differences(paired),
+        "new_images": any(c.difference.new_images for c in paired),
         "labels": tables.label_efficiency_table(efficiencies),
         "cost": tables.cost(results.runs),
         "searched": tables.seconds(results.trials["seconds"].astype(float).sum()),

@@ -40,7 +40,7 @@ def methods(results: Results) -> dict[str, list[str]]:
         "Arms": [_arms(comparison)],
         "Tuning": [_tuning(comparison)],
         "Seeds and pairing": [_pairing(comparison)],
-        "Statistics": [_tests(comparison), _scope(results)],
+        "Statistics": [_tests(results), _scope(results)],
         **({"Probes": [_probing()]} if comparison.probe else {}),
     }
 
@@ -143,31 +143,64 @@ def _heads(comparison: Comparison) -> set[str]:
     return {comparison.recipe.head, *(each["head"] for each in changes if "head" in each)}
 
 
-def _tests(comparison: Comparison) -> str:
-    correction = (
-        f", corrected by Holm's method over the {len(comparison.labels)} label budgets of an arm"
-        if len(comparison.labels) > 1
-        else ""
+def _tests(results: Results) -> str:
+    budgets = len(results.comparison.labels)
+    correction = f", corrected by Holm's method over the {budgets} label budgets of an arm" if budgets > 1 else ""
+    kept = _predictions_kept(results)
+    tests = f"The p values come from a two-sided paired t test{correction}."
+    crossed = (
+        "The p values are two-sided, for the hypothesis that two arms are equally accurate over all seeds and all test "
+        f"images{correction}. Seeds and test images are crossed random effects (Dorfman, Berbaum and Metz 1992). The "
+        "variance of a mean difference is that of one seed divided by the number of seeds, plus what the images add, "
+        "estimated from the predictions of each run. Degrees of freedom follow Hillis (2007). No p is below that of a "
+        "paired t test over seeds, and no interval is narrower."
     )
     return (
-        f"The p values come from a two-sided paired t test{correction}. A verdict needs at least {SEEDS_FOR_A_CLAIM} "
-        "seeds and a corrected p below 0.05. Intervals are Student's t intervals, not corrected. Bootstrap intervals "
-        "(BCa) assume no normal distribution and are shown as a check, since they are too narrow for few seeds. The "
-        "effect is the mean difference in standard deviations of the differences, corrected for few seeds (Hedges). "
-        "The detectable difference is the true difference that this many seeds with this spread would find four times "
-        f"in five. Figures show no interval for fewer than {INTERVAL_FROM} seeds."
+        f"{crossed if kept else tests} A verdict needs at least {SEEDS_FOR_A_CLAIM} seeds and a corrected p below "
+        f"0.05. Intervals{' for new seeds' if kept else ''} are Student's t intervals, and none is corrected. The "
+        "effect is the mean difference in standard deviations of the differences over seeds, corrected for few seeds "
+        "(Hedges). "
+        f"The detectable difference is the true difference that so many seeds{' and images' if kept else ''}, with "
+        f"this spread, would find four times in five. {_efficiency(results)}"
+        f"Figures show no interval for fewer than {INTERVAL_FROM} seeds."
     )
+
+
+def _efficiency(results: Results) -> str:
+    """Say how the intervals of the label efficiency are made, where there is one."""
+    if len(results.comparison.labels) < 2:
+        return ""
+    moved = ", and each resample moves the means as other test images would" if _predictions_kept(results) else ""
+    return (
+        "The intervals of the label efficiency come from resampled seeds, with percentiles widened for their small "
+        f"number{moved}. "
+    )
+
+
+def _predictions_kept(results: Results) -> bool:
+    """Return whether runs keep their predictions, which only those of an earlier version do not."""
+    return not len(results.runs) or bool(results.runs["correct"].notna().any())
 
 
 def _scope(results: Results) -> str:
+    return (
+        f"{_drawn_anew(results)} Each finished run or probe opened the test split once, and nothing was chosen on it. "
+        "Seconds count training alone. One pretraining serves every pretrained arm and budget of its seed, and its full "
+        "cost is charged to each of them."
+    )
+
+
+def _drawn_anew(results: Results) -> str:
+    """Say what the intervals account for."""
     drawn, held = draws_in_words(results.comparison)
     shared = f", but not of {enumeration(held)}, which all seeds share" if held else ""
-    images = f" ({results.test_images:,} images)" if results.test_images else ""
+    seeds = f"account for the random draw of {enumeration(drawn)}{shared}"
+    split = f"the choice of the test split{f' ({results.test_images:,} images)' if results.test_images else ''}"
+    if not _predictions_kept(results):
+        return f"Intervals {seeds}. They do not account for {split}, which all runs share."
     return (
-        f"Intervals account for the random draw of {enumeration(drawn)}{shared}. They do not account for the "
-        f"choice of the test split{images}, which all runs share. Each finished run or probe opened the test split "
-        "once, and nothing was chosen on it. Seconds count training alone. One pretraining serves every pretrained arm "
-        "and budget of its seed, and its full cost is charged to each of them."
+        f"Intervals for new seeds {seeds}. Intervals for new seeds and images also account for {split}, which all runs "
+        "share. They take it as a random sample of such images, drawn one by one."
     )
 
 

@@ -43,6 +43,8 @@ class Row:
         Value to compare with, drawn as a ring.
     marker : str, optional
         Marker of the estimate; None for that of the arm.
+    outer : (float, float), optional
+        Bounds of an interval that holds the other, drawn as a thin line; not drawn where they are NaN.
     """
 
     name: str
@@ -52,6 +54,7 @@ class Row:
     dots: Sequence[float] = field(default_factory=list)
     beside: float | None = None
     marker: str | None = None
+    outer: tuple[float, float] | None = None
 
 
 def styles(arms: Iterable[str], baseline: str) -> dict[str, Style]:
@@ -74,14 +77,18 @@ def panel(height: float = HEIGHT) -> tuple[Figure, Any]:
     return figure, axes
 
 
-def shown(e: Estimate) -> tuple[float, float]:
-    """Return the bounds of an estimate, or NaN where there are too few seeds for an informative interval."""
-    return (e.low, e.high) if e.n >= INTERVAL_FROM else (np.nan, np.nan)
+def shown(e: Estimate, images: bool = False) -> tuple[float, float]:
+    """Return the bounds of an estimate for new seeds, or for new seeds and images.
+
+    They are NaN where there are too few seeds for an informative interval, or no predictions for one of images.
+    """
+    bounds = e.new_images if images else (e.low, e.high)
+    return bounds if bounds and e.n >= INTERVAL_FROM else (np.nan, np.nan)
 
 
-def spread(estimates: Sequence[Estimate], scale: float = 100) -> np.ndarray:
-    """Return the bounds of estimates in percent, (n, 2); NaN where there are too few seeds to show an interval."""
-    return scale * np.array([shown(e) for e in estimates]).reshape(-1, 2)
+def spread(estimates: Sequence[Estimate], images: bool = False) -> np.ndarray:
+    """Return the bounds of estimates in percent, (n, 2), as `shown` returns them."""
+    return 100 * np.array([shown(e, images) for e in estimates]).reshape(-1, 2)
 
 
 def band(axes: Any, x: Sequence[float], estimates: Sequence[Estimate], style: Style) -> None:
@@ -148,8 +155,10 @@ def rows(groups: Mapping[str, Sequence[Row]], looks: Mapping[str, Style]) -> tup
 def _row(axes: Any, at: int, row: Row, style: Style) -> None:
     color = style["color"]
     axes.plot(row.dots, np.full(len(row.dots), at - 0.27), "o", color=color, alpha=0.45, markersize=3.5, mew=0)
+    if row.outer and np.isfinite(row.outer).all():
+        axes.plot(row.outer, [at, at], color=color, linewidth=0.8)
     if np.isfinite(row.low) and np.isfinite(row.high):
-        axes.plot([row.low, row.high], [at, at], color=color, linewidth=1.6, marker="|", markersize=7)
+        axes.plot([row.low, row.high], [at, at], color=color, linewidth=2.2, marker="|", markersize=7)
     if row.beside is not None:
         axes.plot([row.beside], [at], "o", color=color, markersize=6, markerfacecolor="none")
     axes.plot([row.mean], [at], row.marker or style["marker"], color=color, markersize=6)

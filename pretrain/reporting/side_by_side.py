@@ -16,7 +16,7 @@ from pretrain.errors import UserError
 from pretrain.reporting import comparison_figures, plotting, tables
 from pretrain.reporting.caveats import caveats
 from pretrain.reporting.comparison_figures import Drawing, file_name
-from pretrain.reporting.comparison_results import Results, read_results
+from pretrain.reporting.comparison_results import COLUMNS, Results, read_results
 from pretrain.reporting.headline import against_matched, headline
 from pretrain.reporting.html_report import Report, export_drawings, open_folder, progress, render
 from pretrain.reporting.tables import Table
@@ -51,7 +51,7 @@ def write_side_by_side(runs: Sequence[str | Path], out: str | Path) -> Report:
     frames = {name: _renamed(results.runs, name, arms) for name, results in compared.items()}
     joint = pd.concat(frames.values(), ignore_index=True)
     first, *others = compared
-    write_text(into / "results.csv", joint.to_csv(index=False))
+    write_text(into / "results.csv", joint.to_csv(index=False, columns=list(COLUMNS)))
     paired = {name: compare_arms(each.runs, each.comparison.baseline) for name, each in compared.items()}
     values = {name: _values(results, paired[name]) for name, results in compared.items()}
     write_text(into / "results.json", json.dumps(values, indent=2) + "\n")
@@ -162,7 +162,7 @@ def _draw(compared: Mapping[str, Results], arms: Names) -> Iterator[Drawing]:
     runs = pd.concat([results.runs.assign(comparison=name) for name, results in compared.items()], ignore_index=True)
     first = next(iter(compared))
     looks = plotting.styles(compared, first)
-    interval = f"mean{' and 95% interval' if runs['seed'].nunique() >= plotting.INTERVAL_FROM else ''}"
+    interval = f"mean{' and 95% interval for new seeds' if runs['seed'].nunique() >= plotting.INTERVAL_FROM else ''}"
     shared = dict.fromkeys(arm for (name, arm), called in arms.items() if called != arm)
     seen = 100 * runs.loc[runs["arm"].isin(shared), "test_accuracy"].dropna()
     # The panels share their limits, so that they can be compared.

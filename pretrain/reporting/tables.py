@@ -11,9 +11,11 @@ from pretrain.comparison.label_efficiency import LabelEfficiency
 from pretrain.comparison.paired_differences import Estimate
 from pretrain.comparison.verdicts import PairedComparison, arm_estimates
 from pretrain.reporting.comparison_results import Results
-from pretrain.reporting.plotting import INTERVAL_FROM, shown
+from pretrain.reporting.plotting import shown
 
 MISSING = "-"
+# The heads of the two intervals.
+NEW_SEEDS, NEW_IMAGES = "95%, new seeds", "95%, new seeds and images"
 # The other columns of the trials are settings.
 TRIAL_COLUMNS = ("arm", "labels", "seed", "trial", "val_accuracy", "seconds", "chosen", "failure")
 
@@ -75,16 +77,29 @@ def accuracies(runs: pd.DataFrame) -> Table:
     def row(arm: str, labels: int, e: Estimate) -> list[str]:
         also = validation.get((arm, labels))
         there = f"{100 * also.mean:.2f}" if also else MISSING
-        return [arm, f"{labels:,}", str(e.n), f"{100 * e.mean:.2f}", interval(*shown(e)), there]
+        return [arm, f"{labels:,}", str(e.n), f"{100 * e.mean:.2f}", *_intervals(e), there]
 
-    heads = ["arm", "labels", "n", "test", "95% interval", "validation"]
-    return Table(heads, [row(arm, labels, e) for (arm, labels), e in arm_estimates(runs).items()])
+    heads = ["arm", "labels", "n", "test", NEW_SEEDS, NEW_IMAGES, "validation"]
+    return _with_known_intervals(heads, [row(arm, labels, e) for (arm, labels), e in arm_estimates(runs).items()])
+
+
+def _intervals(e: Estimate, sign: str = "") -> list[str]:
+    """Return the interval for new seeds, and that for new seeds and images."""
+    return [interval(*shown(e), sign), interval(*shown(e, images=True), sign)]
+
+
+def _with_known_intervals(heads: list[str], rows: list[list[str]]) -> Table:
+    """Return a table without the column of intervals for new images where no row has one."""
+    column = heads.index(NEW_IMAGES)
+    if all(row[column] == MISSING for row in rows):
+        heads, *rows = ([*row[:column], *row[column + 1 :]] for row in (heads, *rows))
+    return Table(heads, rows, [k for k, head in enumerate(heads) if head in ("arm", "verdict")])
 
 
 def paired_differences(paired: Sequence[PairedComparison]) -> Table:
     """Return the statistics of each paired difference, in points."""
-    heads = ["arm", "labels", "n", "mean", "95% t interval", "95% bootstrap", "p", "p, Holm", "effect", "detectable"]
-    return Table([*heads, "verdict"], [_paired_row(c) for c in paired], [0, len(heads)])
+    heads = ["arm", "labels", "n", "mean", NEW_SEEDS, NEW_IMAGES, "p", "p, Holm", "effect", "detectable", "verdict"]
+    return _with_known_intervals(heads, [_paired_row(c) for c in paired])
 
 
 def _paired_row(c: PairedComparison) -> list[str]:
@@ -94,8 +109,7 @@ def _paired_row(c: PairedComparison) -> list[str]:
         f"{c.labels:,}",
         str(d.n),
         f"{100 * d.mean:+.2f}",
-        interval(*shown(d), "+"),
-        interval(*(c.bootstrap if d.n >= INTERVAL_FROM else shown(d)), "+"),
+        *_intervals(d, "+"),
         f"{c.p:.2g}" if d.n > 1 else MISSING,
         f"{c.p_corrected:.2g}" if d.n > 1 else MISSING,
         _number(c.effect, "+.2f"),
