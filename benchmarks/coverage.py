@@ -98,18 +98,18 @@ def p_values(differences: np.ndarray) -> tuple[float, float]:
 
 
 def false_verdicts(drawn: Iterator[list[list[np.ndarray]]]) -> tuple[dict[str, float], float]:
-    """Return the shares of false verdicts of two equal arms, and the difference that is detectable at one budget."""
+    """Return the shares of false verdicts of two equal arms, and the difference that the middle budget detects."""
     by_budget, parts = [], []
     for arm, baseline in drawn:
         differences = [a - b for a, b in zip(arm, baseline, strict=True)]
         by_budget.append([p_values(x) for x in differences])
-        largest = differences[-1]
-        parts.append((largest.mean(axis=1).var(ddof=1), image_covariance(largest[:, :, None])[0, 0]))
+        middle = differences[1]
+        parts.append((middle.mean(axis=1).var(ddof=1), image_covariance(middle[:, :, None])[0, 0]))
     p = np.array(by_budget)  # (comparisons, budgets, rules)
     corrected = np.array([[min(holm_corrected(each)) for each in of.T] for of in p])
-    one, any_of_three = ((each < SIGNIFICANCE_LEVEL).mean(axis=0) for each in (p[:, -1], corrected))
+    one, any_of_three = ((each < SIGNIFICANCE_LEVEL).mean(axis=0) for each in (p[:, 1], corrected))
     seed_variance, image_variance = np.mean(parts, axis=0)
-    detectable = detectable_difference(largest.shape[0], seed_variance, max(image_variance, 0.0))
+    detectable = detectable_difference(len(middle), seed_variance, max(image_variance, 0.0))
     shares = {
         "false, seeds": one[0],
         "false, both": one[1],

@@ -145,3 +145,58 @@ def test_the_order_of_rows_and_runs_without_a_partner_change_nothing():
     extra = runs[runs["arm"] == "pretrained"].assign(seed=lambda t: t["seed"] + 100, test_accuracy=0.9)
     extra.iloc[0, extra.columns.get_loc("test_accuracy")] = math.nan
     assert label_efficiency(pd.concat([runs, extra]).sample(frac=1, random_state=0), "scratch") == expected
+
+
+def test_with_predictions_the_interval_of_a_mean_is_that_of_seeds_and_images():
+    """The baseline is right as often on every image, and the curve is straight, so the arm alone moves the interval."""
+    n, m = 40, 400
+    generator = np.random.default_rng(4)
+    images = np.empty((n, m, 4))
+    images[:, :, 0] = line(400) + generator.normal(0, 0.5, m) + generator.normal(0, 0.05, (n, 1))
+    images[:, :, 1:] = line(BUDGETS)
+    values = images.mean(axis=1)
+    arm = values[:, 0]
+    _, low, high = interval_of_labels(values, np.array(BUDGETS), np.random.default_rng(3), images)
+    # Images add their variance to that of seeds, each with its own quantile: of t with 39 degrees of freedom, and of
+    # the normal distribution.
+    of_images = images[:, :, 0].mean(axis=0).var(ddof=1) / m
+    half = math.hypot(2.022691 * arm.std(ddof=1) / math.sqrt(n), 1.959964 * math.sqrt(of_images))
+    assert half > 3 * 2.022691 * arm.std(ddof=1) / math.sqrt(n)
+    assert line([low, high]) == pytest.approx([arm.mean() - half, arm.mean() + half], abs=0.15 * half)
+
+
+def predicted(arms, seeds=6, images=300):
+    """Return runs of arms, given as {name: {labels: accuracy}}, on images of one difficulty for all arms and seeds."""
+    generator = np.random.default_rng(0)
+    hard = generator.random(images)
+    rows = []
+    for arm, curve in arms.items():
+        for labels, accuracy in curve.items():
+            for seed in range(seeds):
+                correct = hard + generator.normal(0, 0.1, images) < accuracy
+                cell = {"arm": arm, "labels": labels, "seed": seed}
+                rows.append(cell | {"test_accuracy": correct.mean(), "correct": correct})
+    return pd.DataFrame(rows)
+
+
+def test_an_interval_holds_for_new_images_where_every_run_of_it_kept_predictions():
+    runs = predicted({"scratch": SCRATCH, "pretrained": {100: line(250), 400: line(900)}})
+    whole = label_efficiency(runs, "scratch")
+    alone = label_efficiency(runs.drop(columns="correct"), "scratch")
+    assert [n.new_images for n in whole] == [True, True]
+    for wide, narrow in zip(whole, alone, strict=True):
+        assert not narrow.new_images
+        assert (wide.estimate, wide.labels) == (narrow.estimate, narrow.labels)
+        assert wide.low <= narrow.low < narrow.high <= wide.high
+    assert as_json(runs, [], whole)["labels_needed"][0]["new_images"]
+    # The last row is a run of the arm with 400 labels.
+    runs.at[len(runs) - 1, "correct"] = None
+    assert label_efficiency(runs, "scratch") == [whole[0], alone[1]]
+    assert label_efficiency(runs.sample(frac=1, random_state=0), "scratch") == [whole[0], alone[1]]
+
+
+def test_images_move_an_arm_and_its_twin_alike():
+    runs = predicted({"scratch": SCRATCH})
+    needed = label_efficiency(pd.concat([runs, runs.assign(arm="twin")], ignore_index=True), "scratch")
+    assert [(n.low, n.estimate, n.high) for n in needed] == [pytest.approx((n, n, n)) for n in BUDGETS]
+    assert all(n.new_images for n in needed)

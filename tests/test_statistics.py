@@ -7,8 +7,9 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from pretrain.comparison.hypothesis_tests import detectable_effect, holm_corrected, paired_p, smallest_detectable
-from pretrain.comparison.paired_differences import bootstrap_interval, effect_size, estimate
+from pretrain.comparison.crossed_effects import crossed_effects
+from pretrain.comparison.hypothesis_tests import detectable_difference, holm_corrected, paired_p, smallest_detectable
+from pretrain.comparison.paired_differences import by_image, effect_size, estimate
 from pretrain.comparison.verdicts import arm_estimates, as_json, compare_arms, verdict
 
 # Student's own data, sleep gained with two drugs by the same ten patients (Student 1908, Biometrika 6).
@@ -36,23 +37,6 @@ def test_the_paired_test_gives_the_published_result_for_students_sleep_data():
 def test_the_interval_equals_that_of_scipys_paired_test():
     interval, theirs = estimate(np.subtract(DRUG_2, DRUG_1)), stats.ttest_rel(DRUG_2, DRUG_1).confidence_interval(0.95)
     assert (interval.low, interval.high) == pytest.approx((theirs.low, theirs.high), rel=1e-12)
-
-
-def test_the_bootstrap_interval_follows_efrons_formula():
-    x = np.subtract(DRUG_2, DRUG_1)
-    means = np.sort(np.random.default_rng(5).choice(x, (200_000, 10)).mean(axis=1))
-    z = stats.norm.ppf([np.mean(means < x.mean()), 0.025, 0.975])
-    deviations = x - x.mean()
-    acceleration = (deviations**3).sum() / (6 * (deviations**2).sum() ** 1.5)
-    levels = stats.norm.cdf(z[0] + (z[0] + z[1:]) / (1 - acceleration * (z[0] + z[1:])))
-    # 9,999 resamples put a 2.5% point of these means, of standard deviation 0.37, to within 0.01 (one standard error).
-    expected = np.quantile(means, levels)
-    assert bootstrap_interval(x, np.random.default_rng(0)) == pytest.approx(expected, abs=0.05)
-
-
-def test_the_bootstrap_interval_of_equal_values_is_that_value_and_of_one_value_is_nan():
-    assert bootstrap_interval([0.25] * 5, np.random.default_rng(0)) == (0.25, 0.25)
-    assert np.isnan(bootstrap_interval([0.25], np.random.default_rng(0))).all()
 
 
 # The factors are those of Hedges (1981), table 1, for m degrees of freedom, here n - 1.
@@ -152,7 +136,7 @@ def test_differences_that_differ_by_rounding_alone_are_equal():
     assert paired.p == pytest.approx(2 / 64)  # sign test
     assert paired.effect == math.inf
     assert as_json(results, [paired], [])["comparisons"][0]["effect_size"] is None
-    assert paired.bootstrap == (paired.difference.low, paired.difference.high) == (0.1, 0.1)
+    assert (paired.difference.low, paired.difference.high) == (0.1, 0.1)
 
 
 @pytest.mark.parametrize(
@@ -202,7 +186,7 @@ def within(successes, trials, probability):
 @pytest.mark.statistical
 @pytest.mark.parametrize("seeds", [5, 10])
 def test_on_simulated_runs_intervals_cover_and_the_detectable_difference_is_found(seeds):
-    gain = detectable_effect(seeds) * SPREAD
+    gain = detectable_difference(seeds, SPREAD**2)
     scratch, better = runs(np.random.default_rng(seeds), 2000, seeds, 1, gain)
     differences = (better - scratch)[:, 0]
     intervals = [estimate(x) for x in differences]
@@ -232,7 +216,7 @@ def test_one_seed_gives_no_interval_and_valid_json():
     assert values["comparisons"][0]["low"] is None
     assert values["comparisons"][0]["verdict"] == "too few seeds"
     assert math.isclose(values["comparisons"][0]["mean"], 0.1)
-    for unknown in ("bootstrap_low", "bootstrap_high", "effect_size", "smallest_detectable"):
+    for unknown in ("low_new_images", "high_new_images", "effect_size", "smallest_detectable"):
         assert values["comparisons"][0][unknown] is None
 
 
@@ -240,7 +224,167 @@ def test_the_json_holds_every_statistic():
     results = table({"scratch": DRUG_1, "pretrained": DRUG_2})
     (c,) = compare_arms(results, "scratch")
     (row,) = as_json(results, [c], [])["comparisons"]
-    assert (row["bootstrap_low"], row["bootstrap_high"]) == c.bootstrap
+    assert (row["low"], row["high"], row["low_new_images"]) == (c.difference.low, c.difference.high, None)
     assert row["effect_size"] == pytest.approx(0.9139 * 1.284560, rel=1e-4)  # Hedges' factor times mean / deviation
     assert row["smallest_detectable"] == pytest.approx(0.996002 * 1.229995, rel=1e-5)  # power 0.8 with ten
     assert row["verdict"] == "helps"
+
+
+def kept(correct, labels=100):
+    """Return the results of arms whose runs kept what they got right: {arm: (n, m) of 0 and 1}."""
+    rows = [
+        {"arm": arm, "labels": labels, "seed": seed, "test_accuracy": run.mean(), "correct": run.astype(bool)}
+        for arm, runs in correct.items()
+        for seed, run in enumerate(np.asarray(runs))
+    ]
+    return pd.DataFrame(rows)
+
+
+def two_arms(generator, seeds=5, images=200, gain=0.0, image_effect=0.8):
+    """Return what two arms get right, (2, seeds, images), where images are harder for one arm than for the other."""
+    own = generator.normal(0, image_effect, (2, 1, images)) + generator.normal(0, 0.1, (2, seeds, 1))
+    chance = generator.normal(0, 1, (2, seeds, images))
+    both = generator.normal(0, 1, (1, 1, images)) + generator.normal(0, 0.1, (1, seeds, 1))
+    spread = math.sqrt(1 + image_effect**2 + 0.01 + 1 + 0.01)
+    at = spread * stats.norm.ppf([0.7, 0.7 + gain]).reshape(2, 1, 1)
+    return own + chance + both + at > 0
+
+
+# Two seeds and three images. The differences are (1, 1, 0) and (1, 0, -1), so their means are 2/3 and 0.
+RIGHT = {"scratch": [[0, 0, 1], [0, 1, 1]], "pretrained": [[1, 1, 1], [1, 1, 0]]}
+
+
+def test_both_intervals_are_as_computed_by_hand():
+    """The analysis of variance of the six differences, whose mean is 1/3.
+
+    Means over images are 2/3 and 0, so their variance is 2/9. Means over seeds are 1, 1/2 and -1/2, so their variance
+    is 7/12, twice of which is 7/6. What is left is (-1/3, 1/6, 1/6) and its opposite, with a sum of squares of 1/3 on
+    2 degrees of freedom, 1/6. The images' part is thus (7/6 - 1/6) / 6 = 1/6, beside (2/9) / 2 = 1/9 of the seeds.
+    """
+    (paired,) = compare_arms(kept(RIGHT), "scratch")
+    d, variance, degrees = paired.difference, 1 / 9 + 1 / 6, (5 / 2) ** 2
+    margin = stats.t.ppf(0.975, 1) * math.sqrt(1 / 9)
+    assert (d.mean, d.low, d.high) == pytest.approx((1 / 3, 1 / 3 - margin, 1 / 3 + margin))
+    # One degree of freedom gives seeds alone the wider interval, though not the greater p value, 1/2.
+    assert stats.t.ppf(0.975, degrees) * math.sqrt(variance) < margin
+    assert d.new_images == (d.low, d.high)
+    assert paired.p == pytest.approx(2 * stats.t.sf((1 / 3) / math.sqrt(variance), degrees))
+    assert paired.p > paired_p([2 / 3, 0]) == pytest.approx(1 / 2)
+
+
+def test_p_and_the_interval_for_new_images_are_those_of_crossed_effects_where_these_are_wider():
+    correct = two_arms(np.random.default_rng(0), seeds=10)
+    effects = crossed_effects(correct[1].astype(float) - correct[0])
+    assert effects.image_variance > effects.seed_variance / 10
+    (paired,) = compare_arms(kept({"scratch": correct[0], "pretrained": correct[1]}), "scratch")
+    assert paired.difference.new_images == pytest.approx(effects.interval(0.95))
+    assert paired.p == pytest.approx(effects.p)
+    assert paired.difference.new_images[0] < paired.difference.low < paired.difference.high
+
+
+def test_without_an_effect_of_images_both_intervals_are_students():
+    # Both seeds of a pair get the same number of images right, and every image as often.
+    wrong = np.eye(6, dtype=bool)
+    differences = np.stack([np.roll(wrong, k, axis=1)[0] for k in range(6)])
+    results = kept({"scratch": ~differences, "pretrained": ~(differences & (np.arange(6) > 2)[:, None])})
+    (with_images,), (alone,) = (compare_arms(each, "scratch") for each in (results, results.drop(columns="correct")))
+    # Each image was missed once by one arm and at most once by the other, so nothing is left for the images.
+    assert with_images.difference.new_images == pytest.approx((alone.difference.low, alone.difference.high))
+    assert with_images.p == alone.p == pytest.approx(stats.ttest_1samp([1, 1, 1, 0, 0, 0], 0).pvalue)
+    assert with_images.detectable == alone.detectable
+
+
+def test_a_verdict_needs_more_than_that_new_seeds_agree_on_these_images():
+    # Of 20 images, three are always better with one arm and one is always worse. Seeds vary little.
+    better = np.zeros((5, 20), dtype=bool)
+    better[:, :3], better[0, 3], better[1, 4] = True, True, True
+    scratch = ~better
+    pretrained = np.ones((5, 20), dtype=bool)
+    pretrained[:, 19] = False
+    results = kept({"scratch": scratch, "pretrained": pretrained})
+    (alone,) = compare_arms(results.drop(columns="correct"), "scratch")
+    assert (alone.verdict, alone.difference.new_images) == ("helps", None)
+    assert "(95% interval +" in alone.sentence()
+    (paired,) = compare_arms(results, "scratch")
+    low, high = paired.difference.low, paired.difference.high
+    assert low > 0 > paired.difference.new_images[0]
+    assert paired.verdict == "no detectable difference"
+    assert paired.p > 0.05 > alone.p
+    assert paired.detectable > alone.detectable
+    assert paired.sentence().endswith(
+        f"On these very test images, new seeds would give {100 * low:+.2f} to {100 * high:+.2f}."
+    )
+    assert "95% interval for new seeds and images -" in paired.sentence()
+    row = as_json(results, [paired], [])["comparisons"][0]
+    assert (row["low"], row["low_new_images"]) == (low, paired.difference.new_images[0])
+
+
+@pytest.mark.parametrize("lost", [None, np.ones(7, dtype=bool), math.nan])
+def test_where_a_run_kept_no_predictions_or_others_the_comparison_is_over_seeds_alone(lost):
+    correct = two_arms(np.random.default_rng(1))
+    results = kept({"scratch": correct[0], "pretrained": correct[1]})
+    other = kept({"scratch": correct[1], "pretrained": correct[0]}, labels=200)
+    results.at[2, "correct"] = lost
+    first, second = compare_arms(pd.concat([results, other], ignore_index=True), "scratch")
+    (alone,) = compare_arms(results.drop(columns="correct"), "scratch")
+    assert (first.difference, first.p, first.detectable) == (alone.difference, alone.p, alone.detectable)
+    assert second.difference.new_images is not None
+    estimates = arm_estimates(results)
+    assert estimates["scratch", 100].new_images is None
+    assert estimates["pretrained", 100].new_images is not None
+
+
+def test_one_seed_or_one_image_gives_no_interval_for_new_images():
+    correct = two_arms(np.random.default_rng(2))
+    for few in (correct[:, :1], correct[:, :, :1]):
+        (paired,) = compare_arms(kept({"scratch": few[0], "pretrained": few[1]}), "scratch")
+        assert paired.difference.new_images is None
+    assert by_image([]) is None
+
+
+def test_the_order_of_rows_and_of_images_changes_no_interval():
+    correct = two_arms(np.random.default_rng(3))
+    results = kept({"scratch": correct[0], "pretrained": correct[1]})
+    assert compare_arms(results.sample(frac=1, random_state=1), "scratch") == compare_arms(results, "scratch")
+    mixed = np.random.default_rng(4).permutation(correct, axis=2)
+    (moved,), (paired,) = (
+        compare_arms(kept({"scratch": each[0], "pretrained": each[1]}), "scratch") for each in (mixed, correct)
+    )
+    assert moved.difference.new_images == pytest.approx(paired.difference.new_images)
+    assert moved.p == pytest.approx(paired.p)
+
+
+def test_the_detectable_difference_has_a_power_of_80_percent_over_seeds_and_images():
+    correct = two_arms(np.random.default_rng(5), seeds=8)
+    d = correct[1].astype(float) - correct[0]
+    effects = crossed_effects(d)
+    noncentrality = smallest_detectable(d.mean(axis=1), d) / math.sqrt(effects.variance)
+    critical = stats.t.ppf(0.975, effects.degrees_of_freedom)
+    assert stats.nct.sf(critical, effects.degrees_of_freedom, noncentrality) == pytest.approx(0.8, abs=1e-5)
+
+
+@pytest.mark.statistical
+@pytest.mark.parametrize(("seeds", "alone"), [(5, 0.12), (10, 0.25)])
+def test_on_simulated_images_verdicts_are_seldom_false_for_new_images(seeds, alone):
+    """An interval over seeds alone would be false too often: half the variance and more is due to the images."""
+    generator, draws, said = np.random.default_rng(seeds), 500, []
+    for _ in range(draws):
+        scratch, same = two_arms(generator, seeds).astype(float)
+        d = same - scratch
+        e = estimate(d.mean(axis=1), d)
+        said.append((e.low <= 0 <= e.high, e.new_images[0] <= 0 <= e.new_images[1], paired_p(d.mean(axis=1), d) < 0.05))
+    over_seeds, covered, false = np.sum(said, axis=0)
+    assert draws - over_seeds > alone * draws / 2
+    assert within(covered, draws, 0.95)
+    assert covered == draws - false
+
+
+@pytest.mark.statistical
+def test_on_simulated_images_a_known_difference_is_covered():
+    generator, draws, gain = np.random.default_rng(9), 500, 0.05
+    covered = 0
+    for _ in range(draws):
+        scratch, better = two_arms(generator, 5, gain=gain).astype(float)
+        low, high = estimate((better - scratch).mean(axis=1), better - scratch).new_images
+        covered += low <= gain <= high
+    assert within(covered, draws, 0.95)

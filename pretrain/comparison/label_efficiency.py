@@ -180,8 +180,8 @@ def interval_of_labels(
 def _image_effects(images: np.ndarray, generator: np.random.Generator) -> np.ndarray:
     """Draw what other test images would add to means over seeds and images: (n, m, k) -> (resamples, k)."""
     variances, directions = np.linalg.eigh(image_covariance(images))
-    # The estimate of a covariance may have negative eigenvalues.
-    scaled = directions * np.sqrt(variances.clip(min=0))
+    # The estimate may have negative eigenvalues, and rounding makes others of those that are 0, as for equal arms.
+    scaled = directions * np.sqrt(np.where(variances > 1e-9 * variances[-1], variances.clip(min=0), 0))
     return generator.standard_normal((RESAMPLES, len(variances))) @ scaled.T
 
 
@@ -198,7 +198,7 @@ def _labels_needed(means: np.ndarray, budgets: np.ndarray) -> np.ndarray:
     rows, x = np.arange(len(means)), np.log(budgets)
     low, high = curves[rows, right - 1], curves[rows, right]
     share = np.divide(reached - low, high - low, out=np.zeros(len(means)), where=high > low)
-    labels = np.exp(x[right - 1] + share * (x[right] - x[right - 1])).clip(budgets[0], budgets[-1])
+    labels = np.exp(x[right - 1] + share.clip(0, 1) * (x[right] - x[right - 1])).clip(budgets[0], budgets[-1])
     labels[reached < curves[:, 0]] = 0
     labels[reached > curves[:, -1]] = np.inf
     return labels
