@@ -10,6 +10,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 import yaml
 from PIL import Image
 
@@ -25,6 +26,7 @@ from pretrain.reporting.methods_text import methods
 from pretrain.reporting.plotting import TEXT_HEIGHT, Row, apart, panel, rows, styles
 from pretrain.reporting.side_by_side import unique_names, welch
 from pretrain.runs.sealed_files import read_json, write_json
+from pretrain.runs.tensor_files import save_state
 from pretrain.runs.typed_settings import as_config
 
 # Most tests here write a whole comparison and its report.
@@ -141,6 +143,57 @@ def test_the_page_agrees_with_the_statistics(out):
         assert f"| {' | '.join(map(str, cells))} |" in text_of(out)
         assert all(f">{cell}</td>" in page_of(out) for cell in cells)
         assert c.sentence() in page_of(out)
+
+
+def keep_predictions_of(out, *arms):
+    """Let the runs of arms keep predictions for 50 images, as many right as their accuracy says, and shift the rest.
+
+    Every run of an arm misses the same images first, so the images matter, and other arms miss other images.
+    """
+    for k, arm in enumerate(arms):
+        for file in out.glob(f"runs/{arm}/*/*/summary.json"):
+            folder = RunFolder(file.parent)
+            right = round(50 * folder.summary()["test_accuracy"])
+            labels, predicted = torch.zeros(50, dtype=torch.int32), torch.ones(50, dtype=torch.int32)
+            predicted[torch.arange(right).add(7 * k) % 50] = 0
+            probability = torch.zeros(50, 2, dtype=torch.float16)
+            save_state(
+                file.parent / "test-predictions.safetensors",
+                {"images": "0", "label": labels, "predicted": predicted, "probability": probability},
+            )
+            folder.products = ("test-predictions.safetensors",)
+            folder.write_summary({**folder.summary(), "files": {}, "test_accuracy": right / 50})
+
+
+def test_the_report_shows_both_intervals_where_runs_kept_predictions(tmp_path, make):
+    out = make(tmp_path / "run", *TWO_BUDGETS)
+    keep_predictions_of(out, "scratch", "pretrained", "random-frozen")
+    write_report(out)
+    results = read_results(out)
+    paired = {(c.arm, c.labels): c for c in compare_arms(results.runs, "scratch")}
+    stored = {(row["arm"], row["labels"]): row for row in json.loads((out / "results.json").read_text())["comparisons"]}
+    text, page = text_of(out), page_of(out)
+    for arm in ("pretrained", "random-frozen"):
+        c = paired[arm, 20]
+        low, high = c.difference.new_images
+        assert (stored[arm, 20]["low_new_images"], stored[arm, 20]["high_new_images"]) == (low, high)
+        assert low < c.difference.low
+        assert f" | {100 * low:+.2f} to {100 * high:+.2f} | " in text
+        assert c.sentence() in page
+    assert stored["pretrained-frozen", 20]["low_new_images"] is None
+    assert "| 95%, new seeds | 95%, new seeds and images |" in text
+    assert "Intervals and verdicts of pretrained-frozen (20 labels) and pretrained-frozen (50 labels) hold" in text
+    assert "Seeds and test images are crossed random effects (Dorfman, Berbaum and Metz 1992)" in text
+    assert "and for new seeds and images as a thin line" in page
+    assert "that for new seeds and new test images" in page
+
+
+def test_the_report_says_that_intervals_hold_for_these_images_where_no_run_kept_predictions(out):
+    text = text_of(out)
+    assert "- Intervals and verdicts hold for other seeds on these very test images, and not for other test" in text
+    assert "new seeds and images" not in text
+    assert "They do not account for the choice of the test split (50 images)" in text
+    assert "a two-sided paired t test, corrected" in text
 
 
 def test_the_verdict_comes_first_and_the_caveats_follow(out):
@@ -485,7 +538,7 @@ def test_a_folder_without_a_comparison_has_no_report(tmp_path):
             "Statistics",
             "but not of the order of images, with augmentation and dropout, which all seeds",
         ),
-        ("labels=[30]", "Statistics", "two-sided paired t test. A verdict"),
+        ("labels=[30]", "Statistics", "over all seeds and all test images. Seeds"),
         ("+arms.scratch.recipe.dropout=0.1", "Arms", "scratch (init=scratch, dropout=0.1)"),
     ],
 )
@@ -514,6 +567,7 @@ def test_two_comparisons_on_the_same_images_are_paired(tmp_path, make):
         write_json(file, {**summary, "test_accuracy": round(summary["test_accuracy"] + 0.03, 4)})
     report = write_side_by_side([one, two], tmp_path / "both")
     results = pd.read_csv(tmp_path / "both" / "results.csv")
+    assert tuple(results.columns) == COLUMNS
     assert {"one: pretrained", "two: pretrained", "extra"} < set(results["arm"])
     text = text_of(tmp_path / "both")
     assert "paired by labels and seed, on the same images" in text

@@ -185,8 +185,8 @@ def _predictions_kept(results: Results) -> bool:
 def _scope(results: Results) -> str:
     return (
         f"{_drawn_anew(results)} Each finished run or probe opened the test split once, and nothing was chosen on it. "
-        "Seconds count training alone. One pretraining serves every pretrained arm and budget of its seed, and its full "
-        "cost is charged to each of them."
+        "Seconds count training alone. One pretraining serves every pretrained arm and budget of its seed, and its "
+        "full cost is charged to each of them."
     )
 
 
