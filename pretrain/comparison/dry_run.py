@@ -11,13 +11,13 @@ from statistics import fmean
 from lightning_fabric import Fabric
 
 from pretrain.comparison.plan import Comparison
+from pretrain.comparison.seed_cost import own_seconds
+from pretrain.comparison.stopping_rule import begun
 from pretrain.comparison.tasks import FinetuningTask, PretrainingTask, Task, tasks
 from pretrain.pipelines.run_settings import FinetuningRun, ProbeRun, StageRun
 from pretrain.pipelines.time_estimates import finetuning_seconds, pretraining_seconds
 from pretrain.runs.run_folder import RunFolder
 
-# Where summary.json has the seconds of a run of its own kind; the last of these that is there.
-SECONDS = ("pretrain_seconds", "finetune_seconds", "probe_seconds")
 MEASURED, FINISHED = "timed on random images", "as those that are complete"
 
 
@@ -49,8 +49,7 @@ class PlannedRun:
     @property
     def seconds(self) -> float | None:
         """How long a complete run took; None for another."""
-        summary = RunFolder(self.folder).accepted() or {}
-        return next((summary[key] for key in reversed(SECONDS) if key in summary), None)
+        return own_seconds(RunFolder(self.folder).accepted() or {})
 
     @property
     def bytes(self) -> int:
@@ -69,9 +68,25 @@ def dry_run(settings: StageRun | FinetuningRun | ProbeRun | Comparison) -> list[
     """
     fabric = settings.device.launch()
     if isinstance(settings, Comparison):
-        return _lines([*_planned(settings, fabric)], settings.slurm.workers or settings.jobs)
+        return _lines_of_comparison(settings, fabric)
     kind = {StageRun: "pretraining", FinetuningRun: "fine-tuning", ProbeRun: "probing"}[type(settings)]
     return _lines([PlannedRun(kind, Path(settings.out), lambda: _seconds(settings, fabric))], jobs=1)
+
+
+def _lines_of_comparison(comparison: Comparison, fabric: Fabric) -> list[str]:
+    """Return the lines for a comparison, up to its next look and at most where it may go on after that."""
+    now, jobs = begun(comparison, Path(comparison.out)), comparison.slurm.workers or comparison.jobs
+    lines = _lines([*_planned(now, fabric)], jobs)
+    if not now.may_go_on:
+        return lines
+    last = now.at_look(len(now.looks.seeds) - 1)
+    most = _lines([*_planned(last, fabric)], jobs)
+    return [
+        f"with the {len(now.seeds_in_use)} seeds of the next look:",
+        *lines[:-1],
+        f"with {comparison.most_seeds} seeds, at most: {most[0]}",
+        *most[-2:],
+    ]
 
 
 def _seconds(settings: StageRun | FinetuningRun | ProbeRun, fabric: Fabric) -> float | None:

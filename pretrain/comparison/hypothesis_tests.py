@@ -57,8 +57,10 @@ def holm_corrected(p_values: Sequence[float]) -> list[float]:
     return [float(p) for p in corrected]
 
 
-def detectable_difference(seeds: int, seed_variance: float, image_variance: float = 0.0) -> float:
-    """Return the true difference that a two-sided test at the 5% level finds with 80% power.
+def detectable_difference(
+    seeds: int, seed_variance: float, image_variance: float = 0.0, level: float = SIGNIFICANCE_LEVEL
+) -> float:
+    """Return the true difference that a two-sided test at a level finds with 80% power.
 
     Parameters
     ----------
@@ -68,21 +70,23 @@ def detectable_difference(seeds: int, seed_variance: float, image_variance: floa
         Variance of the paired difference of a single seed over these images, above 0.
     image_variance : float
         Variance of the mean difference that is due to the images, and that more seeds do not remove.
+    level : float
+        Significance level of the test.
 
     References
     ----------
     Cohen (1988), Statistical power analysis for the behavioral sciences, chapter 2.
     """
     parts = CrossedEffects(seeds, 0, 0.0, seed_variance, image_variance)
-    return _detectable_effect(parts.degrees_of_freedom) * float(np.sqrt(parts.variance))
+    return _detectable_effect(parts.degrees_of_freedom, level) * float(np.sqrt(parts.variance))
 
 
 @cache
-def _detectable_effect(degrees_of_freedom: float) -> float:
+def _detectable_effect(degrees_of_freedom: float, level: float) -> float:
     """Return the true mean, in standard errors, that a t test finds with 80% power."""
     # Beyond this number, t is normal to all digits that a report shows.
     df = min(degrees_of_freedom, 1e5)
-    critical = stats.t.isf(SIGNIFICANCE_LEVEL / 2, df)
+    critical = stats.t.isf(level / 2, df)
 
     def missing(effect: float) -> float:
         # SciPy has no number for the far tail where it is next to 0.
@@ -91,14 +95,16 @@ def _detectable_effect(degrees_of_freedom: float) -> float:
     return float(optimize.brentq(missing, 0, critical + 10))
 
 
-def smallest_detectable(differences: ArrayLike, images: np.ndarray | None = None) -> float:
+def smallest_detectable(
+    differences: ArrayLike, images: np.ndarray | None = None, level: float = SIGNIFICANCE_LEVEL
+) -> float:
     """Return the true difference that these seeds and images, with their spread, would detect four times in five.
 
-    The arguments are those of `paired_p`. It holds for a single test at the 5% level. Holm's correction over budgets
+    The arguments are those of `paired_p`. It holds for a single test at the level. Holm's correction over budgets
     needs a little more. Without spread (a single seed, or equal differences) it is NaN.
     """
     x = np.asarray(differences, dtype=float)
     if len(x) < 2 or np.ptp(x) == 0:
         return NAN
     of_images = 0.0 if images is None else crossed_effects(images).image_variance
-    return detectable_difference(len(x), float(x.var(ddof=1)), of_images)
+    return detectable_difference(len(x), float(x.var(ddof=1)), of_images, level)

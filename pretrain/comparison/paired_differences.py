@@ -82,7 +82,7 @@ def by_image(kept: Iterable[object]) -> np.ndarray | None:
     return np.array(rows, dtype=float) if len(sizes) == 1 and min(sizes) > 1 else None
 
 
-def estimate(values: ArrayLike, images: np.ndarray | None = None) -> Estimate:
+def estimate(values: ArrayLike, images: np.ndarray | None = None, level: float = SIGNIFICANCE_LEVEL) -> Estimate:
     """Return the mean of values, (n,), one for each seed, with its 95% intervals.
 
     Seeds and images are crossed random effects. The interval for both holds the interval for seeds alone, which is the
@@ -95,6 +95,8 @@ def estimate(values: ArrayLike, images: np.ndarray | None = None) -> Estimate:
         One value for each seed.
     images : array of float, (n, m), optional
         The same values for each test image, whose means over images they are.
+    level : float
+        One minus the confidence of each interval; less than 5% where the 95% are to hold for several looks together.
     """
     x = np.asarray(values, dtype=float)
     mean = float(x.mean())
@@ -103,10 +105,10 @@ def estimate(values: ArrayLike, images: np.ndarray | None = None) -> Estimate:
     if np.ptp(x) == 0:
         mean = low = high = float(x[0])
     else:
-        low, high = map(float, stats.t.interval(1 - SIGNIFICANCE_LEVEL, len(x) - 1, loc=mean, scale=stats.sem(x)))
+        low, high = map(float, stats.t.interval(1 - level, len(x) - 1, loc=mean, scale=stats.sem(x)))
     if images is None:
         return Estimate(len(x), mean, low, high)
-    of_both = crossed_effects(images).interval(1 - SIGNIFICANCE_LEVEL)
+    of_both = crossed_effects(images).interval(1 - level)
     return Estimate(len(x), mean, low, high, (min(low, of_both[0]), max(high, of_both[1])))
 
 

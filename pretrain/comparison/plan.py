@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pretrain.comparison.arms import Arm, standard_arms
 from pretrain.comparison.slurm_settings import Slurm
@@ -17,6 +17,7 @@ from pretrain.runs.setting_types import (
     FileName,
     FromZero,
     In,
+    OnlyWith,
     PlainName,
     value_text,
 )
@@ -34,9 +35,15 @@ from pretrain.runs.typed_settings import (
 from pretrain.stages.stack_settings import StackSettings
 from pretrain.training.recipes import Recipe
 
+if TYPE_CHECKING:
+    from pretrain.comparison.sequential_looks import Looks
+
 Budgets = Annotated[list[Literal["all"] | Count], NO_REPEATS]
 Source = Literal["labels", "weights", "order", "pretraining"]
 Multiple = Annotated[float, In(gt=0, le=1e6)]
+Points = Annotated[float, In(gt=0, le=100)]
+# The value of `seeds` that leaves their number to the results.
+AUTO = "auto"
 FIGURES = tuple(
     f"figures/{name}.{suffix}"
     for name in (
@@ -66,8 +73,15 @@ class Comparison(Settings):
         Name of the arm that the others are compared with.
     labels : sequence of int or "all"
         Label budgets.
-    seeds : sequence of int
-        Seeds of the runs. Each draws its own labels, initial weights and pretraining. A claim needs five or more.
+    seeds : sequence of int or "auto"
+        Seeds of the runs. Each draws its own labels, initial weights and pretraining. A claim needs five or more. With
+        "auto" there are 5, then 10, 20, ... until the difference is known as well as `half_width` asks.
+    half_width : float
+        Points that the 95% interval of the main arm's difference may reach to each side, at every label budget.
+    most_seeds : int
+        Number of seeds after which it ends in any case. It decides how verdicts are corrected, so it cannot change.
+    detect : float, optional
+        Difference in points for which the report says how many seeds would detect it; None for the one that it sees.
     hold : sequence of {"labels", "weights", "order", "pretraining"}
         Draws that all seeds share: those of the first seed. Intervals do not cover what is held.
     compute : sequence of float
@@ -99,6 +113,7 @@ class Comparison(Settings):
         *("results.csv", "results.json", "trials.csv", "probes.csv", "report.html", "report.md"),
         *FIGURES,
     )
+    look: ClassVar[int] = 0  # no setting: the folder decides it, see `pretrain.comparison.stopping_rule`
 
     out: FileName = setting(resuming=Resuming.FREE)
     stack: StackSettings
@@ -109,7 +124,12 @@ class Comparison(Settings):
     labels: Annotated[list[Literal["all"] | Count], NO_REPEATS] = setting(
         factory=lambda: [100], resuming=Resuming.GROWS
     )
-    seeds: Annotated[list[FromZero], NO_REPEATS] = setting(factory=lambda: [0, 1, 2, 3, 4], resuming=Resuming.GROWS)
+    seeds: Annotated[list[FromZero], NO_REPEATS] | Literal["auto"] = setting(
+        factory=lambda: [0, 1, 2, 3, 4], resuming=Resuming.GROWS
+    )
+    half_width: Annotated[Points, OnlyWith("seeds", AUTO)] = setting(1.0, resuming=Resuming.GROWS)
+    most_seeds: Annotated[int, In(ge=5, le=1000), OnlyWith("seeds", AUTO)] = 20
+    detect: Points | None = setting(None, resuming=Resuming.FREE)
     hold: Annotated[list[Source], ANY_WITHOUT_REPEATS] = setting(factory=list)
     compute: Annotated[list[Multiple], NO_REPEATS] = setting(factory=lambda: [1.0], resuming=Resuming.GROWS)
     shared_by: Count = setting(10, resuming=Resuming.FREE)
@@ -134,7 +154,8 @@ class Comparison(Settings):
             yield "jobs and device.devices cannot both be more than 1: give one of them."
         if self.slurm.workers and max(self.jobs, self.device.devices) > 1:
             yield "slurm.workers is instead of jobs and device.devices: leave these at 1."
-        if self.tuning.trials != 0 and (shared := {*self.tuning.seeds} & {*self.seeds}):
+        possible = range(self.most_seeds) if self.seeds == AUTO else self.seeds
+        if self.tuning.trials != 0 and (shared := {*self.tuning.seeds} & {*possible}):
             yield f"tuning.seeds and seeds share {min(shared)}: runs must not share the draws of trials."
         if {"labels", "weights", "order"} <= {*self.hold}:
             yield f"hold={value_text(self.hold)}: every seed would give the same run from scratch; leave out one draw."
@@ -148,6 +169,8 @@ class Comparison(Settings):
         yield from recipes or self._without_validation()
         if not recipes:
             object.__setattr__(self, "arms", {name: self._resolved(name) for name in self.arms})
+            if self.seeds == AUTO and self.baseline in self.arms and self.main_arm is None:
+                yield "seeds=auto needs a pretrained arm and a baseline that is not: give these, or a list of seeds."
 
     def _contradictions_of(self, name: str) -> Iterator[str]:
         """Yield a line for each problem of an arm with this stack and these arms."""
@@ -237,7 +260,31 @@ class Comparison(Settings):
 
     def seed_of(self, source: Source, seed: int) -> int:
         """Return the seed that draws a source of variation in the runs of a seed: its own, or the first if held."""
-        return self.seeds[0] if source in self.hold else seed
+        return self.seeds_in_use[0] if source in self.hold else seed
+
+    @property
+    def looks(self) -> "Looks":
+        """The looks at the results that verdicts allow for: a single one unless the number of seeds is "auto"."""
+        # This import is slow, and refusing a wrong setting does not need it.
+        from pretrain.comparison.sequential_looks import ONE_LOOK, doubling_looks
+
+        return doubling_looks(self.most_seeds) if self.seeds == AUTO else ONE_LOOK
+
+    @property
+    def seeds_in_use(self) -> list[int]:
+        """The seeds of the runs: those given or, with "auto", those of the look that the comparison has come to."""
+        return [*range(self.looks.seeds[self.look])] if isinstance(self.seeds, str) else self.seeds
+
+    @property
+    def may_go_on(self) -> bool:
+        """Whether there is a look after this one."""
+        return self.look + 1 < len(self.looks.seeds)
+
+    def at_look(self, look: int) -> "Comparison":
+        """Return the comparison as it is at one of its looks, counted from 0; a new one is at its first."""
+        copy = replace(self)
+        object.__setattr__(copy, "look", look)
+        return copy
 
     def stack_of(self, arm: str) -> StackSettings:
         """Return the stack of an arm: the shared one, with the changes of the arm."""

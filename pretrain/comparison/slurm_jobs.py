@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pretrain.comparison.plan import Comparison
+from pretrain.comparison.stopping_rule import refuse_other_rule
 from pretrain.comparison.workers import Worker, added_or_removed, exclusively
 from pretrain.errors import UserError, system_line
 from pretrain.runs.device import keep_freed_memory
@@ -149,6 +150,7 @@ def _refuse_other_comparison(comparison: Comparison) -> None:
     out = Path(comparison.out)
     if comparison.overwrite or not (out / "config.yaml").exists():
         return
+    refuse_other_rule(comparison, out)
     # The images are not loaded here, and this computer may choose another precision.
     ignore = (*may_differ(comparison), *added_or_removed(comparison, out), *DIGESTS, "device.precision")
     if differing := differences(RunFolder(out).config(), as_config(comparison), ignore):

@@ -150,7 +150,7 @@ class FinetuningTask:
 
     def _held(self, source: Source, comparison: Comparison) -> int | None:
         """Return the seed of a draw that all runs that count share; None for the own seed, which trials always have."""
-        return comparison.seeds[0] if source in comparison.hold and self.trial is None else None
+        return comparison.seeds_in_use[0] if source in comparison.hold and self.trial is None else None
 
     def winner(self, comparison: Comparison) -> int:
         """Return the index of the recipe that was best in the trials, by validation accuracy."""
@@ -201,7 +201,9 @@ class ProbingTask:
         out = Path(comparison.out)
         stages = str(self._pretraining(comparison).folder(out)) if self.init == "pretrained" else None
         own = {"init": self.init, "stages": stages, "labels": self.labels, "seed": self.seed}
-        own |= {f"{name[:-1]}_seed": comparison.seeds[0] for name in ("labels", "weights") if name in comparison.hold}
+        own |= {
+            f"{name[:-1]}_seed": comparison.seeds_in_use[0] for name in ("labels", "weights") if name in comparison.hold
+        }
         return ProbeRun(**_shared(comparison), **own, out=str(self.folder(out)))  # type: ignore[arg-type]
 
 
@@ -210,7 +212,7 @@ Task = PretrainingTask | FinetuningTask | ProbingTask
 
 def runs_that_count(comparison: Comparison) -> Iterator[FinetuningTask]:
     """Yield the runs that count, seed by seed, so that an interrupted comparison has complete seeds."""
-    for seed in comparison.seeds:
+    for seed in comparison.seeds_in_use:
         for labels in comparison.labels:
             for arm in comparison.arms:
                 for multiple in comparison.multiples(arm):

@@ -18,6 +18,7 @@ from pretrain.comparison.paired_differences import (
     estimate,
     seed_table,
 )
+from pretrain.comparison.sequential_looks import ONE_LOOK, Looks
 
 
 @dataclass(frozen=True)
@@ -33,8 +34,8 @@ class PairedComparison:
     difference : Estimate
         Accuracy of the arm minus that of the baseline, paired by seed, as a fraction of 1.
     p, p_corrected : float
-        Two-sided p value, as it is and after Holm's correction over the budgets. It is about new seeds and new test
-        images where all runs kept their predictions, or else about new seeds alone.
+        Two-sided p value, as it is and corrected for the looks and, by Holm's method, over the budgets. It is about new
+        seeds and new test images where all runs kept their predictions, or else about new seeds alone.
     effect : float
         Mean difference in standard deviations of the differences, corrected for the number of seeds.
     detectable : float
@@ -88,7 +89,7 @@ def verdict(difference: Estimate, p_corrected: float) -> str:
     return "helps" if difference.mean > 0 else "hurts"
 
 
-def compare_arms(results: pd.DataFrame, baseline: str) -> list[PairedComparison]:
+def compare_arms(results: pd.DataFrame, baseline: str, looks: Looks = ONE_LOOK) -> list[PairedComparison]:
     """Compare each arm with the baseline at each label budget, over the seeds that both have.
 
     Verdicts are about new seeds and new test images where all these runs kept their predictions, or else about new
@@ -101,6 +102,8 @@ def compare_arms(results: pd.DataFrame, baseline: str) -> list[PairedComparison]
         ``correct``: whether each test image was classified correctly, (m,), bool, or None.
     baseline : str
         Name of the arm that the others are compared with.
+    looks : Looks
+        Looks at the results that p values and intervals allow for.
 
     Raises
     ------
@@ -116,7 +119,7 @@ def compare_arms(results: pd.DataFrame, baseline: str) -> list[PairedComparison]
             int(labels): (group.to_numpy(), _image_differences(correct.loc[group.index], arm, baseline))  # type: ignore[call-overload]
             for labels, group in differences.groupby(level="labels")
         }
-        paired += _compare_at_budgets(str(arm), baseline, budgets)
+        paired += _compare_at_budgets(str(arm), baseline, budgets, looks)
     return paired
 
 
@@ -129,16 +132,17 @@ def _image_differences(correct: pd.DataFrame, arm: str, baseline: str) -> np.nda
 
 
 def _compare_at_budgets(
-    arm: str, baseline: str, budgets: dict[int, tuple[np.ndarray, np.ndarray | None]]
+    arm: str, baseline: str, budgets: dict[int, tuple[np.ndarray, np.ndarray | None]], looks: Looks
 ) -> list[PairedComparison]:
     """Compare an arm with the baseline by the differences at each budget, (n,) and (n, m), corrected over budgets."""
     if not budgets:
         return []
     p_values = [paired_p(*differences) for differences in budgets.values()]
+    corrected = holm_corrected([looks.corrected(p) for p in p_values])
     compared = []
-    for (labels, (x, images)), p, p_corrected in zip(budgets.items(), p_values, holm_corrected(p_values), strict=True):
-        difference = estimate(x, images)
-        said, detectable = verdict(difference, p_corrected), smallest_detectable(x, images)
+    for (labels, (x, images)), p, p_corrected in zip(budgets.items(), p_values, corrected, strict=True):
+        difference = estimate(x, images, looks.level)
+        said, detectable = verdict(difference, p_corrected), smallest_detectable(x, images, looks.level)
         estimates = difference, p, p_corrected, effect_size(x), detectable
         compared.append(PairedComparison(arm, baseline, labels, *estimates, said))
     return compared

@@ -16,6 +16,7 @@ from lightning_fabric import Fabric
 
 from pretrain.comparison.data_checks import check_data
 from pretrain.comparison.plan import Comparison
+from pretrain.comparison.stopping_rule import begun, goes_on, refuse_other_rule
 from pretrain.comparison.tasks import FinetuningTask, PretrainingTask, ProbingTask, Task, tasks
 from pretrain.data.dataset import Dataset
 from pretrain.data.loading import load_data
@@ -68,7 +69,7 @@ class Worker:
     Attributes
     ----------
     comparison : Comparison
-        Comparison to run.
+        Comparison to run; with ``seeds=auto`` at the look that it has come to.
     started : float
         Start of the comparison, in seconds since the epoch. A task that failed earlier is tried again. 0: now.
     settled : dict of Task to str or None
@@ -92,11 +93,13 @@ class Worker:
         check_data(self.comparison, self.data)
         # Data-parallel processes open the folder together.
         with exclusively(self.out) if self.fabric.world_size == 1 else nullcontext():
+            refuse_other_rule(self.comparison, self.out)
             changed = added_or_removed(self.comparison, self.out)
             with open_run(self.comparison, self.data.digests, self.fabric, ignore=changed) as self.folder:
                 self.data.record_in(self.folder)
                 # The clock of the folder's computer may differ from this one's, and it dates the failures.
                 self.started = self.started or (self.out / "env.json").stat().st_mtime
+        self.comparison = begun(self.comparison, self.out)
         self.needs = tasks(self.comparison)
 
     def run(self, *, leave: bool = False) -> list[str]:
@@ -112,15 +115,25 @@ class Worker:
             left = [task for task in self.needs if task not in self.settled]
             ready = [task for task in left if self._attempt_if_ready(task)]
             if len(self.settled) == before:
-                if leave and ready == left:
+                if leave and ready == left and not self.comparison.may_go_on:
                     break
                 time.sleep(POLL_SECONDS)
+            if self.has_seen_the_end:
+                self._go_on_if_asked()
         return [f"{task}: {reason}" for task, reason in self.settled.items() if reason]
 
     @property
     def has_seen_the_end(self) -> bool:
         """Whether every task has ended."""
         return len(self.settled) == len(self.needs)
+
+    def _go_on_if_asked(self) -> None:
+        """Add the seeds of the next look, unless those that have ended are enough."""
+        if self.comparison.may_go_on and self.fabric.broadcast(goes_on(self.comparison, self.out)):
+            self.comparison = self.comparison.at_look(self.comparison.look + 1)
+            self.needs = tasks(self.comparison)
+            if self.folder.writes:
+                say(f"the interval is wider than asked: going on to {len(self.comparison.seeds_in_use)} seeds")
 
     def _attempt_if_ready(self, task: Task) -> bool:
         """Attempt a task if those that it needs have ended; return whether they have."""

@@ -46,7 +46,7 @@ def caveats(results: Results, paired: list[PairedComparison], matched: list[Pair
 
 def _few_seeds(comparison: Comparison, of_main: list[PairedComparison]) -> list[str]:
     """Say on how many seeds the verdict rests where they are too few for a claim, or where some are missing."""
-    planned = len(comparison.seeds)
+    planned = len(comparison.seeds_in_use)
     fewest = min((c.difference.n for c in of_main), default=planned)
     if fewest < SEEDS_FOR_A_CLAIM:
         seeds = counted(fewest, "paired seed")

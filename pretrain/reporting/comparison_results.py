@@ -10,6 +10,8 @@ from typing import Any
 import pandas as pd
 
 from pretrain.comparison.plan import Comparison
+from pretrain.comparison.seed_cost import seconds_of_a_further_seed
+from pretrain.comparison.stopping_rule import reached
 from pretrain.comparison.tasks import FinetuningTask, PretrainingTask, ProbingTask, Task, tasks
 from pretrain.errors import DamagedFileError, UserError
 from pretrain.evaluation.kept_predictions import read_predictions
@@ -46,7 +48,7 @@ class Results:
     path : Path
         Folder of the comparison.
     comparison : Comparison
-        What was compared.
+        What was compared; with ``seeds=auto`` at the look that it has come to.
     configuration : str
         Text of config.yaml.
     environment : dict
@@ -76,6 +78,8 @@ class Results:
         One line for each reason, with all tasks that failed for it.
     leakage : dict, optional
         Content of leakage.json; None where the unlabelled pool was not searched.
+    further_seed_seconds : float, optional
+        Seconds of training that one more seed would take; None while they are not known.
     test_images, classes : int, optional
         Number of test images and of classes; None before the first run is complete.
     """
@@ -95,6 +99,7 @@ class Results:
     progress: dict[str, tuple[int, int]]
     failures: list[str]
     leakage: dict[str, Any] | None
+    further_seed_seconds: float | None
     test_images: int | None
     classes: int | None
 
@@ -109,6 +114,7 @@ def read_results(out: str | Path) -> Results:
     """
     out = Path(out)
     comparison, digests = read_comparison(out)
+    comparison = reached(comparison, out)
     everything = list(tasks(comparison))
     done, damaged = _summaries(everything, out)
     runs = {task: summary for task, summary in done.items() if isinstance(task, FinetuningTask) and task.trial is None}
@@ -131,6 +137,7 @@ def read_results(out: str | Path) -> Results:
         progress=_progress(everything, done),
         failures=_failures(everything, done, damaged, out),
         leakage=read_json(leakage) if leakage.exists() else None,
+        further_seed_seconds=seconds_of_a_further_seed(comparison, done),
         test_images=sum(map(sum, first["confusion"])) if "confusion" in first else None,
         classes=len(first["confusion"]) if "confusion" in first else None,
     )

@@ -29,7 +29,8 @@ def against_matched(results: Results) -> list[PairedComparison]:
     main, matched = results.comparison.main_arm, results.comparison.compute_matched_arm
     if main is None or matched is None:
         return []
-    return compare_arms(results.runs[results.runs["arm"].isin([main, matched])], matched)
+    of_both = results.runs[results.runs["arm"].isin([main, matched])]
+    return compare_arms(of_both, matched, results.comparison.looks)
 
 
 def headline(paired: list[PairedComparison], matched: list[PairedComparison], comparison: Comparison) -> str:

@@ -23,6 +23,7 @@ from pretrain.reporting.comparison_results import COLUMNS, Results, read_results
 from pretrain.reporting.headline import against_matched, headline, label_efficiency_sentences
 from pretrain.reporting.markdown_text import as_markdown, code_block, table_row
 from pretrain.reporting.methods_text import methods
+from pretrain.reporting.seed_planning_text import how_many_seeds, seeds_as_json
 from pretrain.runs.atomic_files import write_text
 from pretrain.runs.run_folder import RunFolder
 
@@ -62,7 +63,8 @@ def write_report(out: str | Path, into: str | Path | None = None) -> Report:
     results = read_results(out)
     into = Path(out) if into is None or Path(into).resolve() == Path(out).resolve() else open_folder(into)
     baseline = results.comparison.baseline
-    paired, efficiencies = compare_arms(results.runs, baseline), label_efficiency(results.runs, baseline)
+    paired = compare_arms(results.runs, baseline, results.comparison.looks)
+    efficiencies = label_efficiency(results.runs, baseline)
     _write_tables(results, paired, efficiencies, into)
     drawings = export_drawings(draw(results, paired, efficiencies), into)
     page = _page(results, paired, efficiencies) | {"drawings": drawings, "pictures": _pictures(results)}
@@ -90,7 +92,8 @@ def _write_tables(
     results: Results, paired: list[PairedComparison], efficiencies: list[LabelEfficiency], into: Path
 ) -> None:
     write_text(into / "results.csv", results.runs_by_compute.to_csv(index=False, columns=list(COLUMNS)))
-    write_text(into / "results.json", json.dumps(as_json(results.runs, paired, efficiencies), indent=2) + "\n")
+    values = as_json(results.runs, paired, efficiencies) | {"seeds": seeds_as_json(results)}
+    write_text(into / "results.json", json.dumps(values, indent=2) + "\n")
     for name, table in (("trials", results.trials), ("probes", results.probes)):
         if len(table):
             write_text(into / f"{name}.csv", table.to_csv(index=False))
@@ -181,6 +184,7 @@ def _page(results: Results, paired: list[PairedComparison], efficiencies: list[L
         "others": [c.sentence() for c in paired if c.arm != main],
         "label_efficiency": label_efficiency_sentences(efficiencies, comparison),
         "caveats": caveats(results, paired, matched),
+        "how_many_seeds": how_many_seeds(results, paired),
         "progress": progress(results),
         "failures": results.failures,
         "accuracies": tables.accuracies(results.runs),
@@ -192,7 +196,7 @@ def _page(results: Results, paired: list[PairedComparison], efficiencies: list[L
         "trials": tables.trials(results),
         "methods": methods(results),
         "baseline": comparison.baseline,
-        "seeds": comparison.seeds,
+        "seeds": comparison.seeds_in_use,
         "command": results.environment.get("command", ""),
         "environment": results.environment,
         "configuration": results.configuration,
@@ -210,7 +214,7 @@ def progress(results: Results) -> str:
 
 def _pictures(results: Results) -> list[dict[str, str]]:
     """Return the pictures of the pretraining of the first seed as data for the page; none if its files are damaged."""
-    folder = PretrainingTask(results.comparison.seeds[0]).folder(results.path)
+    folder = PretrainingTask(results.comparison.seeds_in_use[0]).folder(results.path)
     try:
         RunFolder(folder).check()
     except DamagedFileError:

@@ -3,7 +3,7 @@
 from typing import Any
 
 from pretrain.comparison.paired_differences import SEEDS_FOR_A_CLAIM
-from pretrain.comparison.plan import Comparison
+from pretrain.comparison.plan import AUTO, Comparison
 from pretrain.data.fingerprints import SMALLEST_SIDE
 from pretrain.evaluation.layer_features import PROBE_GRID
 from pretrain.reporting.comparison_results import Results
@@ -39,7 +39,7 @@ def methods(results: Results) -> dict[str, list[str]]:
         "Fine-tuning": [finetuning_paragraph(comparison)],
         "Arms": [_arms(comparison)],
         "Tuning": [_tuning(comparison)],
-        "Seeds and pairing": [_pairing(comparison)],
+        "Seeds and pairing": [_pairing(comparison), *_looks(comparison)],
         "Statistics": [_tests(results), _scope(results)],
         **({"Probes": [_probing()]} if comparison.probe else {}),
     }
@@ -121,10 +121,11 @@ def _space(space: dict[str, list[Any]]) -> str:
 
 def _pairing(comparison: Comparison) -> str:
     drawn, held = draws_in_words(comparison)
-    shared = f" All seeds share {enumeration(held)}, as seed {comparison.seeds[0]} draws them." if held else ""
+    shared = f" All seeds share {enumeration(held)}, as seed {comparison.seeds_in_use[0]} draws them." if held else ""
     same_head = " and start from the same head" if _heads(comparison) == {"random"} else ""
+    seeds = value_in_words(comparison.seeds_in_use)
     return (
-        f"Label budgets: {value_in_words(comparison.labels)}. Seeds: {value_in_words(comparison.seeds)}. A seed draws "
+        f"Label budgets: {value_in_words(comparison.labels)}. Seeds: {seeds}. A seed draws "
         f"{enumeration(drawn)}.{shared} The "
         "labelled subsets are stratified by class and nested over budgets. The arms of one seed see the same "
         f"labels{same_head}, so each is compared with {comparison.baseline} seed by seed."
@@ -135,6 +136,24 @@ def draws_in_words(comparison: Comparison) -> tuple[list[str], list[str]]:
     """Return what each seed draws anew, and what all seeds share."""
     drawn = [words for source, words in DRAWS.items() if source not in comparison.hold]
     return drawn, [words for words in DRAWS.values() if words not in drawn]
+
+
+def _looks(comparison: Comparison) -> list[str]:
+    """Return the rule that ended a comparison with seeds=auto."""
+    if comparison.seeds != AUTO:
+        return []
+    looks = comparison.looks
+    return [
+        f"The number of seeds was not fixed (seeds=auto). Looks were planned after {enumeration(looks.seeds)} seeds. "
+        "At each, the comparison went on while the interval of the difference between "
+        f"{comparison.main_arm} and {comparison.baseline} reached more than {comparison.half_width:g} points to each "
+        f"side at some label budget. Every look tests at the same level (Pocock 1977), {looks.level:.2%}, so low that "
+        "all looks together find a difference where there is none 5 times in 100. It was found by simulating t tests "
+        "with so few seeds. Corrected p values are the probability that any look gives so small a p value. Intervals "
+        "of differences are repeated confidence intervals (Jennison and Turnbull 1989): 95 in 100 comparisons have the "
+        "true difference in those of all looks, whatever ended them. Intervals of single arms, and of the labels "
+        "needed, are not corrected for the looks."
+    ]
 
 
 def _heads(comparison: Comparison) -> set[str]:

@@ -52,7 +52,10 @@ def write_side_by_side(runs: Sequence[str | Path], out: str | Path) -> Report:
     joint = pd.concat(frames.values(), ignore_index=True)
     first, *others = compared
     write_text(into / "results.csv", joint.to_csv(index=False, columns=list(COLUMNS)))
-    paired = {name: compare_arms(each.runs, each.comparison.baseline) for name, each in compared.items()}
+    paired = {
+        name: compare_arms(each.runs, each.comparison.baseline, each.comparison.looks)
+        for name, each in compared.items()
+    }
     values = {name: _values(results, paired[name]) for name, results in compared.items()}
     write_text(into / "results.json", json.dumps(values, indent=2) + "\n")
     matched = {name: against_matched(results) for name, results in compared.items()}
@@ -96,7 +99,7 @@ def why_unpaired(one: Results, other: Results) -> str | None:
     """Return why the runs of two comparisons cannot be paired by labels and seed, or None where they can."""
     if one.labelled_digest != other.labelled_digest:
         return "their labelled images or their test images differ"
-    if {*one.comparison.seeds} != {*other.comparison.seeds}:
+    if {*one.comparison.seeds_in_use} != {*other.comparison.seeds_in_use}:
         return "their seeds differ"
     return None
 
@@ -144,7 +147,9 @@ def _between(
         heads = ["arm", "against", "labels", "n", "difference", "95% interval"]
         note = f"The runs of {first} and {other} are not paired, since {reason}. Intervals are Welch's, without a test."
         return {"title": title, "note": note, "table": Table(heads, rows, [0, 1])}
-    tested = [c for one, two in both for c in compare_arms(joint[joint["arm"].isin([one, two])], one)]
+    # Of two comparisons, the one with more looks chose how many seeds both have.
+    looks = max((compared[name].comparison.looks for name in pair), key=lambda each: len(each.seeds))
+    tested = [c for one, two in both for c in compare_arms(joint[joint["arm"].isin([one, two])], one, looks)]
     note = f"The runs of {first} and {other} are paired by labels and seed, on the same images."
     return {"title": title, "note": note, "table": tables.paired_differences(tested)}
 
