@@ -81,9 +81,10 @@ def power(
     if not np.isfinite(freedom):
         return _normal_power(shift, level)
     bound = stats.t.ppf(1 - level / 2, freedom)
-    found = stats.nct.sf(bound, freedom, shift) + stats.nct.cdf(-bound, freedom, shift)
-    # Where the difference is found all but certainly, the distribution function may have no value.
-    return float(found) if np.isfinite(found) else 1.0
+    # SciPy has no number for tails that are next to certain, or next to impossible.
+    above = np.nan_to_num(stats.nct.sf(bound, freedom, shift), nan=1.0)
+    below = np.nan_to_num(stats.nct.cdf(-bound, freedom, shift), nan=0.0)
+    return float(min(above + below, 1.0))
 
 
 def _normal_power(shift: float, level: float) -> float:
