@@ -17,7 +17,7 @@ import pandas as pd
 from scipy import stats
 
 from pretrain.comparison.crossed_effects import CrossedEffects, crossed_effects
-from pretrain.comparison.hypothesis_tests import holm_corrected
+from pretrain.comparison.hypothesis_tests import holm_corrected, paired_p
 from pretrain.comparison.paired_differences import SIGNIFICANCE_LEVEL
 from pretrain.comparison.sequential_looks import Looks, doubling_looks
 
@@ -58,29 +58,32 @@ class Judged(NamedTuple):
     """What the package says of a comparison, by label budget and look."""
 
     means: np.ndarray
-    errors: np.ndarray  # standard errors
+    errors: np.ndarray  # standard errors, over seeds and images
     freedom: np.ndarray
+    errors_of_seeds: np.ndarray
     p: np.ndarray
 
     def reach(self, looks: Looks) -> np.ndarray:
-        """Return how far intervals reach to each side, as `CrossedEffects.interval` has it."""
-        margins = stats.t.ppf(1 - looks.level / 2, self.freedom) * self.errors
-        return margins[:, : len(looks.seeds)]
+        """Return how far intervals reach to each side, as `estimate` has them."""
+        over_both = stats.t.isf(looks.level / 2, self.freedom) * self.errors
+        over_seeds = stats.t.isf(looks.level / 2, np.array(MOST) - 1) * self.errors_of_seeds
+        return np.maximum(over_both, over_seeds)[:, : len(looks.seeds)]
 
 
 def judged(generator: np.random.Generator, spread: Spread) -> Judged:
     """Draw a comparison, and return what the package says of it."""
     budgets = [draw(generator, spread) for _ in range(BUDGETS)]
-    found = [[estimated(values[:n], spread) for n in MOST] for values in budgets]
-    attributes = (("mean", np.asarray), ("variance", np.sqrt), ("degrees_of_freedom", np.asarray), ("p", np.asarray))
-    return Judged(*(change([[getattr(each, name) for each in of] for of in found]) for name, change in attributes))
+    found = np.array([[estimated(values[:n], spread) for n in MOST] for values in budgets])
+    return Judged(*np.moveaxis(found, 2, 0))
 
 
-def estimated(values: np.ndarray, spread: Spread) -> CrossedEffects:
-    """Return the mean and its variance from differences, (seeds, images)."""
-    if spread.kept:
-        return crossed_effects(values)
-    return CrossedEffects(len(values), 0, float(values.mean()), float(values.var(ddof=1)), 0.0)
+def estimated(values: np.ndarray, spread: Spread) -> tuple[float, ...]:
+    """Return the fields of `Judged` from differences, (seeds, images)."""
+    x = values.mean(axis=1)
+    of_seeds = CrossedEffects(len(x), 0, float(x.mean()), float(x.var(ddof=1)), 0.0)
+    both = crossed_effects(values) if spread.kept else of_seeds
+    p = paired_p(x, values if spread.kept else None)
+    return both.mean, np.sqrt(both.variance), both.degrees_of_freedom, np.sqrt(of_seeds.variance), p
 
 
 def outcome(found: Judged, looks: Looks, width: float) -> dict[str, float]:

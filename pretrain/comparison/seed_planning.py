@@ -17,7 +17,7 @@ from scipy import stats
 
 from pretrain.comparison.crossed_effects import CrossedEffects, crossed_effects
 from pretrain.comparison.hypothesis_tests import POWER
-from pretrain.comparison.paired_differences import SEEDS_FOR_A_CLAIM, SIGNIFICANCE_LEVEL
+from pretrain.comparison.paired_differences import SEEDS_FOR_A_CLAIM, SIGNIFICANCE_LEVEL, by_image
 
 # Nobody runs more seeds than this.
 MOST_SEEDS = 1000
@@ -167,8 +167,9 @@ def paired_effects(runs: pd.DataFrame, arm: str, baseline: str) -> dict[int, Cro
 
 def _effects(one: pd.DataFrame, other: pd.DataFrame) -> CrossedEffects:
     """Return the difference of two arms with the same seeds, with the part of the images if all kept predictions."""
-    if all(isinstance(correct, np.ndarray) for correct in [*one["correct"], *other["correct"]]):
-        return crossed_effects(np.stack([*one["correct"]]).astype(float) - np.stack([*other["correct"]]))
+    of_one, of_other = by_image(one["correct"]), by_image(other["correct"])
+    if of_one is not None and of_other is not None and of_one.shape == of_other.shape:
+        return crossed_effects(of_one - of_other)
     # Rounding makes equal differences equal: those of floats are so only nearly.
     x = (one["test_accuracy"] - other["test_accuracy"]).round(12)
     return CrossedEffects(len(x), 0, float(x.mean()), float(x.var()), 0.0)

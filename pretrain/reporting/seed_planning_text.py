@@ -55,28 +55,22 @@ def how_many_seeds(results: Results, paired: list[PairedComparison]) -> list[str
         + "the spread over seeds is an estimate. The range in parentheses takes the ends of its "
         f"{SPREAD_CONFIDENCE:.0%} interval. Hours are those of training, by the runs that are complete."
     ]
-    return [*_looks(results), *lines, *(planned if any(" in all" in line for line in lines) else [])]
+    return [*_looks(results, paired), *lines, *(planned if any(" in all" in line for line in lines) else [])]
 
 
-def _looks(results: Results) -> list[str]:
+def _looks(results: Results, paired: list[PairedComparison]) -> list[str]:
     """Say at which look a comparison is that goes on by itself, and how wide its intervals are."""
     comparison = results.comparison
     if comparison.seeds != AUTO:
         return []
-    looks = comparison.looks.seeds
+    looks, of_main = comparison.looks.seeds, [c.difference.claimed for c in paired if c.arm == comparison.main_arm]
+    widest = f" So far it reaches {max(100 * (high - low) / 2 for low, high in of_main):.2f}." if of_main else ""
     return [
         f"With seeds=auto, this is look {comparison.look + 1} of at most {len(looks)} (after "
         f"{', '.join(map(str, looks))} seeds). Each look tests at a level of {comparison.looks.level:.2%} instead of "
         f"5%, and intervals are as wide as that asks. The comparison ends once the interval reaches at most "
-        f"{comparison.half_width:g} points to each side at every label budget.{_widest(results)}"
+        f"{comparison.half_width:g} points to each side at every label budget.{widest}"
     ]
-
-
-def _widest(results: Results) -> str:
-    """Say how far the widest interval reaches to each side."""
-    confidence = 1 - results.comparison.looks.level
-    widths = [100 * (each.interval(confidence)[1] - each.mean) for each in _effects(results).values()]
-    return f" So far it reaches at most {max(widths):.2f}." if widths else ""
 
 
 def _of_budget(labels: int, plan: SeedPlan, verdict: str, results: Results) -> str:
