@@ -47,7 +47,8 @@ AUTO = "auto"
 FIGURES = tuple(
     f"figures/{name}.{suffix}"
     for name in (
-        *("accuracy-*", "differences-*", "labels-saved", "layers-kept", "probes-*", "time-*", "unlabelled-images"),
+        *("accuracy-*", "classes", "differences-*", "gallery-*", "labels-saved", "layers-kept", "probes-*", "time-*"),
+        "unlabelled-images",
     )
     for suffix in ("png", "svg")
 )
@@ -110,7 +111,7 @@ class Comparison(Settings):
     """
 
     products: ClassVar[tuple[str, ...]] = (
-        *("results.csv", "results.json", "trials.csv", "probes.csv", "report.html", "report.md"),
+        *("results.csv", "results.json", "trials.csv", "probes.csv", "gallery.safetensors", "report.html", "report.md"),
         *FIGURES,
     )
     look: ClassVar[int] = 0  # no setting: the folder decides it, see `pretrain.comparison.stopping_rule`

@@ -70,6 +70,7 @@ class WorkerJob:
         worker = Worker(self.comparison, self.started)
         failures = worker.run(leave=True)
         if worker.has_seen_the_end:
+            worker.keep_gallery()
             with exclusively(self.comparison.out):
                 self.report(self.comparison.out)
         return failures

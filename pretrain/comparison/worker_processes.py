@@ -5,7 +5,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from multiprocessing import get_context, parent_process
 from multiprocessing.process import BaseProcess
 
@@ -31,13 +31,15 @@ def run_comparison(comparison: Comparison) -> list[str]:
     UserError
         When a setting does not fit the images, or the folder holds something other than this comparison.
     """
-    if comparison.jobs == 1:
-        return Worker(comparison).run()
-    comparison = comparison.with_threads(comparison.device.threads or max(1, (os.cpu_count() or 1) // comparison.jobs))
+    jobs = comparison.jobs
+    if jobs > 1:
+        comparison = comparison.with_threads(comparison.device.threads or max(1, (os.cpu_count() or 1) // jobs))
     # This process is one of the workers, and the first, so that a mistake is reported once.
     first = Worker(comparison)
-    with _other_workers(comparison, first.started):
-        return first.run()
+    with _other_workers(comparison, first.started) if jobs > 1 else nullcontext():
+        failures = first.run()
+    first.keep_gallery()
+    return failures
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from filelock import Timeout
 from lightning_fabric import Fabric
 
 from pretrain.comparison.data_checks import check_data
+from pretrain.comparison.image_gallery import keep_gallery
 from pretrain.comparison.plan import Comparison
 from pretrain.comparison.stopping_rule import begun, goes_on, refuse_other_rule
 from pretrain.comparison.tasks import FinetuningTask, PretrainingTask, ProbingTask, Task, tasks
@@ -121,6 +122,12 @@ class Worker:
             if self.has_seen_the_end:
                 self._go_on_if_asked()
         return [f"{task}: {reason}" for task, reason in self.settled.items() if reason]
+
+    def keep_gallery(self) -> None:
+        """Copy the test images that the report shows into the folder of the comparison, once every task has ended."""
+        if self.folder.writes:
+            with exclusively(self.out):
+                keep_gallery(self.comparison, self.data)
 
     @property
     def has_seen_the_end(self) -> bool:

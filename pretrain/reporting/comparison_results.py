@@ -7,6 +7,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from pretrain.comparison.plan import Comparison
@@ -58,8 +59,9 @@ class Results:
     labelled_digest : str
         Digest of the labelled images and the test images.
     runs : DataFrame
-        One row for each complete run with the steps of its recipe, with the columns `COLUMNS`, and ``correct``: whether
-        each test image was classified correctly, (N,), bool, or None where a run kept no predictions.
+        One row for each complete run with the steps of its recipe, with the columns `COLUMNS`, and two that are None
+        where a run kept no predictions: ``correct``, whether each test image was classified correctly, (N,), bool, and
+        ``predicted``, the class that it was given, (N,), int.
     runs_by_compute : DataFrame
         The same for each complete run, with whatever multiple of those steps.
     trials : DataFrame
@@ -82,6 +84,10 @@ class Results:
         Seconds of training that one more seed would take; None while they are not known.
     test_images, classes : int, optional
         Number of test images and of classes; None before the first run is complete.
+    class_names : tuple of str
+        Names of the classes, in the order of their numbers; none before the first run is complete.
+    test_labels : ndarray, (N,), int, optional
+        Class of each test image; None where no run kept its predictions.
     """
 
     path: Path
@@ -102,6 +108,8 @@ class Results:
     further_seed_seconds: float | None
     test_images: int | None
     classes: int | None
+    class_names: tuple[str, ...]
+    test_labels: np.ndarray | None
 
 
 def read_results(out: str | Path) -> Results:
@@ -118,7 +126,7 @@ def read_results(out: str | Path) -> Results:
     everything = list(tasks(comparison))
     done, damaged = _summaries(everything, out)
     runs = {task: summary for task, summary in done.items() if isinstance(task, FinetuningTask) and task.trial is None}
-    all_runs = _runs(runs, out)
+    all_runs, test_labels = _runs(runs, out)
     first = next(iter(runs.values()), {})
     leakage = out / "leakage.json"
     return Results(
@@ -140,6 +148,8 @@ def read_results(out: str | Path) -> Results:
         further_seed_seconds=seconds_of_a_further_seed(comparison, done),
         test_images=sum(map(sum, first["confusion"])) if "confusion" in first else None,
         classes=len(first["confusion"]) if "confusion" in first else None,
+        class_names=tuple(first.get("per_class_accuracy", ())),
+        test_labels=test_labels,
     )
 
 
@@ -157,14 +167,17 @@ def _summaries(everything: list[Task], out: Path) -> tuple[dict[Task, dict[str, 
     return done, damaged
 
 
-def _runs(runs: Mapping[FinetuningTask, dict[str, Any]], out: Path) -> pd.DataFrame:
-    """Return a row for each complete run, with what it kept of the test images."""
-    rows = []
+def _runs(runs: Mapping[FinetuningTask, dict[str, Any]], out: Path) -> tuple[pd.DataFrame, np.ndarray | None]:
+    """Return a row for each complete run, with what it kept of the test images, and the classes of these."""
+    rows, test_labels = [], None
     for task, summary in runs.items():
-        kept = read_predictions(RunFolder(task.folder(out)))
-        own = {"compute": task.compute, "correct": kept.correct if kept else None}
+        own: dict[str, Any] = {"compute": task.compute, "correct": None, "predicted": None}
+        if kept := read_predictions(RunFolder(task.folder(out))):
+            # The runs are bound to the same test images.
+            test_labels = kept.labels
+            own |= {"correct": kept.correct, "predicted": kept.predicted}
         rows.append({**{column: summary[column] for column in COLUMNS if column not in own}, **own})
-    return pd.DataFrame(rows, columns=[*COLUMNS, "correct"])
+    return pd.DataFrame(rows, columns=[*COLUMNS, "correct", "predicted"]), test_labels
 
 
 def _changed_environments(done: Iterable[Task], out: Path) -> list[str]:

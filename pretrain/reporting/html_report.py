@@ -4,6 +4,7 @@ import base64
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from pretrain.reporting.comparison_results import COLUMNS, Results, read_results
 from pretrain.reporting.headline import against_matched, headline, label_efficiency_sentences
 from pretrain.reporting.markdown_text import as_markdown, code_block, table_row
 from pretrain.reporting.methods_text import methods
+from pretrain.reporting.prediction_differences import PredictionDifferences, prediction_differences
 from pretrain.reporting.seed_planning_text import how_many_seeds, seeds_as_json
 from pretrain.runs.atomic_files import write_text
 from pretrain.runs.run_folder import RunFolder
@@ -64,11 +66,11 @@ def write_report(out: str | Path, into: str | Path | None = None) -> Report:
     into = Path(out) if into is None or Path(into).resolve() == Path(out).resolve() else open_folder(into)
     baseline = results.comparison.baseline
     paired = compare_arms(results.runs, baseline, results.comparison.looks)
-    efficiencies = label_efficiency(results.runs, baseline)
-    _write_tables(results, paired, efficiencies, into)
-    drawings = export_drawings(draw(results, paired, efficiencies), into)
+    efficiencies, predictions = label_efficiency(results.runs, baseline), prediction_differences(results)
+    _write_tables(results, paired, efficiencies, predictions, into)
+    drawings = export_drawings(chain(draw(results, paired, efficiencies), predictions.drawings()), into)
     page = _page(results, paired, efficiencies) | {"drawings": drawings, "pictures": _pictures(results)}
-    render("report", page, into)
+    render("report", page | {"predictions": predictions.sentences()}, into)
     return Report(into / "report.html", page["headline"])
 
 
@@ -89,10 +91,15 @@ def open_folder(path: str | Path) -> Path:
 
 
 def _write_tables(
-    results: Results, paired: list[PairedComparison], efficiencies: list[LabelEfficiency], into: Path
+    results: Results,
+    paired: list[PairedComparison],
+    efficiencies: list[LabelEfficiency],
+    predictions: PredictionDifferences,
+    into: Path,
 ) -> None:
     write_text(into / "results.csv", results.runs_by_compute.to_csv(index=False, columns=list(COLUMNS)))
-    values = as_json(results.runs, paired, efficiencies) | {"seeds": seeds_as_json(results)}
+    values = as_json(results.runs, paired, efficiencies)
+    values |= {"seeds": seeds_as_json(results), "classes": predictions.rows()}
     write_text(into / "results.json", json.dumps(values, indent=2) + "\n")
     for name, table in (("trials", results.trials), ("probes", results.probes)):
         if len(table):

@@ -40,7 +40,7 @@ def methods(results: Results) -> dict[str, list[str]]:
         "Arms": [_arms(comparison)],
         "Tuning": [_tuning(comparison)],
         "Seeds and pairing": [_pairing(comparison), *_looks(comparison)],
-        "Statistics": [_tests(results), _scope(results)],
+        "Statistics": [_tests(results), _scope(results), *_by_class(results)],
         **({"Probes": [_probing()]} if comparison.probe else {}),
     }
 
@@ -221,6 +221,18 @@ def _drawn_anew(results: Results) -> str:
         f"Intervals for new seeds {seeds}. Intervals for new seeds and images also account for {split}, which all runs "
         "share. They take it as a random sample of such images, drawn one by one."
     )
+
+
+def _by_class(results: Results) -> list[str]:
+    """Return how classes are compared, where runs kept their predictions."""
+    if results.comparison.main_arm is None or results.test_labels is None:
+        return []
+    return [
+        "Differences by class are differences in recall, paired by seed and image. Their intervals and p values hold for "
+        "other seeds and other test images of the class (crossed random effects). The p values are corrected by Holm's "
+        "method over the classes of a label budget, but not over budgets. Single images, and classes at several "
+        "budgets, are drawn at the label budget where the two arms differ on most test images."
+    ]
 
 
 def _probing() -> str:
