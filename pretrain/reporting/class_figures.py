@@ -14,7 +14,7 @@ from pretrain.reporting.settings_in_words import enumeration
 # Of more classes than twice as many, so many of the highest and of the lowest are drawn.
 CLASSES_PER_END = 10
 NAMED_IN_A_SENTENCE = 10
-NAME_LENGTH = 24  # characters; longer names would leave no room for what they name
+NAME_LENGTH = 24  # characters; longer names would leave too little room for the differences
 # XML knows no other characters, and a figure is XML.
 NOT_IN_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
@@ -28,8 +28,8 @@ def class_label(name: str, length: int = NAME_LENGTH) -> str:
 def draw_class_differences(found: Sequence[ClassDifference], style: Style) -> Figure:
     """Draw the difference in recall of each class at one label budget: mean, 95% interval and a dot for each seed.
 
-    The names of classes with a detectable difference are bold. Of many classes, those at the two ends are drawn, without
-    classes that have a single test image, whose differences are the most extreme.
+    The names of classes with a detectable difference are bold. Of many classes, those at the two ends are drawn. Then a
+    class with a single test image is left out, since its difference is among the most extreme.
 
     Parameters
     ----------
@@ -77,7 +77,7 @@ def class_caption(found: Sequence[ClassDifference]) -> str:
 
 
 def class_sentence(found: Sequence[ClassDifference]) -> str:
-    """Return which classes differ detectably at one label budget, the clearest difference first."""
+    """Return which classes differ detectably at one label budget, the largest differences first."""
     first = found[0]
     where = f"With {first.labels:,} labels"
     if len(first.by_seed) < SEEDS_FOR_A_CLAIM:

@@ -102,11 +102,10 @@ def _show(axes: Any, image: Tensor) -> None:
 
 def _below(paired: PairedPredictions, of_arm: bool, position: int, classes: Sequence[str]) -> str:
     """Return the lines below an image: in how many seeds each arm is right, and what the other takes it for."""
-    names, given = [paired.arm, paired.baseline], [paired.of_arm[:, position], paired.of_baseline[:, position]]
-    truth, wrong = paired.truth[position], given[of_arm]
-    counts = [
-        f"{class_label(name, LETTERS)} {(of == truth).sum()}/{len(of)}" for name, of in zip(names, given, strict=True)
-    ]
-    # The smallest number stands for a tie.
-    mistake = np.bincount(wrong[wrong != truth]).argmax()
+    truth = paired.truth[position]
+    given = {paired.arm: paired.of_arm[:, position], paired.baseline: paired.of_baseline[:, position]}
+    counts = [f"{class_label(arm, LETTERS)} {(of == truth).sum()}/{len(of)}" for arm, of in given.items()]
+    wrong = given[paired.baseline if of_arm else paired.arm]
+    # Of equally frequent mistakes, the class that comes first is named.
+    mistake = int(np.bincount(wrong[wrong != truth]).argmax())
     return "\n".join([*(counts if of_arm else counts[::-1]), f"\u2192 {class_label(classes[mistake], LETTERS)}"])

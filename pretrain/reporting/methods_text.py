@@ -228,10 +228,10 @@ def _by_class(results: Results) -> list[str]:
     if results.comparison.main_arm is None or results.test_labels is None:
         return []
     return [
-        "Differences by class are differences in recall, paired by seed and image. Their intervals and p values hold for "
-        "other seeds and other test images of the class (crossed random effects). The p values are corrected by Holm's "
-        "method over the classes of a label budget, but not over budgets. Single images, and classes at several "
-        "budgets, are drawn at the label budget where the two arms differ on most test images."
+        "Differences by class are differences in recall, paired by seed and image. Their intervals and p values hold "
+        "for other seeds and other test images of the class (crossed random effects, and never narrower than over seeds "
+        "alone). The p values are corrected by Holm's method over the classes of a label budget, but not over budgets. "
+        "Figures of classes and of single images show the label budget where the two arms differ on most test images."
     ]
 
 

@@ -170,7 +170,8 @@ def inline(svg: str, title: str) -> str:
     # The figures of one page would share these ids.
     element = re.sub(r'<g id="[^"]*">', "<g>", element)
     for color, variable in (("#000000", "currentColor"), ("#ffffff", "none"), (GRID_COLOR, "var(--line)")):
-        element = element.replace(color, variable)
+        # A name that reads like a color stays as it is.
+        element = element.replace(f": {color}", f": {variable}")
     return element.replace("<svg ", f'<svg role="img" aria-label="{escape(title)}" ', 1)
 
 
