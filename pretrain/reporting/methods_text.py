@@ -229,9 +229,10 @@ def _by_class(results: Results) -> list[str]:
         return []
     return [
         "Differences by class are differences in recall, paired by seed and image. Their intervals and p values hold "
-        "for other seeds and other test images of the class (crossed random effects, and never narrower than over seeds "
-        "alone). The p values are corrected by Holm's method over the classes of a label budget, but not over budgets. "
-        "Figures of classes and of single images show the label budget where the two arms differ on most test images."
+        "for other seeds and other test images of the class (crossed random effects), and are never narrower or "
+        "smaller than over seeds alone. The p values are corrected by Holm's method over the classes of a label "
+        "budget, but not over budgets. Figures of classes and of single images show the label budget where the two "
+        "arms differ on most test images."
     ]
 
 
