@@ -17,8 +17,10 @@ from pretrain.comparison.tasks import runs_that_count
 from pretrain.evaluation.kept_predictions import FILE, keep_predictions
 from pretrain.evaluation.predictions import Evaluation
 from pretrain.pictures.drawing import own_style
+from pretrain.reporting.comparison_results import read_results
 from pretrain.reporting.gallery_figures import draw_gallery, gallery_sentence
 from pretrain.reporting.plotting import save_svg_and_png
+from pretrain.reporting.prediction_differences import prediction_differences
 from pretrain.runs.tensor_files import load_state, save_state
 from pretrain.runs.typed_settings import as_config
 
@@ -129,6 +131,13 @@ def write_run(task, path, test, names, digest):
     folder.write_summary({**values, "per_class_accuracy": recall, "confusion": confusion.tolist()})
 
 
+def shown_of(comparison):
+    """Return the sentences of the report on predictions and the names of its figures."""
+    found = prediction_differences(read_results(comparison.out))
+    with own_style():
+        return found.about_images(), [drawing.name for drawing in found.drawings()]
+
+
 def report_of(comparison):
     path = write_report(comparison.out).path
     return path.read_text(), path.with_suffix(".md").read_text()
@@ -158,6 +167,7 @@ def test_the_images_are_written_once_and_anew_when_the_choice_changes(make, digi
     assert (tmp_path / "run" / GALLERY).read_bytes() != before
 
 
+@pytest.mark.integration
 def test_without_predictions_there_is_nothing_to_keep_or_to_show(make, digits, tmp_path):
     comparison = make(keep=lambda task: task.arm != "scratch")
     keep_gallery(comparison, digits)
@@ -167,6 +177,7 @@ def test_without_predictions_there_is_nothing_to_keep_or_to_show(make, digits, t
     assert json.loads((tmp_path / "run" / "results.json").read_text())["classes"] == []
 
 
+@pytest.mark.integration
 def test_the_report_shows_both_directions_and_is_the_same_when_written_twice(make, digits, tmp_path):
     comparison, out = make(), tmp_path / "run"
     keep_gallery(comparison, digits)
@@ -217,26 +228,27 @@ def test_a_report_goes_without_images_that_cannot_be_read_and_the_next_worker_wr
     whole = file.read_bytes()
     spoil, said = FAULTS[fault]
     spoil(file)
-    page, text = report_of(comparison)
-    assert said in text
-    assert "Run the same command again" in text
-    assert "<image " not in page
-    assert "points of recall above scratch" in page
+    said_of_it, drawn = shown_of(comparison)
+    assert said in said_of_it[-1]
+    assert said_of_it[-1].endswith("Run the same command again, and the report shows them.")
+    assert drawn == ["classes"]
     keep_gallery(comparison, digits)
     assert file.read_bytes() == whole
 
 
+@pytest.mark.integration
 def test_an_early_report_shows_the_images_that_are_there(make, digits):
     comparison = make(keep=lambda task: task.seed < 3 or (task.arm == "scratch" and task.seed == 3))
     keep_gallery(comparison, digits)
     assert choose_budget(read_paired_predictions(comparison)).paired.seeds == 3
     make()
-    page, text = report_of(comparison)
+    _, text = report_of(comparison)
     there = {*read_gallery(RunFolder(comparison.out).path / GALLERY, digits.labelled_digest)}
     chosen = choose_budget(read_paired_predictions(comparison))
     both = there & {*chosen.shown}
     assert 0 < len(both) < len(chosen.shown)
-    assert page.count("<image ") == len(both)
+    svgs = (RunFolder(comparison.out).path / "figures").glob("gallery-*.svg")
+    assert sum(svg.read_text().count("<image ") for svg in svgs) == len(both)
     assert f"{len(chosen.shown) - len(both)} of the images that belong here are not in gallery.safetensors." in text
 
 
@@ -246,8 +258,9 @@ def test_a_damaged_run_is_left_out(make, digits):
     damage(run.folder(RunFolder(comparison.out).path) / FILE)
     assert [paired.seeds for paired in read_paired_predictions(comparison)] == [4, 5]
     keep_gallery(comparison, digits)
-    _, text = report_of(comparison)
-    assert "With 50 labels, pretrained alone classifies" in text
+    sentences, drawn = shown_of(comparison)
+    assert sentences[-1].startswith("With 50 labels, pretrained alone classifies")
+    assert drawn == ["classes", "gallery-pretrained", "gallery-scratch"]
 
 
 @pytest.mark.parametrize("error", [UserError("the images are gone."), PermissionError(13, "Permission denied", "x")])
@@ -259,7 +272,7 @@ def test_images_that_cannot_be_had_are_one_line_and_stop_nothing(make, digits, c
     keep_gallery(comparison, replace(digits, open_test=unreadable))
     said = capsys.readouterr().err
     assert re.fullmatch(r"note: the report has no gallery of test images: .*(gone|denied)\.\n", said)
-    assert "The images are not in gallery.safetensors" in report_of(comparison)[1]
+    assert "The images are not in gallery.safetensors" in shown_of(comparison)[0][-1]
 
 
 def test_a_file_that_cannot_be_written_is_one_line(make, digits, capsys):
@@ -267,7 +280,7 @@ def test_a_file_that_cannot_be_written_is_one_line(make, digits, capsys):
     (RunFolder(comparison.out).path / GALLERY).mkdir()
     keep_gallery(comparison, digits)
     assert capsys.readouterr().err.count("\n") == 1
-    assert "gallery.safetensors is damaged" in report_of(comparison)[1]
+    assert "gallery.safetensors is damaged" in shown_of(comparison)[0][-1]
 
 
 @pytest.mark.parametrize("shape", [(1, 8, 8), (3, 32, 32), (3, 96, 64), (1, 1, 1)])
@@ -298,6 +311,7 @@ def test_the_other_direction_names_the_baseline_first():
     assert draw_gallery(choose_images(THREE_SEEDS), True, images, ["a", "b", "c"]) is None
 
 
+@pytest.mark.integration
 def test_names_in_the_gallery_are_as_they_are_written(make, digits, tmp_path, recwarn):
     names = ["$", "$x_1$", r"\frac", "caf\udce9", "猫", "a\nb", "<b>", "&", "\x1b[31m", "x" * 300]
     comparison = make(names=names)

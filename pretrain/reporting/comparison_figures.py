@@ -34,7 +34,7 @@ class Drawing:
 
     Attributes
     ----------
-    part : {"results", "time", "attribution"}
+    part : {"results", "time", "attribution", "gallery"}
         Part of the page.
     name : str
         Name of the file, without a suffix.

@@ -70,7 +70,8 @@ def write_report(out: str | Path, into: str | Path | None = None) -> Report:
     _write_tables(results, paired, efficiencies, predictions, into)
     drawings = export_drawings(chain(draw(results, paired, efficiencies), predictions.drawings()), into)
     page = _page(results, paired, efficiencies) | {"drawings": drawings, "pictures": _pictures(results)}
-    render("report", page | {"predictions": predictions.sentences()}, into)
+    page |= {"classes": predictions.about_classes(), "gallery": predictions.about_images()}
+    render("report", page, into)
     return Report(into / "report.html", page["headline"])
 
 
@@ -152,7 +153,7 @@ def _drawing(part: str, name: str, caption: str, figure: Figure | None) -> Itera
 
 def export_drawings(drawings: Iterable[Drawing], into: Path) -> dict[str, list[dict[str, str]]]:
     """Write figures as PNG and SVG, delete those of a former report, and return them for the parts of a page."""
-    shown: dict[str, list[dict[str, str]]] = {"results": [], "time": [], "attribution": []}
+    shown: dict[str, list[dict[str, str]]] = {"results": [], "time": [], "attribution": [], "gallery": []}
     with own_style():
         for drawing in drawings:
             svg = plotting.save_svg_and_png(drawing.figure, into / "figures" / drawing.name)

@@ -36,14 +36,16 @@ class PredictionDifferences:
         """Return the differences by class for results.json."""
         return [row for found in self.by_class.values() for row in class_rows(found)]
 
-    def sentences(self) -> list[str]:
-        """Return what there is to say: of the classes at each budget, and of the images at one of them."""
-        said = [class_sentence(found) for found in self.by_class.values()]
+    def about_classes(self) -> list[str]:
+        """Return a sentence on the classes at each label budget."""
+        return [class_sentence(found) for found in self.by_class.values()]
+
+    def about_images(self) -> list[str]:
+        """Return how many images only one of the arms gets right, and what keeps them from being shown."""
         if self.chosen is None:
-            return said
-        said.append(gallery_sentence(self.chosen))
+            return []
         _, missing = kept_images(self.results, self.chosen)
-        return [*said, missing] if missing else said
+        return [gallery_sentence(self.chosen), *([missing] if missing else [])]
 
     def drawings(self) -> Iterator[Drawing]:
         """Draw both at the label budget where the arms differ on most images, so that one page holds the figures."""
@@ -58,7 +60,7 @@ class PredictionDifferences:
             figure = draw_gallery(self.chosen, of_arm, images, self.results.class_names)
             if figure:
                 caption = gallery_caption(self.chosen, of_arm)
-                yield Drawing("attribution", file_name("gallery", arm), caption, figure)
+                yield Drawing("gallery", file_name("gallery", arm), caption, figure)
 
 
 def prediction_differences(results: Results) -> PredictionDifferences:
