@@ -47,8 +47,8 @@ AUTO = "auto"
 FIGURES = tuple(
     f"figures/{name}.{suffix}"
     for name in (
-        *("accuracy-*", "classes", "differences-*", "gallery-*", "labels-saved", "layers-kept", "probes-*", "time-*"),
-        "unlabelled-images",
+        *("accuracy-*", "classes", "compute-*", "differences-*", "gallery-*", "labels-saved", "layers-kept"),
+        *("probes-*", "time-*", "unlabelled-images"),
     )
     for suffix in ("png", "svg")
 )

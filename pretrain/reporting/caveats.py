@@ -1,12 +1,14 @@
 """Caveats: what a reader must know before believing a verdict."""
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
+from pretrain.comparison.compute_frontier import ComputeFrontier
 from pretrain.comparison.paired_differences import SEEDS_FOR_A_CLAIM
 from pretrain.comparison.plan import Comparison
 from pretrain.comparison.verdicts import PairedComparison
 from pretrain.reporting.comparison_results import Results
+from pretrain.reporting.compute_text import other_steps, overlapping
 from pretrain.reporting.methods_text import draws_in_words
 from pretrain.reporting.settings_in_words import counted, enumeration
 
@@ -16,7 +18,12 @@ ENOUGH_TEST_IMAGES = 1000
 MOST_ARMS = 5
 
 
-def caveats(results: Results, paired: list[PairedComparison], matched: list[PairedComparison]) -> list[str]:
+def caveats(
+    results: Results,
+    paired: list[PairedComparison],
+    matched: list[PairedComparison],
+    frontiers: Sequence[ComputeFrontier] = (),
+) -> list[str]:
     """Return one sentence or more for each caveat.
 
     Parameters
@@ -27,6 +34,8 @@ def caveats(results: Results, paired: list[PairedComparison], matched: list[Pair
         Every arm against the baseline.
     matched : list of PairedComparison
         The main arm against the compute-matched one, from `against_matched`.
+    frontiers : sequence of ComputeFrontier
+        The arms against the baseline over total compute, where it was varied.
     """
     comparison, main = results.comparison, results.comparison.main_arm
     of_main = [c for c in paired if main in (c.arm, None)]
@@ -34,7 +43,8 @@ def caveats(results: Results, paired: list[PairedComparison], matched: list[Pair
         *_few_seeds(comparison, of_main),
         _tuning(comparison),
         *_frozen_by_tuning(results),
-        *_compute(comparison, of_main, matched),
+        *(_compute(comparison, of_main, matched) if not overlapping(frontiers, comparison) else []),
+        *other_steps(comparison),
         *_held_draws(comparison),
         *_shared_labels(comparison),
         *_few_test_images(results),

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -28,13 +28,16 @@ PANELS = (
 ARMS_PER_PANEL = 4
 
 
+Part = Literal["results", "attribution", "gallery", "compute", "time"]
+
+
 @dataclass(frozen=True)
 class Drawing:
     """A figure with its place in the report.
 
     Attributes
     ----------
-    part : {"results", "time", "attribution", "gallery"}
+    part : {"results", "time", "attribution", "gallery", "compute"}
         Part of the page.
     name : str
         Name of the file, without a suffix.
@@ -44,7 +47,7 @@ class Drawing:
         The drawn figure.
     """
 
-    part: str
+    part: Part
     name: str
     caption: str
     figure: Figure

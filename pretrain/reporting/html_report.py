@@ -6,20 +6,28 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import jinja2
 from matplotlib.figure import Figure
 
+from pretrain.comparison.compute_frontier import ComputeFrontier
 from pretrain.comparison.label_efficiency import LabelEfficiency, label_efficiency
 from pretrain.comparison.plan import FIGURES
 from pretrain.comparison.tasks import PretrainingTask
 from pretrain.comparison.verdicts import PairedComparison, as_json, compare_arms
 from pretrain.errors import DamagedFileError, UserError
 from pretrain.pictures.drawing import legible, own_style
-from pretrain.reporting import attribution_figures, comparison_figures, plotting, tables
+from pretrain.reporting import (
+    attribution_figures,
+    comparison_figures,
+    compute_figures,
+    compute_text,
+    plotting,
+    tables,
+)
 from pretrain.reporting.caveats import caveats
-from pretrain.reporting.comparison_figures import Drawing, file_name
+from pretrain.reporting.comparison_figures import Drawing, Part, file_name
 from pretrain.reporting.comparison_results import COLUMNS, Results, read_results
 from pretrain.reporting.headline import against_matched, headline, label_efficiency_sentences
 from pretrain.reporting.markdown_text import as_markdown, code_block, table_row
@@ -67,9 +75,13 @@ def write_report(out: str | Path, into: str | Path | None = None) -> Report:
     baseline = results.comparison.baseline
     paired = compare_arms(results.runs, baseline, results.comparison.looks)
     efficiencies, predictions = label_efficiency(results.runs, baseline), prediction_differences(results)
-    _write_tables(results, paired, efficiencies, predictions, into)
-    drawings = export_drawings(chain(draw(results, paired, efficiencies), predictions.drawings()), into)
-    page = _page(results, paired, efficiencies) | {"drawings": drawings, "pictures": _pictures(results)}
+    frontiers = compute_text.frontiers_of(results)
+    _write_tables(results, paired, efficiencies, predictions, frontiers, into)
+    drawn = chain(
+        draw(results, paired, efficiencies), predictions.drawings(), compute_figures.draw_compute(results, frontiers)
+    )
+    page = _page(results, paired, efficiencies, frontiers)
+    page |= {"drawings": export_drawings(drawn, into), "pictures": _pictures(results)}
     page |= {"classes": predictions.about_classes(), "gallery": predictions.about_images()}
     render("report", page, into)
     return Report(into / "report.html", page["headline"])
@@ -96,11 +108,13 @@ def _write_tables(
     paired: list[PairedComparison],
     efficiencies: list[LabelEfficiency],
     predictions: PredictionDifferences,
+    frontiers: list[ComputeFrontier],
     into: Path,
 ) -> None:
     write_text(into / "results.csv", results.runs_by_compute.to_csv(index=False, columns=list(COLUMNS)))
     values = as_json(results.runs, paired, efficiencies)
     values |= {"seeds": seeds_as_json(results), "classes": predictions.rows()}
+    values |= {"compute": compute_text.as_json(results, frontiers)}
     write_text(into / "results.json", json.dumps(values, indent=2) + "\n")
     for name, table in (("trials", results.trials), ("probes", results.probes)):
         if len(table):
@@ -145,7 +159,7 @@ def _attribution(results: Results, paired: list[PairedComparison], interval: str
     yield from _drawing("attribution", "unlabelled images", f"{caption}, {gain}", figure)
 
 
-def _drawing(part: str, name: str, caption: str, figure: Figure | None) -> Iterator[Drawing]:
+def _drawing(part: Part, name: str, caption: str, figure: Figure | None) -> Iterator[Drawing]:
     """Yield a figure with its name and caption, or nothing where there is no figure."""
     if figure is not None:
         yield Drawing(part, file_name(name), caption, figure)
@@ -153,7 +167,7 @@ def _drawing(part: str, name: str, caption: str, figure: Figure | None) -> Itera
 
 def export_drawings(drawings: Iterable[Drawing], into: Path) -> dict[str, list[dict[str, str]]]:
     """Write figures as PNG and SVG, delete those of a former report, and return them for the parts of a page."""
-    shown: dict[str, list[dict[str, str]]] = {"results": [], "time": [], "attribution": [], "gallery": []}
+    shown: dict[str, list[dict[str, str]]] = {part: [] for part in get_args(Part)}
     with own_style():
         for drawing in drawings:
             svg = plotting.save_svg_and_png(drawing.figure, into / "figures" / drawing.name)
@@ -181,17 +195,22 @@ def render(template: str, page: dict[str, Any], into: Path) -> None:
         write_text(into / f"report.{suffix}", legible(text))
 
 
-def _page(results: Results, paired: list[PairedComparison], efficiencies: list[LabelEfficiency]) -> dict[str, Any]:
+def _page(
+    results: Results,
+    paired: list[PairedComparison],
+    efficiencies: list[LabelEfficiency],
+    frontiers: list[ComputeFrontier],
+) -> dict[str, Any]:
     """Return what both templates show, except the figures."""
     comparison, main = results.comparison, results.comparison.main_arm
     of_main, matched = [c for c in paired if c.arm == main], against_matched(results)
     return {
         "title": f"Did pretraining help? {comparison.stack.name} on {comparison.data.name}",
-        "headline": headline(paired, matched, comparison),
+        "headline": headline(paired, matched, comparison) + compute_text.clause(frontiers, comparison),
         "sentences": [c.sentence() for c in [*of_main, *matched]],
         "others": [c.sentence() for c in paired if c.arm != main],
         "label_efficiency": label_efficiency_sentences(efficiencies, comparison),
-        "caveats": caveats(results, paired, matched),
+        "caveats": caveats(results, paired, matched, frontiers),
         "how_many_seeds": how_many_seeds(results, paired),
         "progress": progress(results),
         "failures": results.failures,
@@ -199,6 +218,7 @@ def _page(results: Results, paired: list[PairedComparison], efficiencies: list[L
         "paired": tables.paired_differences(paired),
         "new_images": any(c.difference.new_images for c in paired),
         "labels": tables.label_efficiency_table(efficiencies),
+        "compute": compute_text.section(results, frontiers),
         "cost": tables.cost(results.runs),
         "searched": tables.seconds(results.trials["seconds"].astype(float).sum()),
         "trials": tables.trials(results),

@@ -7,6 +7,7 @@ from pretrain.comparison.plan import AUTO, Comparison
 from pretrain.data.fingerprints import SMALLEST_SIDE
 from pretrain.evaluation.layer_features import PROBE_GRID
 from pretrain.reporting.comparison_results import Results
+from pretrain.reporting.compute_text import compute_paragraphs
 from pretrain.reporting.plotting import INTERVAL_FROM
 from pretrain.reporting.settings_in_words import counted, enumeration, settings_in_words, value_in_words
 from pretrain.reporting.training_text import finetuning_paragraph, pretraining_paragraphs
@@ -41,6 +42,7 @@ def methods(results: Results) -> dict[str, list[str]]:
         "Tuning": [_tuning(comparison)],
         "Seeds and pairing": [_pairing(comparison), *_looks(comparison)],
         "Statistics": [_tests(results), _scope(results), *_by_class(results)],
+        **({"Total compute": compute_paragraphs(comparison)} if len(comparison.compute) > 1 else {}),
         **({"Probes": [_probing()]} if comparison.probe else {}),
     }
 
