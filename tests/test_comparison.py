@@ -170,7 +170,7 @@ def test_an_arm_may_be_added_but_not_changed(out, configure):
         ("compute=[4,16]", r"compute=\[4\.0, 16\.0\]: verdicts rest on the recipe's own steps, so give 1 as well"),
         ("compute=[1,0]", r"compute=\[1, 0\]: it must be .* above 0"),
         ("compute=4", "compute=4: it must be a list"),
-        ("compute=[1,0.1] recipe.steps=4", r"compute=0\.1: steps=0: nothing would learn"),
+        ("compute=[1,0.1] recipe.steps=4", r"compute=0\.1: runs would have steps=0: nothing would learn"),
         ("hold=[labels,labels]", "hold=.*without repeats"),
         (
             "hold=[label]",

@@ -43,6 +43,11 @@ class Curve:
         """Total cost of the runs with each multiple, (k,)."""
         return self.pretraining + self.finetuning
 
+    @property
+    def range(self) -> tuple[float, float]:
+        """Least and most total cost."""
+        return float(self.totals[0]), float(self.totals[-1])
+
     def weights(self, totals: np.ndarray) -> np.ndarray:
         """Return the weights of the runs, (t, k), that give the accuracy at total costs, (t,), within their range."""
         rest = np.maximum(totals - self.pretraining, LEAST_COST)
@@ -123,7 +128,7 @@ def curve(runs: pd.DataFrame, seeds: Sequence[int], unit: Unit, shared_by: int, 
     unit : {"flops", "seconds"}
         What costs are counted in.
     shared_by : int
-        Number of trainings that share one pretraining; each is charged its part.
+        Number of trainings that share one pretraining, each of which is charged its part; 0 where there is none.
     by_image : bool
         Whether to keep the images apart, which needs the predictions of all runs.
     """
@@ -133,7 +138,7 @@ def curve(runs: pd.DataFrame, seeds: Sequence[int], unit: Unit, shared_by: int, 
     # Multiples may be so close that they have equally many steps. One of them is enough.
     finetuning, first = np.unique(costs, return_index=True)
     values = [_values(multiples[k], by_image) for k in first]
-    return Curve(float(own[f"pretrain_{unit}"].mean()) / shared_by, finetuning, np.stack(values, axis=2))
+    return Curve(float(own[f"pretrain_{unit}"].mean()) / max(shared_by, 1), finetuning, np.stack(values, axis=2))
 
 
 def _values(runs: pd.DataFrame, by_image: bool) -> np.ndarray:
@@ -216,5 +221,5 @@ def paired_curves(runs: pd.DataFrame, arm: str, baseline: str, shared_by: int) -
         return None
     used = pd.concat(of_both)
     by_image = kept_by_all(used[used["seed"].isin(seeds)])
-    curves = [curve(each, seeds, "flops", shared_by, by_image) for each in of_both]
-    return PairedCurves(*curves, moments(np.concatenate([each.values for each in curves], axis=2)))
+    of_arm, of_baseline = (curve(each, seeds, "flops", shared_by, by_image) for each in of_both)
+    return PairedCurves(of_arm, of_baseline, moments(np.concatenate([of_arm.values, of_baseline.values], axis=2)))

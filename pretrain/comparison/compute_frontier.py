@@ -15,7 +15,7 @@ from pretrain.comparison.hypothesis_tests import holm_corrected
 from pretrain.comparison.paired_differences import NAN, SEEDS_FOR_A_CLAIM, SIGNIFICANCE_LEVEL, Estimate
 
 # The differences are looked at with this many total computes, beside those that were run.
-GRID = 129
+GRID = 65
 
 # The verdict by those with the least and with the most compute that both arms were run with.
 VERDICTS = {
@@ -67,8 +67,10 @@ class ComputeFrontier:
     ----------
     arm, baseline : str
         Names of the two arms.
-    labels, shared_by, seeds : int
-        Label budget, number of trainings that share one pretraining, and number of seeds with all runs of both arms.
+    labels, seeds : int
+        Label budget, and number of seeds with all runs of both arms.
+    shared_by : int
+        Number of trainings that share one pretraining: 1 where it is charged in full, and 0 where neither arm has any.
     arm_range, baseline_range : (float, float)
         Least and most total compute of the runs of each.
     ends : tuple of Difference
@@ -87,8 +89,8 @@ class ComputeFrontier:
     arm: str
     baseline: str
     labels: int
-    shared_by: int
     seeds: int
+    shared_by: int
     arm_range: tuple[float, float]
     baseline_range: tuple[float, float]
     ends: tuple[Difference, ...]
@@ -151,7 +153,7 @@ def compute_frontiers(runs: pd.DataFrame, baseline: str, shared_by: int) -> list
     frontiers = []
     for arm in [arm for arm in runs["arm"].unique() if arm != baseline]:
         pair = runs[runs["arm"].isin([arm, baseline])]
-        charges = [1, shared_by] if (pair["pretrain_flops"] > 0).any() else [1]
+        charges = [1, shared_by] if (pair["pretrain_flops"] > 0).any() else [0]
         for charge in dict.fromkeys(charges):
             budgets = sorted(pair["labels"].unique())
             found = [_frontier(pair[pair["labels"] == n], str(arm), baseline, int(n), charge) for n in budgets]
@@ -191,8 +193,8 @@ def _frontier(runs: pd.DataFrame, arm: str, baseline: str, labels: int, shared_b
         found |= _judged(pair, least, most)
     else:
         found |= {"gap": as_estimate(pair.gap()), "enough": _enough(pair, runs)}
-    ranges = [(float(c.totals[0]), float(c.totals[-1])) for c in (pair.arm, pair.baseline)]
-    return ComputeFrontier(arm, baseline, labels, shared_by, pair.moments.seeds, *ranges, **found)
+    found |= {"arm_range": pair.arm.range, "baseline_range": pair.baseline.range}
+    return ComputeFrontier(arm, baseline, labels, pair.moments.seeds, shared_by, **found)
 
 
 def _enough(pair: PairedCurves, runs: pd.DataFrame) -> float | None:
@@ -206,10 +208,13 @@ def _judged(pair: PairedCurves, least: float, most: float) -> dict[str, Any]:
     # Rounding must not put a compute outside the overlap.
     inside = [*pair.arm.totals, *pair.baseline.totals, *np.geomspace(least, most, GRID)]
     totals = sorted({least, most, *(float(total) for total in inside if least < total < most)})
+    means = [d.mean for d in pair.differences(totals)]
+    crossings = _roots(lambda total: pair.differences([total])[0].mean, totals, means)
+    # An interval may be so narrow that it lies between neighbors. It always holds the crossing.
+    totals = sorted({*totals, *crossings})
     found = pair.differences(totals)
     values = [_p(d) for d in found]
     ends = [Difference(totals[k], as_estimate(found[k]), values[k], values[k]) for k in sorted({0, len(totals) - 1})]
-    crossings = _roots(lambda total: pair.differences([total])[0].mean, totals, [d.mean for d in found])
     return {"ends": tuple(ends), "crossings": tuple(crossings), "unclear": tuple(_unclear(pair, totals, values))}
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import pairwise
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pretrain.comparison.arms import Arm, standard_arms
@@ -165,13 +166,25 @@ class Comparison(Settings):
         for name in self.arms:
             yield from self._contradictions_of(name)
         recipes = problems_within("", lambda: self._recipes)
-        if not recipes:
-            yield from self._problems_of_multiples()
         yield from recipes or self._without_validation()
         if not recipes:
+            yield from self._multiples_without_effect()
             object.__setattr__(self, "arms", {name: self._resolved(name) for name in self.arms})
             if self.seeds == AUTO and self.baseline in self.arms and self.main_arm is None:
                 yield "seeds=auto needs a pretrained arm and a baseline that is not: give these, or a list of seeds."
+
+    def _multiples_without_effect(self) -> Iterator[str]:
+        """Yield a line for each multiple that no arm can have, or that gives as many steps as another."""
+        if len(self.compute) > 1 and all(self.multiples(name) == [1.0] for name in self.arms):
+            yield f"compute={value_text(self.compute)}: no arm has steps to multiply; leave it at [1]."
+        varied = [name for name in self.arms if len(self.multiples(name)) > 1]
+        recipes = [recipe for name in varied for recipe in self.recipes(name) if recipe.steps]
+        for multiple in self.compute:
+            lines = [line for r in recipes for line in problems_within("", r.stretched, multiple)]
+            yield from dict.fromkeys(f"compute={multiple:g}: runs would have {line}" for line in lines)
+        for fewer, more in pairwise(sorted(self.compute)):
+            if alike := [r.steps for r in recipes if round(fewer * r.steps) == round(more * r.steps) > 0]:
+                yield f"compute={fewer:g} and {more:g} are equally many steps for steps={alike[0]}; leave one out."
 
     def _contradictions_of(self, name: str) -> Iterator[str]:
         """Yield a line for each problem of an arm with this stack and these arms."""
@@ -198,12 +211,6 @@ class Comparison(Settings):
             yield "recipe.early_stopping needs validation images: give data.validation more than 0."
         if any(recipe.head != "random" for recipe in recipes):
             yield "recipe.head needs validation images: give data.validation more than 0."
-
-    def _problems_of_multiples(self) -> Iterator[str]:
-        """Yield a line for each multiple that leaves a recipe too few steps."""
-        for multiple in self.compute:
-            lines = [problems_within("", each.stretched, multiple) for _, each in self.recipes_by_setting()]
-            yield from (f"compute={multiple:g}: {line}" for line in next(filter(None, lines), []))
 
     def recipes(self, arm: str) -> list[Recipe]:
         """Return the recipes that an arm may be fine-tuned with: one for each candidate of tuning, or a single one.

@@ -45,10 +45,8 @@ def draw_compute(results: Results, frontiers: Sequence[ComputeFrontier]) -> Iter
                     yield Drawing("compute", file_name(of, title, labels, "labels"), caption, figure)
         for title, arms in panels(comparison).items():
             if figure := draw_differences_over_compute(of_budget, [f for f in here if f.arm in arms], looks):
-                caption = (
-                    f"Points above {comparison.baseline} at equal total compute, {title}, {labels:,} labels: mean "
-                )
-                caption += f"and 95% interval.{dashed}"
+                caption = f"Points above {comparison.baseline} at equal total compute, {title}, {labels:,} labels"
+                caption += f": mean and 95% interval.{dashed}"
                 yield Drawing("compute", file_name("compute differences", title, labels, "labels"), caption, figure)
 
 

@@ -27,36 +27,34 @@ def frontiers_of(results: Results) -> list[ComputeFrontier]:
 def sentence(frontier: ComputeFrontier) -> str:
     """Return the verdict on an arm over total compute, with its numbers."""
     f = frontier
-    where = f"{f.arm} against {f.baseline}, {f.labels:,} labels, {_charge(f.shared_by)}"
+    where = ", ".join([f"{f.arm} against {f.baseline}", f"{f.labels:,} labels", *_charge(f.shared_by)])
     return " ".join([f"{where}: {predicate(f)}.", *(_at_ends(f) if f.ends else _apart(f))])
 
 
 def clause(frontiers: Sequence[ComputeFrontier], comparison: Comparison) -> str:
     """Return what the headline says of the main arm, pretraining charged in full; "" where there is nothing to say."""
-    of_main = [f for f in frontiers if f.arm == comparison.main_arm and f.shared_by == 1]
+    of_main = [f for f in frontiers if f.arm == comparison.main_arm and f.shared_by < 2]
     found: dict[str, list[str]] = {}
     for f in of_main:
         found.setdefault(predicate(f, brief=True), []).append(f"{f.labels:,}")
     if not found:
         return ""
-    said = [f"{words} with {enumeration(budgets)} labels" for words, budgets in found.items()]
-    return f" At equal total compute, {_charge(1)}: {'; '.join(said)}."
+    said = [f"with {enumeration(budgets)} labels, {words}" for words, budgets in found.items()]
+    return f" Against {comparison.baseline} with the same total compute, pretraining included: {'; '.join(said)}."
 
 
 def predicate(frontier: ComputeFrontier, brief: bool = False) -> str:
     """Return the verdict on an arm as a predicate, without its interval where it is to be brief."""
     f = frontier
     if f.verdict == "not comparable":
-        return "not comparable yet, since no compute was given to both"
+        return "not comparable yet, since none was run with the compute of the other"
     least, most = flops(f.ends[0].total), flops(f.ends[-1].total)
     if f.verdict == "too few seeds":
         crossing = f"; the curves cross at {enumeration([flops(t) for t in f.crossings])}" if f.crossings else ""
         return f"too few seeds for a claim{'' if brief else crossing}"
-    if f.verdict == "no detectable difference":
-        return f"no detectable difference {_everywhere(f)}"
+    if f.verdict == "no detectable difference" or (f.verdict in ("pays", "hurts") and f.bounds is None):
+        return f"{f.verdict} {_everywhere(f)}"
     if f.verdict in ("pays", "hurts"):
-        if f.bounds is None:
-            return f"{f.verdict} {_everywhere(f)}"
         between = " to ".join(flops(t) for t in f.bounds)
         both = f"{f.verdict} with the least and with the most compute of both, {least} and {most}"
         return f"{both}, but no difference is clear at {between}"
@@ -65,9 +63,7 @@ def predicate(frontier: ComputeFrontier, brief: bool = False) -> str:
 
 def _everywhere(f: ComputeFrontier) -> str:
     least, most = flops(f.ends[0].total), flops(f.ends[-1].total)
-    if len(f.ends) == 1:
-        return f"with {least}, the only compute of both"
-    return f"from {least} to {most}, all the compute that both were run with"
+    return f"from {least} to {most}, as far as both were run" if len(f.ends) > 1 else f"with {least}, run by both"
 
 
 def _turn(f: ComputeFrontier) -> str:
@@ -87,8 +83,10 @@ def _bounds(f: ComputeFrontier) -> str:
     return f"95% interval from {flops(low)}" + (f" to {flops(high)}" if high < f.ends[-1].total else " on")
 
 
-def _charge(shared_by: int) -> str:
-    return "pretraining charged in full" if shared_by == 1 else f"pretraining shared by {shared_by:,} trainings"
+def _charge(shared_by: int) -> list[str]:
+    if shared_by == 0:
+        return []
+    return ["pretraining charged in full" if shared_by == 1 else f"pretraining shared by {shared_by:,} trainings"]
 
 
 def _points(estimate: Estimate) -> str:
@@ -101,14 +99,15 @@ def _at_ends(f: ComputeFrontier) -> Iterator[str]:
     """Yield the differences with the least and the most compute of both, and what was not run beyond them."""
     at = [f"{_points(end.estimate)} with {flops(end.total)}" for end in f.ends]
     yield f"The difference is {enumeration(at)}, n = {f.seeds}."
-    unknown = []
+    unknown: dict[str, list[str]] = {}
     if f.arm_range[0] > f.baseline_range[0]:
-        unknown.append(f"{f.arm} with less than {flops(f.arm_range[0])}")
+        unknown.setdefault(f.arm, []).append(f"less than {flops(f.arm_range[0])}")
     if f.arm_range[1] != f.baseline_range[1]:
         shorter = f.baseline if f.baseline_range[1] < f.arm_range[1] else f.arm
-        unknown.append(f"{shorter} with more than {flops(f.ends[-1].total)}")
+        unknown.setdefault(shorter, []).append(f"more than {flops(f.ends[-1].total)}")
     if unknown:
-        yield f"There is no run of {' or '.join(unknown)}."
+        there = [f"of {arm} with {' or '.join(totals)}" for arm, totals in unknown.items()]
+        yield f"There is no run {', nor '.join(there)}."
 
 
 def _apart(f: ComputeFrontier) -> Iterator[str]:
@@ -237,5 +236,5 @@ def other_steps(comparison: Comparison) -> list[str]:
 
 def overlapping(frontiers: Sequence[ComputeFrontier], comparison: Comparison) -> bool:
     """Return whether the main arm, charged in full, was compared at equal compute at every label budget."""
-    of_main = [f for f in frontiers if f.arm == comparison.main_arm and f.shared_by == 1]
+    of_main = [f for f in frontiers if f.arm == comparison.main_arm and f.shared_by < 2]
     return bool(of_main) and all(f.ends for f in of_main)
