@@ -132,12 +132,12 @@ def false_verdicts(generator: np.random.Generator, comparisons: int, seeds: int,
         )
         found, of_seeds = compute_frontiers(by_image, "scratch", SHARED_BY), compute_frontiers(alone, "scratch", 1)
         said.append([_signs(found, {1}), _signs(found, {1, SHARED_BY}), _signs(of_seeds, {1})])
-    full, either, of_seeds = ([bool(s[k]) for s in said] for k in range(3))
+    full, either, seeds_alone = ([bool(s[k]) for s in said] for k in range(3))
     return {
         f"equal arms, {budgets} budget{'s' * (budgets > 1)}: false verdict": float(np.mean(full)),
         f"... 'pays' ({budgets})": float(np.mean(["pays" in s[0] for s in said])),
         f"... with either charge ({budgets})": float(np.mean(either)),
-        f"... by seeds alone ({budgets})": float(np.mean(of_seeds)),
+        f"... by seeds alone ({budgets})": float(np.mean(seeds_alone)),
     }
 
 

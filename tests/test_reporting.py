@@ -52,12 +52,13 @@ def accuracy(cell):
 def write_run(folder, cell, comparison):
     """Write the files of a run or a trial."""
     pretrained, trial = cell.arm.startswith(("pretrained", "unlabelled")), cell.trial is not None
-    measured = accuracy(cell) - 0.01 * (cell.trial or 0)
+    measured = accuracy(cell) - 0.01 * (cell.trial or 0) + 0.02 * np.log2(cell.compute)
     values = {
         **{"arm": cell.arm, "init": "pretrained" if pretrained else "scratch", "stack": comparison.stack.name},
         **{"labels": cell.labels, "seed": cell.seed, "val_accuracy": measured - 0.02},
         **{"test_accuracy": None if trial else measured, "pretrain_seconds": 90.0 * pretrained},
-        **{"finetune_seconds": 120.0, "pretrain_flops": 16e9 * pretrained, "finetune_flops": 4.5e12},
+        **{"finetune_seconds": 120.0 * cell.compute, "pretrain_flops": 16e9 * pretrained},
+        "finetune_flops": 4e9 * cell.compute,
         **{"images_per_second": 1000.0, "steps": 300, "parameters": 9},
         **({} if trial else {"confusion": [[20, 5], [5, 20]]}),
     }
@@ -703,3 +704,58 @@ def test_a_block_of_code_ends_where_its_text_does(text):
     assert fence == last
     assert "\n".join(inside) == text
     assert not any(line.startswith(fence) for line in inside)
+
+
+def test_without_several_multiples_no_compute_is_reported(out):
+    assert "What the compute buys" not in page_of(out) + text_of(out)
+    assert read_json(out / "results.json")["compute"] == {"points": [], "frontiers": []}
+
+
+def test_the_section_on_compute_agrees_with_the_statistics(tmp_path, make):
+    out = make(tmp_path / "run", "labels=[20,50]", "compute=[1,4,16]", "shared_by=5")
+    report = write_report(out)
+    stored, page, text = read_json(out / "results.json")["compute"], unescape(page_of(out)), text_of(out)
+    assert "<h2>What the compute buys</h2>" in page
+    main = [f for f in stored["frontiers"] if f["arm"] == "pretrained"]
+    assert [(f["labels"], f["shared_by"]) for f in main] == [(20, 1), (20, 5), (50, 1), (50, 5)]
+    # The gain of 4 points is worth four times the steps, so with P + c = 4c, scratch needs as much for P = 3c.
+    for f in main[::2]:
+        assert f["crossings"][0] == pytest.approx(16e9 * 4 / 3, rel=0.1)
+        assert f["arm_range"] == [20e9, 80e9]
+    assert all(f["sentence"] in page and f["sentence"] in text for f in stored["frontiers"])
+    assert "Against scratch with the same total compute, pretraining included: with 20" in report.headline
+    points = [p for p in stored["points"] if p["arm"] == "pretrained" and p["labels"] == 20]
+    assert [p["total_flops"] for p in points] == [20e9, 32e9, 80e9]
+    assert [p["shared_seconds"] for p in points] == [18 + 120, 18 + 480, 18 + 1920]
+    assert "| pretrained | 20 | x 4 | 5 |" in text
+    # The runs with the recipe's own steps are those of the other tables.
+    of_arms = {(a["arm"], a["labels"]): a["mean"] for a in read_json(out / "results.json")["arms"]}
+    assert {(p["arm"], p["labels"]): p["mean"] for p in stored["points"] if p["compute"] == 1} == pytest.approx(of_arms)
+
+
+def test_compute_has_figures_and_other_caveats(tmp_path, make):
+    out = make(tmp_path / "run", "labels=[20]", "compute=[1,4,16]", "~arms.random-frozen")
+    write_report(out)
+    names = [f"{what}-{title}" for what in ("compute", "compute-seconds") for title in ("main-arms", "frozen-layers")]
+    names += [f"compute-differences-{title}" for title in ("main-arms", "frozen-layers")]
+    assert {file.stem for file in out.glob("figures/compute-*.svg")} == {f"{name}-20-labels" for name in names}
+    assert "No arm from scratch is compute-matched" not in text_of(out)
+    assert "With other multiples of them, another learning rate might be better" in text_of(out)
+    assert "**Total compute.** Arms that are trained in steps ran with 1, 4 and 16 times the steps" in text_of(out)
+    few = make(tmp_path / "few", "labels=[20]", "compute=[1,2]")
+    write_report(few)
+    # Their curves do not overlap, so scratch was never given as much.
+    assert "No arm from scratch is compute-matched" in text_of(few)
+    assert "not comparable yet" in text_of(few)
+    assert "Their curves would meet with a multiple of at least 5 in compute." in text_of(few)
+
+
+def test_compute_that_has_not_run_yet_is_left_out(tmp_path, make):
+    def first(task):
+        return not isinstance(task, FinetuningTask) or task.compute == 1
+
+    out = make(tmp_path / "run", "labels=[20]", "compute=[1,4]", keep=first)
+    write_report(out)
+    assert "20 of 40 runs" in text_of(out)
+    (found, *_) = read_json(out / "results.json")["compute"]["frontiers"]
+    assert found["arm_range"] == [20e9, 20e9]

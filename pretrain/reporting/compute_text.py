@@ -52,7 +52,7 @@ def predicate(frontier: ComputeFrontier, brief: bool = False) -> str:
     if f.verdict == "too few seeds":
         crossing = f"; the curves cross at {enumeration([flops(t) for t in f.crossings])}" if f.crossings else ""
         return f"too few seeds for a claim{'' if brief else crossing}"
-    if f.verdict == "no detectable difference" or (f.verdict in ("pays", "hurts") and f.bounds is None):
+    if f.verdict == "no detectable difference" or f.bounds is None:
         return f"{f.verdict} {_everywhere(f)}"
     if f.verdict in ("pays", "hurts"):
         between = " to ".join(flops(t) for t in f.bounds)
@@ -119,7 +119,7 @@ def _apart(f: ComputeFrontier) -> Iterator[str]:
     assert f.gap is not None
     yield f"The difference between these two is {_points(f.gap)}, n = {f.seeds}."
     if f.enough is not None:
-        yield f"They would meet with a multiple of more than {f.enough:.3g} among compute."
+        yield f"Their curves would meet with a multiple of at least {f.enough:.3g} in compute."
 
 
 def points_of_runs(results: Results) -> list[dict[str, Any]]:
