@@ -69,9 +69,9 @@ def test_of_several_crossings_the_verdict_names_the_one_next_to_its_end():
 def test_a_sentence_has_the_numbers_and_what_was_not_run():
     assert sentence(frontier("hurts", "pays", (4e9,), ((3e9, 5e9),))) == (
         "pretrained against scratch, 50 labels, pretraining charged in full: pays from 4 GFLOP on (95% interval from "
-        "3 GFLOP to 5 GFLOP). The difference is -2.00 points (95% interval -3.00 to -1.00) with 2 GFLOP and +2.00 "
-        "points (95% interval +1.00 to +3.00) with 8 GFLOP, n = 5. There is no run of pretrained with less than 2 "
-        "GFLOP, nor of scratch with more than 8 GFLOP."
+        "3 GFLOP to 5 GFLOP). The difference is -2.00 points (95% interval -3.00 to -1.00, corrected p = 0.01) with "
+        "2 GFLOP and +2.00 points (95% interval +1.00 to +3.00, corrected p = 0.01) with 8 GFLOP, n = 5. There is no "
+        "run of pretrained with less than 2 GFLOP, nor of scratch with more than 8 GFLOP."
     )
     shorter = frontier("pays", "pays", arm_range=(2e9, 8e9), baseline_range=(1e9, 9e9), shared_by=10)
     assert "50 labels, pretraining shared by 10 trainings: pays" in sentence(shorter)

@@ -56,9 +56,10 @@ def _shading(crossings: Sequence[ComputeFrontier], arms: Sequence[str]) -> str:
 
 
 def _shaded(frontier: ComputeFrontier) -> tuple[float, float] | None:
-    """Return the bounds of the interval to shade: where a crossing was found, or a verdict turns."""
+    """Return the bounds of the interval to shade: of a crossing or a turn, unless they exclude nothing."""
     turns = frontier.crossings or frontier.verdict.endswith(("from", "up to"))
-    return frontier.bounds if frontier.ends and turns else None
+    excludes = frontier.bounds != tuple(end.total for end in frontier.ends)
+    return frontier.bounds if frontier.ends and turns and excludes else None
 
 
 def draw_accuracy_over_cost(

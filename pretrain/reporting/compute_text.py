@@ -89,15 +89,16 @@ def _charge(shared_by: int) -> list[str]:
     return ["pretraining charged in full" if shared_by == 1 else f"pretraining shared by {shared_by:,} trainings"]
 
 
-def _points(estimate: Estimate) -> str:
+def _points(estimate: Estimate, p_corrected: float | None = None) -> str:
     low, high = shown(estimate)
-    within = f" (95% interval {interval(low, high, '+')})" if np.isfinite(low) else ""
+    p = f", corrected p = {p_corrected:.2g}" if p_corrected is not None else ""
+    within = f" (95% interval {interval(low, high, '+')}{p})" if np.isfinite(low) else ""
     return f"{100 * estimate.mean:+.2f} points{within}"
 
 
 def _at_ends(f: ComputeFrontier) -> Iterator[str]:
     """Yield the differences with the least and the most compute of both, and what was not run beyond them."""
-    at = [f"{_points(end.estimate)} with {flops(end.total)}" for end in f.ends]
+    at = [f"{_points(end.estimate, end.p_corrected)} with {flops(end.total)}" for end in f.ends]
     yield f"The difference is {enumeration(at)}, n = {f.seeds}."
     unknown: dict[str, list[str]] = {}
     if f.arm_range[0] > f.baseline_range[0]:
