@@ -1,5 +1,6 @@
 """Curves whose crossing is known in closed form, a case by hand, and what must change nothing."""
 
+import gc
 import math
 from itertools import product
 
@@ -259,3 +260,37 @@ def test_differences_without_spread_are_judged_by_the_sign_test():
     (five,) = compute_frontiers(runs_of(arms, seeds=5, luck=0, charges=free), "scratch", shared_by=10)
     assert five.ends[0].p == pytest.approx(2 / 32)
     assert five.verdict == "no detectable difference"
+
+
+def simulated(generator, accuracies, seeds=5, images=200):
+    """Return runs whose images are easy or hard for both arms and for each, in every seed alike."""
+    rows, common = [], generator.normal(0, 3, images)
+    shifts = generator.normal(0, 0.3, seeds)
+    for arm, curve in accuracies.items():
+        own, lucks = common + generator.normal(0, 0.6, images), shifts + generator.normal(0, 0.1, seeds)
+        spread = math.sqrt(1 + 3**2 + 0.6**2 + 0.3**2 + 0.1**2)
+        for (c, accuracy), seed in product(curve.items(), range(seeds)):
+            at = stats.norm.ppf(accuracy) * spread + lucks[seed]
+            correct = own + at + generator.normal(0, 1, images) > 0
+            run = {"arm": arm, "labels": 50, "seed": seed, "compute": c, "test_accuracy": correct.mean()}
+            cost = {"pretrain_flops": CHARGES[arm], "finetune_flops": c}
+            rows.append({**run, **cost, "correct": correct})
+    return pd.DataFrame(rows)
+
+
+@pytest.mark.statistical
+def test_on_simulated_runs_the_crossing_is_in_its_set_and_equal_arms_seldom_get_a_verdict():
+    # Each call of multipletests collects garbage, which is slow when much is loaded.
+    gc.freeze()
+    generator, comparisons, held, wrong = np.random.default_rng(0), 150, 0, 0
+    crossing = {"scratch": line([1, 4, 16], 0.7), "pretrained": line([1, 4, 16], 0.7 + lead(9))}
+    equal = {arm: dict.fromkeys([1, 4, 16], 0.8) for arm in crossing}
+    for _ in range(comparisons):
+        (found,) = compute_frontiers(simulated(generator, crossing), "scratch", shared_by=1)
+        held += any(low <= 9 <= high for low, high in found.unclear)
+        (found,) = compute_frontiers(simulated(generator, equal), "scratch", shared_by=1)
+        wrong += found.verdict != "no detectable difference"
+    gc.unfreeze()
+    # Rates of 95% and of 5% leave these bounds with a probability of 1e-6.
+    assert held >= stats.binom.ppf(1e-6, comparisons, 0.95)
+    assert wrong <= stats.binom.isf(1e-6, comparisons, 0.05)

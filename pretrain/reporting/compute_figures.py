@@ -35,19 +35,17 @@ def draw_compute(results: Results, frontiers: Sequence[ComputeFrontier]) -> Iter
     for labels, of_budget in runs.groupby("labels"):
         here = [f for f in frontiers if f.labels == labels]
         for title, arms in panels(comparison).items():
-            for unit, name in NAMES.items():
-                crossings = [f for f in here if f.arm == comparison.main_arm] if unit == "flops" else []
-                figure = draw_accuracy_over_cost(of_budget, arms, looks, unit, shared_by, crossings)
-                of = "compute" if unit == "flops" else "compute seconds"
-                caption = f"Test accuracy over {name}, {title}, {labels:,} labels: mean and 95% interval.{dashed}"
-                caption += _shading(crossings, arms)
-                if figure:
-                    yield Drawing("compute", file_name(of, title, labels, "labels"), caption, figure)
-        for title, arms in panels(comparison).items():
+            of_main = [f for f in here if f.arm == comparison.main_arm]
+            where = f"{title}, {labels:,} labels: mean and 95% interval.{dashed}"
+            if figure := draw_accuracy_over_cost(of_budget, arms, looks, "flops", shared_by, of_main):
+                caption = f"Test accuracy over total compute, {where}{_shading(of_main, arms)}"
+                yield Drawing("compute", file_name("compute", title, labels, "labels"), caption, figure)
             if figure := draw_differences_over_compute(of_budget, [f for f in here if f.arm in arms], looks):
-                caption = f"Points above {comparison.baseline} at equal total compute, {title}, {labels:,} labels"
-                caption += f": mean and 95% interval.{dashed}"
+                caption = f"Points above {comparison.baseline} at equal total compute, {where}"
                 yield Drawing("compute", file_name("compute differences", title, labels, "labels"), caption, figure)
+            if figure := draw_accuracy_over_cost(of_budget, arms, looks, "seconds", shared_by):
+                caption = f"Test accuracy over time of training, {where}"
+                yield Drawing("compute", file_name("compute seconds", title, labels, "labels"), caption, figure)
 
 
 def _shading(crossings: Sequence[ComputeFrontier], arms: Sequence[str]) -> str:
