@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from pretrain.comparison.crossed_effects import crossed_effects
-from pretrain.comparison.hypothesis_tests import holm_corrected, paired_p
-from pretrain.comparison.paired_differences import NAN, SEEDS_FOR_A_CLAIM, SIGNIFICANCE_LEVEL, estimate
+from pretrain.comparison.hypothesis_tests import holm_corrected
+from pretrain.comparison.paired_differences import NAN, SEEDS_FOR_A_CLAIM, SIGNIFICANCE_LEVEL
 from pretrain.comparison.paired_predictions import PairedPredictions
 
 
@@ -102,12 +102,9 @@ def _tested(arm: np.ndarray, baseline: np.ndarray) -> dict[str, Any]:
     values = {**recalls, "by_seed": tuple(by_seed.tolist()), "low": NAN, "high": NAN, "p": NAN}
     if min(x.shape) < 2:
         return values
-    effects, over_seeds = crossed_effects(x), estimate(by_seed)
-    # So few seeds estimate their own spread badly, and in small classes they may even agree by chance, as when each
-    # gains one image. The corrected tests ask for tiny p values, so the wider interval and the greater p count.
-    low, high = effects.interval(1 - SIGNIFICANCE_LEVEL)
-    bounds = np.clip([min(low, over_seeds.low), max(high, over_seeds.high)], -1, 1)
-    return {**values, "low": float(bounds[0]), "high": float(bounds[1]), "p": max(effects.p, paired_p(by_seed))}
+    effects = crossed_effects(x)
+    low, high = np.clip(effects.interval(1 - SIGNIFICANCE_LEVEL), -1, 1).tolist()
+    return {**values, "low": low, "high": high, "p": effects.p}
 
 
 def class_rows(found: Sequence[ClassDifference]) -> list[dict[str, Any]]:

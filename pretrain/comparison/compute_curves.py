@@ -62,7 +62,7 @@ class Moments:
     Attributes
     ----------
     seeds, images : int
-        Number of each.
+        Number of each; 0 images where runs kept no predictions.
     means : ndarray, (k,)
         Mean of each run over both.
     of_seeds, of_images : ndarray, (k, k)
@@ -95,7 +95,7 @@ def moments(values: np.ndarray) -> Moments:
     if seeds > 1:
         of_seeds = np.cov(values.mean(axis=1), rowvar=False, ddof=1).reshape(k, k)
     of_images = image_covariance(values) if seeds > 1 and images > 1 else np.zeros((k, k))
-    return Moments(seeds, images, values.mean(axis=(0, 1)), of_seeds, of_images)
+    return Moments(seeds, images if images > 1 else 0, values.mean(axis=(0, 1)), of_seeds, of_images)
 
 
 def complete_seeds(runs: pd.DataFrame) -> list[int]:

@@ -10,9 +10,8 @@ import pandas as pd
 from scipy import optimize
 
 from pretrain.comparison.compute_curves import PairedCurves, paired_curves
-from pretrain.comparison.crossed_effects import CrossedEffects
 from pretrain.comparison.hypothesis_tests import holm_corrected
-from pretrain.comparison.paired_differences import NAN, SEEDS_FOR_A_CLAIM, SIGNIFICANCE_LEVEL, Estimate
+from pretrain.comparison.paired_differences import SEEDS_FOR_A_CLAIM, SIGNIFICANCE_LEVEL, Estimate, as_estimate
 
 # The differences are looked at with this many total computes, beside those that were run.
 GRID = 65
@@ -213,7 +212,7 @@ def _judged(pair: PairedCurves, least: float, most: float) -> dict[str, Any]:
     # An interval may be so narrow that it lies between neighbors. It always holds the crossing.
     totals = sorted({*totals, *crossings})
     found = pair.differences(totals)
-    values = [_p(d) for d in found]
+    values = [d.p for d in found]
     ends = [Difference(totals[k], as_estimate(found[k]), values[k], values[k]) for k in sorted({0, len(totals) - 1})]
     return {"ends": tuple(ends), "crossings": tuple(crossings), "unclear": tuple(_unclear(pair, totals, values))}
 
@@ -223,7 +222,7 @@ def _unclear(pair: PairedCurves, totals: list[float], values: list[float]) -> li
     # A p value that is not known, with a single seed, excludes nothing.
     unclear = [not p < SIGNIFICANCE_LEVEL for p in values]
     edges = _roots(
-        lambda total: _p(pair.differences([total])[0]) - SIGNIFICANCE_LEVEL,
+        lambda total: pair.differences([total])[0].p - SIGNIFICANCE_LEVEL,
         totals,
         [1.0 if each else -1.0 for each in unclear],
     )
@@ -238,27 +237,14 @@ def _roots(function: Callable[[float], float], totals: list[float], values: list
     return [float(optimize.brentq(function, low, high, rtol=1e-10)) for low, high in changes]
 
 
-def _p(difference: CrossedEffects) -> float:
-    """Return the p value of a difference. Without any spread, the sign test takes the place of t."""
-    if difference.variance == 0 and difference.mean:
-        return float(2.0 ** (1 - difference.seeds))
-    return difference.p
-
-
-def as_estimate(effects: CrossedEffects) -> Estimate:
-    """Return a mean with its 95% interval, which a single seed does not give."""
-    bounds = effects.interval(1 - SIGNIFICANCE_LEVEL) if effects.seeds > 1 else (NAN, NAN)
-    return Estimate(effects.seeds, effects.mean, *map(float, bounds))
-
-
 def _corrected(frontiers: Sequence[ComputeFrontier]) -> list[ComputeFrontier]:
     """Return frontiers with p values corrected over both ends of all of them."""
-    known = [end.p for each in frontiers for end in each.ends if np.isfinite(end.p)]
+    known = [end.p for each in frontiers for end in each.ends]
     corrected = iter(holm_corrected(known) if known else [])
     return [
         replace(
             each,
-            ends=tuple(replace(end, p_corrected=next(corrected) if np.isfinite(end.p) else NAN) for end in each.ends),
+            ends=tuple(replace(end, p_corrected=next(corrected)) for end in each.ends),
         )
         for each in frontiers
     ]

@@ -8,8 +8,8 @@ from numpy.typing import ArrayLike
 from scipy import optimize, stats
 from statsmodels.stats.multitest import multipletests
 
-from pretrain.comparison.crossed_effects import CrossedEffects, crossed_effects
-from pretrain.comparison.paired_differences import NAN, SIGNIFICANCE_LEVEL
+from pretrain.comparison.crossed_effects import NAN, CrossedEffects
+from pretrain.comparison.paired_differences import SIGNIFICANCE_LEVEL, effects_of
 
 # The smallest detectable difference is the one that a test finds with this probability.
 POWER = 0.8
@@ -18,30 +18,16 @@ POWER = 0.8
 def paired_p(differences: ArrayLike, images: np.ndarray | None = None) -> float:
     """Return the two-sided p value of the hypothesis that two arms are equally accurate.
 
-    Over seeds alone it is that of a paired t test, or 1 for fewer than two seeds. Equal differences have no spread, so
-    t is not defined. The sign test takes its place.
+    Over seeds alone it is that of a paired t test, or 1 for fewer than two seeds.
 
     Parameters
     ----------
     differences : array of float, (n,)
         One paired difference for each seed.
     images : array of float, (n, m), optional
-        The same differences for each test image. With them, the hypothesis is about all seeds and all images. The
-        greater p value counts, that over seeds alone or that over seeds and images as crossed random effects.
+        The same differences for each test image. With them, the hypothesis is about all seeds and all images.
     """
-    x = np.asarray(differences, dtype=float)
-    if len(x) < 2:
-        return 1.0
-    over_seeds = _p_over_seeds(x)
-    return over_seeds if images is None else max(over_seeds, crossed_effects(images).p)
-
-
-def _p_over_seeds(x: np.ndarray) -> float:
-    if not x.any():
-        return 1.0
-    if np.ptp(x) == 0:
-        return float(stats.binomtest(len(x), len(x)).pvalue)
-    return float(stats.ttest_1samp(x, 0.0).pvalue)
+    return effects_of(differences, images).p
 
 
 def holm_corrected(p_values: Sequence[float]) -> list[float]:
@@ -103,8 +89,7 @@ def smallest_detectable(
     The arguments are those of `paired_p`. It holds for a single test at the level. Holm's correction over budgets
     needs a little more. Without spread (a single seed, or equal differences) it is NaN.
     """
-    x = np.asarray(differences, dtype=float)
-    if len(x) < 2 or np.ptp(x) == 0:
+    effects = effects_of(differences, images)
+    if effects.seed_variance == 0:
         return NAN
-    of_images = 0.0 if images is None else crossed_effects(images).image_variance
-    return detectable_difference(len(x), float(x.var(ddof=1)), of_images, level)
+    return detectable_difference(effects.seeds, effects.seed_variance, effects.image_variance, level)

@@ -6,15 +6,14 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
-from scipy import special, stats
+from scipy import special
 
-from pretrain.comparison.crossed_effects import crossed_effects
+from pretrain.comparison.crossed_effects import NAN, CrossedEffects, crossed_effects, effects_over_seeds
 
 # Fewer seeds than this support no claim.
 SEEDS_FOR_A_CLAIM = 5
 # Tests are made at this level, and intervals have one minus it as their confidence.
 SIGNIFICANCE_LEVEL = 0.05
-NAN = float("nan")
 
 
 @dataclass(frozen=True)
@@ -85,10 +84,6 @@ def by_image(kept: Iterable[object]) -> np.ndarray | None:
 def estimate(values: ArrayLike, images: np.ndarray | None = None, level: float = SIGNIFICANCE_LEVEL) -> Estimate:
     """Return the mean of values, (n,), one for each seed, with its 95% intervals.
 
-    Seeds and images are crossed random effects. The interval for both holds the interval for seeds alone, which is the
-    wider of the two where images seem to have no effect. With few seeds, crossed effects alone would claim too much:
-    `benchmarks/coverage.py` draws such comparisons.
-
     Parameters
     ----------
     values : array of float, (n,)
@@ -98,18 +93,19 @@ def estimate(values: ArrayLike, images: np.ndarray | None = None, level: float =
     level : float
         One minus the confidence of each interval; less than 5% where the 95% are to hold for several looks together.
     """
+    return as_estimate(effects_of(values, images), level)
+
+
+def effects_of(values: ArrayLike, images: np.ndarray | None = None) -> CrossedEffects:
+    """Return the mean of values and the parts of its variance; the arguments are those of `estimate`."""
     x = np.asarray(values, dtype=float)
-    mean = float(x.mean())
-    if len(x) < 2:
-        return Estimate(len(x), mean, NAN, NAN)
-    if np.ptp(x) == 0:
-        mean = low = high = float(x[0])
-    else:
-        low, high = map(float, stats.t.interval(1 - level, len(x) - 1, loc=mean, scale=stats.sem(x)))
-    if images is None:
-        return Estimate(len(x), mean, low, high)
-    of_both = crossed_effects(images).interval(1 - level)
-    return Estimate(len(x), mean, low, high, (min(low, of_both[0]), max(high, of_both[1])))
+    return effects_over_seeds(x) if images is None or len(x) < 2 else crossed_effects(images)
+
+
+def as_estimate(effects: CrossedEffects, level: float = SIGNIFICANCE_LEVEL) -> Estimate:
+    """Return a mean with its intervals, the one for new images only where single images are known."""
+    new_images = effects.interval(1 - level) if effects.images and effects.seeds > 1 else None
+    return Estimate(effects.seeds, effects.mean, *effects.over_seeds.interval(1 - level), new_images)
 
 
 def effect_size(differences: ArrayLike) -> float:

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from pretrain.comparison.crossed_effects import CrossedEffects, crossed_effects
+from pretrain.comparison.crossed_effects import CrossedEffects, crossed_effects, effects_over_seeds
 from pretrain.comparison.hypothesis_tests import POWER
 from pretrain.comparison.paired_differences import SEEDS_FOR_A_CLAIM, SIGNIFICANCE_LEVEL, by_image
 
@@ -170,6 +170,4 @@ def _effects(one: pd.DataFrame, other: pd.DataFrame) -> CrossedEffects:
     of_one, of_other = by_image(one["correct"]), by_image(other["correct"])
     if of_one is not None and of_other is not None and of_one.shape == of_other.shape:
         return crossed_effects(of_one - of_other)
-    # Rounding makes equal differences equal: those of floats are so only nearly.
-    x = (one["test_accuracy"] - other["test_accuracy"]).round(12)
-    return CrossedEffects(len(x), 0, float(x.mean()), float(x.var()), 0.0)
+    return effects_over_seeds(one["test_accuracy"] - other["test_accuracy"])

@@ -13,7 +13,7 @@ from pretrain.comparison.plan import Comparison
 from pretrain.comparison.verdicts import PairedComparison
 from pretrain.pictures.drawing import COLORS
 from pretrain.reporting.comparison_results import Results
-from pretrain.reporting.plotting import Style, band, name_lines, panel, spread
+from pretrain.reporting.plotting import Style, band, claimed, name_lines, panel, shown, spread
 
 PROBE_STYLES = {
     "pretrained": {"color": COLORS[0], "marker": "s"},
@@ -100,8 +100,8 @@ def _gains(
     Figure or None
         None where none of these arms has a paired difference.
     """
-    shown = sorted((c for c in paired if c.arm in at), key=lambda c: at[c.arm])
-    if not shown:
+    drawn = sorted((c for c in paired if c.arm in at), key=lambda c: at[c.arm])
+    if not drawn:
         return None
     figure, axes = panel()
     axes.axhline(0, color="black", linewidth=0.9, zorder=0.5)
@@ -109,21 +109,20 @@ def _gains(
     axes.set_xscale("log" if log else "linear")
     axes.set_xticks(ticks, [f"{n:,}" for n in ticks])
     axes.minorticks_off()
-    budgets = sorted({c.labels for c in shown})
+    budgets = sorted({c.labels for c in drawn})
     looks: dict[str, Style] = {}
     ends = {}
     for k, labels in enumerate(budgets):
-        here = [c for c in shown if c.labels == labels]
+        here = [c for c in drawn if c.labels == labels]
         # A shift keeps the intervals of one arm from hiding each other.
         shift = 0.05 * (k - (len(budgets) - 1) / 2)
         x = [at[c.arm] * (1 + shift) if log else at[c.arm] + shift for c in here]
         name, means = f"{labels:,} labels", [100 * c.difference.mean for c in here]
         looks[name] = BUDGET_STYLES[k % len(BUDGET_STYLES)]
         axes.plot([*origin, *x], [*origin, *means], linewidth=1.6, markersize=5, **looks[name])
-        for images, width in ((False, 2.0), (True, 0.8)):
-            bounds = spread([c.difference for c in here], images)
-            axes.vlines(x, *bounds.T, color=looks[name]["color"], linewidth=width)
+        for bounds, width in ((shown, 2.0), (claimed, 0.8)):
+            axes.vlines(x, *spread([c.difference for c in here], bounds).T, color=looks[name]["color"], linewidth=width)
         ends[name] = x[-1], means[-1]
-    axes.set(xlabel=what, ylabel=f"points above {shown[0].baseline}")
+    axes.set(xlabel=what, ylabel=f"points above {drawn[0].baseline}")
     name_lines(axes, ends, looks)
     return figure

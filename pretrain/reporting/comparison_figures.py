@@ -14,7 +14,7 @@ from pretrain.comparison.label_efficiency import LabelEfficiency
 from pretrain.comparison.paired_differences import Estimate, estimate, seed_table
 from pretrain.comparison.plan import Comparison
 from pretrain.comparison.verdicts import PairedComparison, arm_estimates
-from pretrain.reporting.plotting import Row, Style, band, name_lines, panel, rows, spread
+from pretrain.reporting.plotting import Row, Style, band, claimed, name_lines, panel, rows, spread
 
 # The titles of panels, in their order.
 PANELS = (
@@ -175,7 +175,7 @@ def draw_differences(
         dots = 100 * (table[c.arm] - table[c.baseline]).dropna().loc[c.labels]
         name = f"{c.labels:,} labels" if len(budgets) > 1 else ""
         low, high = spread([c.difference])[0]
-        outer = tuple(spread([c.difference], images=True)[0])
+        outer = tuple(spread([c.difference], claimed)[0])
         row = Row(name, 100 * c.difference.mean, low, high, list(dots), outer=outer)
         groups.setdefault(c.arm, []).append(row)
     figure, axes = rows(groups, looks)

@@ -13,7 +13,7 @@ from pretrain.comparison.compute_frontier import ComputeFrontier, differences_ov
 from pretrain.reporting.comparison_figures import Drawing, file_name, panels
 from pretrain.reporting.comparison_results import Results
 from pretrain.reporting.compute_text import estimates
-from pretrain.reporting.plotting import Style, name_lines, panel, spread, styles
+from pretrain.reporting.plotting import Style, claimed, name_lines, panel, spread, styles
 
 # A curve is drawn through this many points, since it bends between the multiples that were run.
 POINTS = 65
@@ -128,10 +128,12 @@ def _lines(axes: Any, curves: Sequence[Curve], style: Style, scale: float) -> tu
         means = [100 * e.mean for e in knots]
         axes.plot(each.totals / scale, means, **style, linestyle="none", markersize=3.5 if k else 5)
         if not k:
-            axes.fill_between(totals / scale, *spread(between).T, color=style["color"], alpha=0.15, linewidth=0)
+            axes.fill_between(
+                totals / scale, *spread(between, claimed).T, color=style["color"], alpha=0.15, linewidth=0
+            )
             end = float(each.totals[-1] / scale), means[-1]
         if len(knots) == 1:
-            axes.vlines(each.totals / scale, *spread(knots).T, color=style["color"], linewidth=1.4)
+            axes.vlines(each.totals / scale, *spread(knots, claimed).T, color=style["color"], linewidth=1.4)
     return end
 
 
@@ -156,7 +158,7 @@ def draw_differences_over_compute(
         color, k = looks[f.arm]["color"], f.shared_by > 1
         totals, at = differences_over_compute(runs, f, POINTS)
         axes.plot(totals / scale, [100 * e.mean for e in at], color=color, linestyle="--" if k else "-", linewidth=1.6)
-        axes.fill_between(totals / scale, *spread(at).T, color=color, alpha=0.08 if k else 0.15, linewidth=0)
+        axes.fill_between(totals / scale, *spread(at, claimed).T, color=color, alpha=0.08 if k else 0.15, linewidth=0)
         if not k or f.arm not in ends:
             ends[f.arm] = float(totals[-1] / scale), 100 * at[-1].mean
     axes.set(ylabel=f"points above {shown[0].baseline}")

@@ -8,11 +8,11 @@ import numpy as np
 import pandas as pd
 
 from pretrain.comparison.compute_curves import curve, kept_by_all, moments
-from pretrain.comparison.compute_frontier import ComputeFrontier, as_estimate, compute_frontiers
-from pretrain.comparison.paired_differences import Estimate
+from pretrain.comparison.compute_frontier import ComputeFrontier, compute_frontiers
+from pretrain.comparison.paired_differences import Estimate, as_estimate
 from pretrain.comparison.plan import Comparison
 from pretrain.reporting.comparison_results import Results
-from pretrain.reporting.plotting import shown
+from pretrain.reporting.plotting import claimed
 from pretrain.reporting.settings_in_words import enumeration
 from pretrain.reporting.tables import Table, flops, interval, seconds
 
@@ -90,7 +90,7 @@ def _charge(shared_by: int) -> list[str]:
 
 
 def _points(estimate: Estimate, p_corrected: float | None = None) -> str:
-    low, high = shown(estimate)
+    low, high = claimed(estimate)
     p = f", corrected p = {p_corrected:.2g}" if p_corrected is not None else ""
     within = f" (95% interval {interval(low, high, '+')}{p})" if np.isfinite(low) else ""
     return f"{100 * estimate.mean:+.2f} points{within}"
@@ -166,9 +166,9 @@ def table_of_runs(results: Results, points: Sequence[dict[str, Any]]) -> Table:
     heads = ["arm", "labels", "steps", "n", "test", "95% interval", "compute", *also, "time", *also]
     rows = []
     for p in points:
-        e = Estimate(p["n"], p["mean"], p["low"], p["high"])
+        e = Estimate(p["n"], p["mean"], p["low"], p["high"], p["new_images"])
         cells = [p["arm"], f"{p['labels']:,}", f"x {p['compute']:g}", str(e.n), f"{100 * e.mean:.2f}"]
-        cells += [interval(*shown(e)), flops(p["total_flops"]), *([flops(p["shared_flops"])] if also else [])]
+        cells += [interval(*claimed(e)), flops(p["total_flops"]), *([flops(p["shared_flops"])] if also else [])]
         rows.append([*cells, seconds(p["total_seconds"]), *([seconds(p["shared_seconds"])] if also else [])])
     return Table(heads, rows)
 

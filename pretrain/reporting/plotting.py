@@ -1,7 +1,7 @@
 """Drawing of figures: panels that a phone can show, lines named at their ends, and rows of intervals."""
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
 from itertools import pairwise
@@ -86,9 +86,14 @@ def shown(e: Estimate, images: bool = False) -> tuple[float, float]:
     return bounds if bounds and e.n >= INTERVAL_FROM else (np.nan, np.nan)
 
 
-def spread(estimates: Sequence[Estimate], images: bool = False) -> np.ndarray:
-    """Return the bounds of estimates in percent, (n, 2), as `shown` returns them."""
-    return 100 * np.array([shown(e, images) for e in estimates]).reshape(-1, 2)
+def claimed(e: Estimate) -> tuple[float, float]:
+    """Return the bounds of an estimate that a verdict goes by: for new images as well, where predictions were kept."""
+    return shown(e, images=e.new_images is not None)
+
+
+def spread(estimates: Sequence[Estimate], bounds: Callable[[Estimate], tuple[float, float]] = shown) -> np.ndarray:
+    """Return the bounds of estimates in percent, (n, 2)."""
+    return 100 * np.array([bounds(e) for e in estimates]).reshape(-1, 2)
 
 
 def band(axes: Any, x: Sequence[float], estimates: Sequence[Estimate], style: Style) -> None:
