@@ -186,7 +186,7 @@ def test_the_report_shows_both_intervals_where_runs_kept_predictions(tmp_path, m
     assert "Intervals and verdicts of pretrained-frozen (20 labels) and pretrained-frozen (50 labels) hold" in text
     assert "Seeds and test images are crossed random effects (Dorfman, Berbaum and Metz 1992)" in text
     assert "and for new seeds and images as a thin line" in page
-    assert "that for new seeds and new test images" in page
+    assert "It holds for new seeds and new test images." in page
 
 
 def test_the_report_says_that_intervals_hold_for_these_images_where_no_run_kept_predictions(out):
