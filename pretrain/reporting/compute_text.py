@@ -183,7 +183,7 @@ def section(results: Results, frontiers: Sequence[ComputeFrontier]) -> dict[str,
     }
 
 
-def as_json(results: Results, frontiers: Sequence[ComputeFrontier]) -> dict[str, Any]:
+def compute_as_json(results: Results, frontiers: Sequence[ComputeFrontier]) -> dict[str, Any]:
     """Return the points and the verdicts as plain values for results.json, where NaN is null."""
     verdicts = [
         {**asdict(f), "verdict": f.verdict, "bounds": f.bounds if f.ends else None, "sentence": sentence(f)}

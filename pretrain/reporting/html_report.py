@@ -114,7 +114,7 @@ def _write_tables(
     write_text(into / "results.csv", results.runs_by_compute.to_csv(index=False, columns=list(COLUMNS)))
     values = as_json(results.runs, paired, efficiencies)
     values |= {"seeds": seeds_as_json(results), "classes": predictions.rows()}
-    values |= {"compute": compute_text.as_json(results, frontiers)}
+    values |= {"compute": compute_text.compute_as_json(results, frontiers)}
     write_text(into / "results.json", json.dumps(values, indent=2) + "\n")
     for name, table in (("trials", results.trials), ("probes", results.probes)):
         if len(table):
