@@ -117,7 +117,8 @@ def _holds(frontier: ComputeFrontier) -> bool:
 def _at_ends(frontier: ComputeFrontier, lead: float, shape: Shape) -> float:
     """Return the share of the two ends whose interval holds the true difference with that compute."""
     true = [lead + float(shape(end.total - PRETRAINING) - shape(end.total)) for end in frontier.ends]
-    held = [end.estimate.low <= t <= end.estimate.high for end, t in zip(frontier.ends, true, strict=True)]
+    claimed = [end.estimate.claimed for end in frontier.ends]
+    held = [low <= t <= high for (low, high), t in zip(claimed, true, strict=True)]
     return float(np.mean(held))
 
 

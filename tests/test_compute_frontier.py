@@ -11,7 +11,9 @@ from scipy import stats
 
 from pretrain.comparison.compute_curves import paired_curves
 from pretrain.comparison.compute_frontier import compute_frontiers, differences_over_compute
-from pretrain.comparison.crossed_effects import crossed_effects
+from pretrain.comparison.hypothesis_tests import paired_p
+from pretrain.comparison.paired_differences import estimate
+from pretrain.comparison.sequential_looks import doubling_looks
 
 PRETRAINING, SLOPE = 4.0, 0.05
 CHARGES = {"scratch": 0.0, "pretrained": PRETRAINING}
@@ -114,7 +116,7 @@ def test_the_confidence_set_is_computed_as_by_hand():
     assert found.ends[0].estimate.low == pytest.approx(first.confidence_interval().low)
 
 
-def test_with_predictions_the_interval_is_that_of_crossed_effects():
+def test_with_predictions_the_intervals_and_p_are_those_of_any_paired_difference():
     runs = runs_of({"scratch": line([1, 16]), "pretrained": line([1, 16], 0.55)}, images=40)
     (full, _) = compute_frontiers(runs, "scratch", shared_by=10)
     by_run = {(r.arm, r.compute, r.seed): r.correct.astype(float) for r in runs.itertuples()}
@@ -124,15 +126,17 @@ def test_with_predictions_the_interval_is_that_of_crossed_effects():
         return np.array([(1 - w) * by_run[arm, 1, s] + w * by_run[arm, 16, s] for s in range(6)])
 
     for end in full.ends:
-        expected = crossed_effects(at("pretrained", end.total - PRETRAINING) - at("scratch", end.total))
-        found = end.estimate
-        assert (found.mean, found.low, found.high) == pytest.approx((expected.mean, *expected.interval(0.95)))
-        assert end.p == pytest.approx(expected.p)
+        by_image = at("pretrained", end.total - PRETRAINING) - at("scratch", end.total)
+        expected = estimate(by_image.mean(axis=1), by_image)
+        assert end.estimate.claimed == pytest.approx(expected.claimed)
+        assert (end.estimate.mean, end.estimate.low) == pytest.approx((expected.mean, expected.low))
+        assert end.p == pytest.approx(paired_p(by_image.mean(axis=1), by_image))
     one_without = runs.copy()
     one_without.at[0, "correct"] = None
     (over_seeds, _) = compute_frontiers(one_without, "scratch", shared_by=10)
     assert over_seeds.ends[0].estimate.mean == pytest.approx(full.ends[0].estimate.mean)
-    assert over_seeds.ends[0].estimate.low != pytest.approx(full.ends[0].estimate.low)
+    assert over_seeds.ends[0].estimate.low == pytest.approx(full.ends[0].estimate.low)
+    assert over_seeds.ends[0].estimate.new_images is None
 
 
 def test_curves_without_a_common_compute_are_not_compared():
@@ -209,6 +213,16 @@ def test_an_end_that_only_the_correction_leaves_open_belongs_to_the_interval():
         for end in full.ends:
             if end.verdict == "unclear":
                 assert full.bounds[0] <= end.total <= full.bounds[1]
+
+
+def test_looks_widen_the_intervals_and_the_confidence_set():
+    runs = runs_of({"scratch": line([1, 4, 16]), "pretrained": line([1, 4, 16], 0.5 + lead(9))}, own=0.01)
+    (once, _), (often, _) = (compute_frontiers(runs, "scratch", 10, *looks) for looks in ([], [doubling_looks(20)]))
+    assert often.unclear[0][0] <= once.unclear[0][0]
+    assert often.unclear[-1][1] > once.unclear[-1][1]
+    for one, more in zip(once.ends, often.ends, strict=True):
+        assert more.p == one.p < more.p_corrected
+        assert more.estimate.low < one.estimate.low
 
 
 def test_fewer_than_five_seeds_make_no_claim_and_a_single_one_has_no_interval():

@@ -12,6 +12,7 @@ from scipy import optimize
 from pretrain.comparison.compute_curves import PairedCurves, paired_curves
 from pretrain.comparison.hypothesis_tests import holm_corrected
 from pretrain.comparison.paired_differences import SEEDS_FOR_A_CLAIM, SIGNIFICANCE_LEVEL, Estimate, as_estimate
+from pretrain.comparison.sequential_looks import ONE_LOOK, Looks
 
 # The differences are looked at with this many total computes, beside those that were run.
 GRID = 65
@@ -39,9 +40,10 @@ class Difference:
     total : float
         Total compute in floating-point operations.
     estimate : Estimate
-        Difference as a fraction of 1, with its 95% interval for new seeds and new images.
+        Difference as a fraction of 1.
     p, p_corrected : float
-        Two-sided p value, as it is and after Holm's correction over the label budgets and both ends of the overlap.
+        Two-sided p value, as it is and corrected for the looks and, by Holm's method, over the label budgets and both
+        ends of the overlap. It is about new seeds and new test images where all runs kept their predictions.
     """
 
     total: float
@@ -128,7 +130,9 @@ class ComputeFrontier:
         return (min(unclear), max(unclear)) if unclear else None
 
 
-def compute_frontiers(runs: pd.DataFrame, baseline: str, shared_by: int) -> list[ComputeFrontier]:
+def compute_frontiers(
+    runs: pd.DataFrame, baseline: str, shared_by: int, looks: Looks = ONE_LOOK
+) -> list[ComputeFrontier]:
     """Compare each arm with the baseline over total compute, at each label budget, with both charges for pretraining.
 
     A verdict rests on the two ends of the range of compute that both arms were run with, and Holm's method corrects it
@@ -144,6 +148,8 @@ def compute_frontiers(runs: pd.DataFrame, baseline: str, shared_by: int) -> list
         Name of the arm that the others are compared with.
     shared_by : int
         Number of trainings that share one pretraining where it is not charged in full.
+    looks : Looks
+        Looks at the results that p values and intervals allow for.
 
     References
     ----------
@@ -155,13 +161,15 @@ def compute_frontiers(runs: pd.DataFrame, baseline: str, shared_by: int) -> list
         charges = [1, shared_by] if (pair["pretrain_flops"] > 0).any() else [0]
         for charge in dict.fromkeys(charges):
             budgets = sorted(pair["labels"].unique())
-            found = [_frontier(pair[pair["labels"] == n], str(arm), baseline, int(n), charge) for n in budgets]
-            frontiers += _corrected([each for each in found if each])
+            found = [
+                _frontier(pair[pair["labels"] == n], str(arm), baseline, int(n), charge, looks.level) for n in budgets
+            ]
+            frontiers += _corrected([each for each in found if each], looks)
     return sorted(frontiers, key=lambda each: each.labels)
 
 
 def differences_over_compute(
-    runs: pd.DataFrame, frontier: ComputeFrontier, points: int
+    runs: pd.DataFrame, frontier: ComputeFrontier, points: int, looks: Looks = ONE_LOOK
 ) -> tuple[np.ndarray, list[Estimate]]:
     """Return so many total computes between the ends of a frontier, (points,), and the difference with each.
 
@@ -173,15 +181,19 @@ def differences_over_compute(
         A frontier with two ends.
     points : int
         Number of total computes.
+    looks : Looks
+        Looks at the results that intervals allow for.
     """
     pair = paired_curves(runs, frontier.arm, frontier.baseline, frontier.shared_by)
     assert pair is not None
     totals = np.geomspace(*pair.overlap, points)
     totals[[0, -1]] = pair.overlap
-    return totals, [as_estimate(d) for d in pair.differences(totals)]
+    return totals, [as_estimate(d, looks.level) for d in pair.differences(totals)]
 
 
-def _frontier(runs: pd.DataFrame, arm: str, baseline: str, labels: int, shared_by: int) -> ComputeFrontier | None:
+def _frontier(
+    runs: pd.DataFrame, arm: str, baseline: str, labels: int, shared_by: int, level: float
+) -> ComputeFrontier | None:
     """Return the frontier of an arm from the runs of both at one budget; None where no seed has all of them."""
     pair = paired_curves(runs, arm, baseline, shared_by)
     if pair is None:
@@ -189,9 +201,9 @@ def _frontier(runs: pd.DataFrame, arm: str, baseline: str, labels: int, shared_b
     least, most = pair.overlap
     found: dict[str, Any] = {"ends": (), "crossings": (), "unclear": (), "gap": None, "enough": None}
     if least <= most:
-        found |= _judged(pair, least, most)
+        found |= _judged(pair, least, most, level)
     else:
-        found |= {"gap": as_estimate(pair.gap()), "enough": _enough(pair, runs)}
+        found |= {"gap": as_estimate(pair.gap(), level), "enough": _enough(pair, runs)}
     found |= {"arm_range": pair.arm.range, "baseline_range": pair.baseline.range}
     return ComputeFrontier(arm, baseline, labels, pair.moments.seeds, shared_by, **found)
 
@@ -202,7 +214,7 @@ def _enough(pair: PairedCurves, runs: pd.DataFrame) -> float | None:
     return times * float(runs["compute"].max()) if times else None
 
 
-def _judged(pair: PairedCurves, least: float, most: float) -> dict[str, Any]:
+def _judged(pair: PairedCurves, least: float, most: float, level: float) -> dict[str, Any]:
     """Return the ends of an overlap, the crossings and the confidence set for them."""
     # Rounding must not put a compute outside the overlap.
     inside = [*pair.arm.totals, *pair.baseline.totals, *np.geomspace(least, most, GRID)]
@@ -213,16 +225,19 @@ def _judged(pair: PairedCurves, least: float, most: float) -> dict[str, Any]:
     totals = sorted({*totals, *crossings})
     found = pair.differences(totals)
     values = [d.p for d in found]
-    ends = [Difference(totals[k], as_estimate(found[k]), values[k], values[k]) for k in sorted({0, len(totals) - 1})]
-    return {"ends": tuple(ends), "crossings": tuple(crossings), "unclear": tuple(_unclear(pair, totals, values))}
+    ends = [
+        Difference(totals[k], as_estimate(found[k], level), values[k], values[k]) for k in sorted({0, len(totals) - 1})
+    ]
+    unclear = _unclear(pair, totals, values, level)
+    return {"ends": tuple(ends), "crossings": tuple(crossings), "unclear": tuple(unclear)}
 
 
-def _unclear(pair: PairedCurves, totals: list[float], values: list[float]) -> list[tuple[float, float]]:
+def _unclear(pair: PairedCurves, totals: list[float], values: list[float], level: float) -> list[tuple[float, float]]:
     """Return the ranges of total compute where p is not below the level, given p at some of them."""
     # A p value that is not known, with a single seed, excludes nothing.
-    unclear = [not p < SIGNIFICANCE_LEVEL for p in values]
+    unclear = [not p < level for p in values]
     edges = _roots(
-        lambda total: pair.differences([total])[0].p - SIGNIFICANCE_LEVEL,
+        lambda total: pair.differences([total])[0].p - level,
         totals,
         [1.0 if each else -1.0 for each in unclear],
     )
@@ -237,9 +252,9 @@ def _roots(function: Callable[[float], float], totals: list[float], values: list
     return [float(optimize.brentq(function, low, high, rtol=1e-10)) for low, high in changes]
 
 
-def _corrected(frontiers: Sequence[ComputeFrontier]) -> list[ComputeFrontier]:
-    """Return frontiers with p values corrected over both ends of all of them."""
-    known = [end.p for each in frontiers for end in each.ends]
+def _corrected(frontiers: Sequence[ComputeFrontier], looks: Looks) -> list[ComputeFrontier]:
+    """Return frontiers with p values corrected for the looks and over both ends of all of them."""
+    known = [looks.corrected(end.p) for each in frontiers for end in each.ends]
     corrected = iter(holm_corrected(known) if known else [])
     return [
         replace(

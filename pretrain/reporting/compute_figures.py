@@ -10,6 +10,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from pretrain.comparison.compute_curves import Curve, Unit, complete_seeds, curve, kept_by_all
 from pretrain.comparison.compute_frontier import ComputeFrontier, differences_over_compute
+from pretrain.comparison.sequential_looks import Looks
 from pretrain.reporting.comparison_figures import Drawing, file_name, panels
 from pretrain.reporting.comparison_results import Results
 from pretrain.reporting.compute_text import estimates
@@ -36,11 +37,12 @@ def draw_compute(results: Results, frontiers: Sequence[ComputeFrontier]) -> Iter
         here = [f for f in frontiers if f.labels == labels]
         for title, arms in panels(comparison).items():
             of_main = [f for f in here if f.arm == comparison.main_arm]
+            of_arms = [f for f in here if f.arm in arms]
             where = f"{title}, {labels:,} labels: mean and 95% interval.{dashed}"
             if figure := draw_accuracy_over_cost(of_budget, arms, looks, "flops", shared_by, of_main):
                 caption = f"Test accuracy over total compute, {where}{_shading(of_main, arms)}"
                 yield Drawing("compute", file_name("compute", title, labels, "labels"), caption, figure)
-            if figure := draw_differences_over_compute(of_budget, [f for f in here if f.arm in arms], looks):
+            if figure := draw_differences_over_compute(of_budget, of_arms, looks, comparison.looks):
                 caption = f"Points above {comparison.baseline} at equal total compute, {where}"
                 yield Drawing("compute", file_name("compute differences", title, labels, "labels"), caption, figure)
             if figure := draw_accuracy_over_cost(of_budget, arms, looks, "seconds", shared_by):
@@ -138,7 +140,7 @@ def _lines(axes: Any, curves: Sequence[Curve], style: Style, scale: float) -> tu
 
 
 def draw_differences_over_compute(
-    runs: pd.DataFrame, frontiers: Sequence[ComputeFrontier], looks: Mapping[str, Style]
+    runs: pd.DataFrame, frontiers: Sequence[ComputeFrontier], looks: Mapping[str, Style], allowed: Looks
 ) -> Figure | None:
     """Draw the difference of arms from the baseline at equal total compute, where both were run with it.
 
@@ -156,7 +158,7 @@ def draw_differences_over_compute(
     ends: dict[str, tuple[float, float]] = {}
     for f in shown:
         color, k = looks[f.arm]["color"], f.shared_by > 1
-        totals, at = differences_over_compute(runs, f, POINTS)
+        totals, at = differences_over_compute(runs, f, POINTS, allowed)
         axes.plot(totals / scale, [100 * e.mean for e in at], color=color, linestyle="--" if k else "-", linewidth=1.6)
         axes.fill_between(totals / scale, *spread(at, claimed).T, color=color, alpha=0.08 if k else 0.15, linewidth=0)
         if not k or f.arm not in ends:

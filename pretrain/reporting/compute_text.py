@@ -21,7 +21,8 @@ def frontiers_of(results: Results) -> list[ComputeFrontier]:
     """Return the frontiers of a comparison with several multiples of the steps; none where there is a single one."""
     if len(results.comparison.compute) < 2:
         return []
-    return compute_frontiers(results.runs_by_compute, results.comparison.baseline, results.comparison.shared_by)
+    baseline, shared_by = results.comparison.baseline, results.comparison.shared_by
+    return compute_frontiers(results.runs_by_compute, baseline, shared_by, results.comparison.looks)
 
 
 def sentence(frontier: ComputeFrontier) -> str:
