@@ -2,9 +2,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import statsmodels.formula.api as smf
+from scipy import stats
 from statsmodels.stats.anova import anova_lm
 
-from pretrain.comparison.crossed_effects import crossed_effects, image_covariance
+from pretrain.comparison.crossed_effects import crossed_effects, effects_over_seeds, image_covariance
 from pretrain.comparison.paired_differences import estimate
 
 
@@ -48,9 +49,26 @@ def test_p_is_below_the_level_exactly_where_the_interval_excludes_zero():
         assert (found.p < 0.05) == (low > 0 or high < 0)
 
 
-def test_equal_values_are_certain():
+def test_seeds_that_agree_are_judged_by_the_sign_test():
     assert crossed_effects(np.zeros((3, 4))).p == 1
-    assert crossed_effects(np.ones((3, 4))).p == 0
+    assert crossed_effects(np.ones((3, 4))).p == stats.binomtest(3, 3).pvalue
+
+
+def test_no_claim_is_stronger_than_that_of_students_t_over_seeds():
+    for rng in range(200):
+        x = drawn(5, 20, rng, image_effect=0.1)
+        found, seeds = crossed_effects(x), stats.ttest_1samp(x.mean(axis=1), 0)
+        low, high = seeds.confidence_interval(0.95)
+        assert found.p >= seeds.pvalue * (1 - 1e-9)
+        assert found.interval(0.95)[0] <= low + 1e-12
+        assert found.interval(0.95)[1] >= high - 1e-12
+
+
+def test_a_single_seed_gives_no_interval():
+    alone = effects_over_seeds([0.3])
+    assert alone.mean == 0.3
+    assert alone.p == 1
+    assert np.isnan(alone.interval(0.95)).all()
 
 
 def test_the_parts_are_right_on_average():

@@ -7,13 +7,11 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from pretrain.comparison.crossed_effects import CrossedEffects, image_covariance
+from pretrain.comparison.crossed_effects import ROUNDING, CrossedEffects, image_covariance
 
 Unit = Literal["flops", "seconds"]
 # Seconds are rounded to this in a summary, so nothing costs less.
 LEAST_COST = 1e-3
-# Values that differ by less than this differ by rounding alone.
-ROUNDING = 1e-12
 
 
 @dataclass(frozen=True)

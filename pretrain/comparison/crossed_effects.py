@@ -22,7 +22,8 @@ from numpy.typing import ArrayLike
 from scipy import stats
 
 NAN = float("nan")
-ROUNDING = 12  # decimals
+# Values that differ by less than this differ by rounding alone.
+ROUNDING = 1e-12
 
 
 @dataclass(frozen=True)
@@ -93,9 +94,10 @@ class CrossedEffects:
 def effects_over_seeds(values: ArrayLike) -> CrossedEffects:
     """Estimate the mean and its variance from a value for each seed, (n,), with nothing known of single images."""
     x = np.asarray(values, dtype=float)
-    # Rounding makes equal values equal: those of floats are so only nearly.
-    variance = float(x.round(ROUNDING).var(ddof=1)) if len(x) > 1 and np.ptp(x.round(ROUNDING)) else 0.0
-    return CrossedEffects(len(x), 0, float(x.mean()), variance, 0.0)
+    # Equal values, as floats, are so only nearly.
+    if np.ptp(x) < ROUNDING:
+        return CrossedEffects(len(x), 0, float(x[0]), 0.0, 0.0)
+    return CrossedEffects(len(x), 0, float(x.mean()), float(x.var(ddof=1)), 0.0)
 
 
 def crossed_effects(values: ArrayLike) -> CrossedEffects:

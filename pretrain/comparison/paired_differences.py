@@ -1,7 +1,7 @@
 """Estimates from paired differences: mean, confidence intervals and effect size."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -99,7 +99,11 @@ def estimate(values: ArrayLike, images: np.ndarray | None = None, level: float =
 def effects_of(values: ArrayLike, images: np.ndarray | None = None) -> CrossedEffects:
     """Return the mean of values and the parts of its variance; the arguments are those of `estimate`."""
     x = np.asarray(values, dtype=float)
-    return effects_over_seeds(x) if images is None or len(x) < 2 else crossed_effects(images)
+    over_seeds = effects_over_seeds(x)
+    if images is None or len(x) < 2:
+        return over_seeds
+    crossed = crossed_effects(images)
+    return replace(over_seeds, images=crossed.images, image_variance=crossed.image_variance)
 
 
 def as_estimate(effects: CrossedEffects, level: float = SIGNIFICANCE_LEVEL) -> Estimate:
