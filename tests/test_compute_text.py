@@ -1,5 +1,7 @@
 """What the report says of compute, for each verdict that there is."""
 
+from dataclasses import replace
+
 import pytest
 
 from pretrain.comparison.compute_frontier import VERDICTS, ComputeFrontier, Difference
@@ -79,6 +81,13 @@ def test_a_sentence_has_the_numbers_and_what_was_not_run():
     free = frontier("pays", "pays", arm_range=(2e9, 8e9), baseline_range=(2e9, 8e9), shared_by=0)
     assert sentence(free).startswith("pretrained against scratch, 50 labels: pays from")
     assert sentence(free).endswith("n = 5.")
+
+
+def test_an_arm_with_a_single_cost_is_judged_there_alone():
+    two = frontier("hurts", "hurts", arm_range=(2e9, 2e9))
+    only = replace(two, ends=two.ends[:1])
+    assert ": hurts with 2 GFLOP, the only compute of both. The difference is -2.00 points" in sentence(only)
+    assert sentence(only).endswith("with 2 GFLOP, n = 5.")
 
 
 def test_few_seeds_are_said_to_be_too_few_and_two_show_no_interval():

@@ -176,7 +176,8 @@ def _over_cost(axes: Any, totals: Sequence[float], unit: Unit) -> float:
             name, scale = each, worth
     axes.set_xscale("log")
     # Few decades have room for more marks each.
-    subs = (1, 2, 5) if max(totals) > 4 * min(totals) else range(1, 10)
+    span = max(totals) / min(totals)
+    subs = (1,) if span > 300 else (1, 2, 5) if span > 4 else range(1, 10)
     axes.xaxis.set_major_locator(LogLocator(subs=subs))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
     axes.xaxis.set_minor_formatter(NullFormatter())

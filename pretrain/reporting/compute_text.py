@@ -64,7 +64,11 @@ def predicate(frontier: ComputeFrontier, brief: bool = False) -> str:
 
 def _everywhere(f: ComputeFrontier) -> str:
     least, most = flops(f.ends[0].total), flops(f.ends[-1].total)
-    return f"from {least} to {most}, as far as both were run" if len(f.ends) > 1 else f"with {least}, run by both"
+    return (
+        f"from {least} to {most}, as far as both were run"
+        if len(f.ends) > 1
+        else f"with {least}, the only compute of both"
+    )
 
 
 def _turn(f: ComputeFrontier) -> str:
@@ -102,6 +106,9 @@ def _at_ends(f: ComputeFrontier) -> Iterator[str]:
     at = [f"{_points(end.estimate, end.p_corrected)} with {flops(end.total)}" for end in f.ends]
     yield f"The difference is {enumeration(at)}, n = {f.seeds}."
     unknown: dict[str, list[str]] = {}
+    if len(f.ends) == 1:
+        # One of them has a single cost, and the sentence has said so.
+        return
     if f.arm_range[0] > f.baseline_range[0]:
         unknown.setdefault(f.arm, []).append(f"less than {flops(f.arm_range[0])}")
     if f.arm_range[1] != f.baseline_range[1]:
