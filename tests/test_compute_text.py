@@ -48,6 +48,10 @@ def frontier(least, most, crossings=(), unclear=(), seeds=5, **changed):
         ("hurts", "unclear", (7e9,), ((3e9, 8e9),), "hurts up to 7 GFLOP (95% interval from 3 GFLOP on)"),
         ("unclear", "hurts", (3e9,), ((2e9, 5e9),), "hurts from 3 GFLOP on (95% interval up to 5 GFLOP)"),
         (
+            *("unclear", "unclear", (3e9,), ((2e9, 8e9),)),
+            "no detectable difference from 2 GFLOP to 8 GFLOP, as far as both were run; the curves cross at 3 GFLOP",
+        ),
+        (
             *("unclear", "unclear", (), ((2e9, 8e9),)),
             "no detectable difference from 2 GFLOP to 8 GFLOP, as far as both were run",
         ),

@@ -50,10 +50,13 @@ def predicate(frontier: ComputeFrontier, brief: bool = False) -> str:
     if f.verdict == "not comparable":
         return "not comparable yet, since none was run with the compute of the other"
     least, most = flops(f.ends[0].total), flops(f.ends[-1].total)
+    crossings = enumeration([flops(total) for total in f.crossings]) if f.crossings else ""
+    crossing = f"; the curves cross at {crossings}" if crossings and not brief else ""
     if f.verdict == "too few seeds":
-        crossing = f"; the curves cross at {enumeration([flops(t) for t in f.crossings])}" if f.crossings else ""
-        return f"too few seeds for a claim{'' if brief else crossing}"
-    if f.verdict == "no detectable difference" or f.bounds is None:
+        return f"too few seeds for a claim{crossing}"
+    if f.verdict == "no detectable difference":
+        return f"no detectable difference {_everywhere(f)}{crossing}"
+    if f.bounds is None:
         return f"{f.verdict} {_everywhere(f)}"
     if f.verdict in ("pays", "hurts"):
         between = " to ".join(flops(t) for t in f.bounds)
@@ -64,11 +67,9 @@ def predicate(frontier: ComputeFrontier, brief: bool = False) -> str:
 
 def _everywhere(f: ComputeFrontier) -> str:
     least, most = flops(f.ends[0].total), flops(f.ends[-1].total)
-    return (
-        f"from {least} to {most}, as far as both were run"
-        if len(f.ends) > 1
-        else f"with {least}, the only compute of both"
-    )
+    if len(f.ends) == 1:
+        return f"with {least}, the only compute of both"
+    return f"from {least} to {most}, as far as both were run"
 
 
 def _turn(f: ComputeFrontier) -> str:
