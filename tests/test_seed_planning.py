@@ -10,7 +10,7 @@ from statsmodels.stats.power import TTestPower
 
 from pretrain import run_comparison, write_report
 from pretrain.comparison.crossed_effects import crossed_effects
-from pretrain.comparison.hypothesis_tests import detectable_effect
+from pretrain.comparison.hypothesis_tests import detectable_difference
 from pretrain.comparison.seed_planning import (
     images_needed,
     paired_effects,
@@ -39,7 +39,7 @@ def test_without_image_effects_the_power_is_that_of_the_paired_t_test(n, differe
 
 @pytest.mark.parametrize("n", [5, 12])
 def test_the_difference_that_a_test_detects_has_the_power_that_it_is_planned_for(n):
-    assert power(detectable_effect(n) * 3, n, 9.0) == pytest.approx(0.8, abs=1e-6)
+    assert power(detectable_difference(n, 9.0, 0.4), n, 9.0, 0.4) == pytest.approx(0.8, abs=1e-6)
 
 
 def test_with_many_images_effects_the_power_is_that_of_the_normal_test():
@@ -133,7 +133,8 @@ def test_durations_have_two_digits(seconds, words):
     assert duration(seconds) == words
 
 
-COMPARED = [*SMALL_RUN, "labels=[20,40]", "seeds=[0,1,2]", "recipe.steps=6", "probe=true", "compute=[1,2]"]
+COMPARED = [*SMALL_RUN, "labels=[20,40]", "seeds=[0,1,2]", "recipe.steps=2", "probe=true", "compute=[1,2]"]
+COMPARED += ["~arms.random-frozen", "~arms.pretrained-frozen"]
 
 
 @pytest.fixture(scope="module")

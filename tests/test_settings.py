@@ -97,8 +97,8 @@ def test_a_path_is_a_name_from_the_home_folder_on(given, path, monkeypatch, tmp_
 def test_what_binds_a_comparison_is_what_decides_its_results():
     comparison = Comparison(out="x", stack=load_stack_settings("cae_small"))
     grows, free = (
-        {"labels", "seeds", "baseline", "probe", "compute"},
-        {"out", "shared_by", "jobs", "overwrite", "dry_run", "data.cache", "data.unlabelled"},
+        {"labels", "seeds", "half_width", "baseline", "probe", "compute"},
+        {"out", "detect", "shared_by", "jobs", "overwrite", "dry_run", "data.cache", "data.unlabelled"},
     )
     free |= {f"slurm.{each.name}" for each in fields(comparison.slurm)}
     assert {*may_differ(comparison)} == grows | free | {"device.accelerator", "device.devices", "device.threads"}
