@@ -5,7 +5,7 @@ or hard for both and for each, and the same ones are so for every seed. The pack
 a report. Effects are as large as on the digits with 200 labels (360 test images), where the standard error of a
 difference over ten seeds is 0.43 points over seeds, and 0.72 points over seeds and images.
 
-    python benchmarks/compute_coverage.py     # about four minutes
+    python benchmarks/compute_coverage.py     # about five minutes
 """
 
 import argparse
