@@ -222,7 +222,7 @@ def test_a_wrong_setting_gets_one_line(tmp_path, run_here, overrides, message):
 
 @pytest.mark.parametrize("override", ["most_seeds=30", "half_width=2"])
 def test_a_setting_of_the_rule_without_the_rule_is_said_to_have_no_effect(tmp_path, run_here, override):
-    result = run_here(tmp_path, "compare", *TINY[:-3], "seeds=[0,1]", override, "out=runs/x", "dry_run=true")
+    result = run_here(tmp_path, "compare", *SMALL_RUN, "seeds=[0,1]", override, "out=runs/x", "dry_run=true")
     name = override.partition("=")[0]
     assert f"{name} has no effect with seeds=[0, 1]; it counts with auto" in result.stderr
 
