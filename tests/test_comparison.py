@@ -14,6 +14,7 @@ from PIL import Image
 
 from pretrain import Arm, RunFolder, UserError, run_comparison, write_report
 from pretrain.comparison import workers
+from pretrain.comparison.image_gallery import GALLERY
 from pretrain.comparison.tasks import FinetuningTask, PretrainingTask, ProbingTask, runs_that_count, tasks
 from pretrain.comparison.workers import Worker
 from pretrain.evaluation.kept_predictions import read_predictions
@@ -274,7 +275,9 @@ def test_each_run_that_counts_opens_the_test_split_once_and_no_trial_does(tuned)
     trials = [json.loads(file.read_text()) for file in out.glob("trials/*/*/*/*/summary.json")]
     probes = list(out.glob("probes/*/*/*/summary.json"))
     assert (len(runs), len(trials), len(probes)) == (5 * 2, 5 * 3, 2 * 2)
-    assert opened == len(runs) + len(probes)
+    # Once every run has ended, the comparison copies the images that its report shows.
+    assert (out / GALLERY).exists()
+    assert opened == len(runs) + len(probes) + 1
     assert all(trial["test_accuracy"] is None and "confusion" not in trial for trial in trials)
 
 

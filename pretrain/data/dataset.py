@@ -59,7 +59,8 @@ class Dataset:
         Images that stages learn from: the training images and any pools added to them, without duplicates of
         validation or test images (unless the user keeps them).
     open_test : callable
-        Function that returns the test split. A finished run calls it once.
+        Function that returns the test split. A finished run calls it once, and so does a comparison whose runs have
+        all ended, for the images that its report shows.
     skipped : list of Skipped
         Files that could not be read; those of the test split are added when it is opened.
     leakage : Leakage, optional
