@@ -167,7 +167,7 @@ def test_an_arm_may_be_added_but_not_changed(out, configure):
         ("recipe.layer_rates=[0.1]", r"recipe\.layer_rates=\[0\.1\]: there are 2 layers"),
         ("+arms.pretrained.recipe.crop=8", r"arms\.pretrained\.recipe\.crop=8"),
         ("tuning.seeds=[0] tuning.trials=1", "tuning.seeds and seeds share 0"),
-        ("compute=[1,0.001]", r"compute=0\.001: steps=0: nothing would learn"),
+        ("compute=[1,0.001]", r"compute=0\.001: runs would have steps=0: nothing would learn"),
         ("compute=[1,1.0001]", r"compute=1 and 1\.0001 are equally many steps for steps=300; leave one out"),
         ("compute=[1,4] arms=frozen", "no arm has steps to multiply"),
         ("jobs=0", "jobs=0: it must be a whole number from 1"),
