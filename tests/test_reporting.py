@@ -146,7 +146,7 @@ def test_the_page_agrees_with_the_statistics(out):
         assert c.sentence() in page_of(out)
 
 
-def keep_predictions_of(out, *arms):
+def keep_predictions_of(out, *arms, images="0"):
     """Let the runs of arms keep predictions for 50 images, as many right as their accuracy says, and shift the rest.
 
     Every run of an arm misses the same images first, so the images matter, and other arms miss other images.
@@ -160,10 +160,22 @@ def keep_predictions_of(out, *arms):
             probability = torch.zeros(50, 2, dtype=torch.float16)
             save_state(
                 file.parent / "test-predictions.safetensors",
-                {"images": "0", "label": labels, "predicted": predicted, "probability": probability},
+                {"images": images, "label": labels, "predicted": predicted, "probability": probability},
             )
             folder.products = ("test-predictions.safetensors",)
-            folder.write_summary({**folder.summary(), "files": {}, "test_accuracy": right / 50})
+            own = {"test_accuracy": right / 50, "per_class_accuracy": {"a": right / 50, "b": None}}
+            folder.write_summary({**folder.summary(), "files": {}, **own})
+
+
+def test_runs_that_judged_other_test_images_are_left_out_and_named(tmp_path, make):
+    out = make(tmp_path / "run", *TWO_BUDGETS)
+    keep_predictions_of(out, "scratch", "pretrained")
+    keep_predictions_of(out, "random-frozen", images="those before the data were changed")
+    results = read_results(out)
+    assert set(results.runs["arm"]) == {"scratch", "pretrained", "pretrained-frozen"}
+    (line,) = results.failures
+    assert line.startswith("random-frozen, 20 labels, seed 0;")
+    assert line.endswith("it judged other test images than those of the comparison: run the same command again")
 
 
 def test_the_report_shows_both_intervals_where_runs_kept_predictions(tmp_path, make):

@@ -1,17 +1,12 @@
 """The predictions of two arms for the same test images, paired by seed."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from pretrain.comparison.finished_runs import finished_runs
 from pretrain.comparison.plan import Comparison
-from pretrain.comparison.tasks import runs_that_count
-from pretrain.errors import DamagedFileError
-from pretrain.evaluation.kept_predictions import KeptPredictions, read_predictions
-from pretrain.runs.run_folder import RunFolder
 
 
 @dataclass(frozen=True)
@@ -86,23 +81,8 @@ def read_paired_predictions(comparison: Comparison) -> list[PairedPredictions]:
     main = comparison.main_arm
     if main is None:
         return []
-    runs = [*_kept_runs(comparison, {main, comparison.baseline})]
+    found = finished_runs(comparison, {main, comparison.baseline})
+    runs = [(task.arm, summary["labels"], task.seed, kept) for task, summary, kept in found if kept]
     columns = ["arm", "labels", "seed", "predicted"]
-    rows = pd.DataFrame([(*key, kept.predicted) for key, kept in runs], columns=columns)
-    return pair_predictions(rows, runs[0][1].labels if runs else None, main, comparison.baseline)
-
-
-def _kept_runs(comparison: Comparison, arms: set[str]) -> Iterator[tuple[tuple[str, int, int], KeptPredictions]]:
-    """Yield the arm, labels and seed of each run of these arms that kept predictions, with them."""
-    for task in runs_that_count(comparison):
-        if task.arm not in arms or task.compute != 1:
-            continue
-        folder = RunFolder(task.folder(Path(comparison.out)))
-        try:
-            summary = folder.accepted()
-            kept = read_predictions(folder) if summary else None
-        except DamagedFileError:
-            # The report names it among the failures.
-            continue
-        if summary and kept:
-            yield (task.arm, summary["labels"], task.seed), kept
+    rows = pd.DataFrame([(*run[:3], run[3].predicted) for run in runs], columns=columns)
+    return pair_predictions(rows, runs[0][3].labels if runs else None, main, comparison.baseline)

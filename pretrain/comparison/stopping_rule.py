@@ -11,12 +11,12 @@ from typing import Any
 
 import pandas as pd
 
+from pretrain.comparison.finished_runs import finished_runs
 from pretrain.comparison.paired_differences import SEEDS_FOR_A_CLAIM, Estimate
 from pretrain.comparison.plan import AUTO, Comparison
 from pretrain.comparison.tasks import runs_that_count, tasks
 from pretrain.comparison.verdicts import compare_arms
-from pretrain.errors import DamagedFileError, UserError
-from pretrain.evaluation.kept_predictions import read_predictions
+from pretrain.errors import UserError
 from pretrain.runs.run_folder import RunFolder
 from pretrain.runs.setting_types import value_text
 
@@ -65,7 +65,7 @@ def half_widths(comparison: Comparison, out: Path) -> dict[int, float]:
     """
     arm = comparison.main_arm
     assert arm is not None
-    runs = pd.DataFrame(_runs(comparison, {arm, comparison.baseline}, out))
+    runs = pd.DataFrame(_runs(comparison, {arm, comparison.baseline}))
     found = compare_arms(runs, comparison.baseline, comparison.looks) if len(runs) else []
     return {each.labels: _half_width(each.difference) for each in found}
 
@@ -75,24 +75,11 @@ def _half_width(difference: Estimate) -> float:
     return 100 * (high - low) / 2 if difference.n >= SEEDS_FOR_A_CLAIM else float("inf")
 
 
-def _runs(comparison: Comparison, arms: set[str], out: Path) -> Iterator[dict[str, Any]]:
-    """Yield what decides of each complete run of some arms with the steps of its recipe."""
-    for task in runs_that_count(comparison):
-        folder = RunFolder(task.folder(out))
-        if task.arm not in arms or task.compute != 1 or not _is_sound(folder):
-            continue
-        summary, kept = folder.summary() or {}, read_predictions(folder)
+def _runs(comparison: Comparison, arms: set[str]) -> Iterator[dict[str, Any]]:
+    """Yield what decides of each finished run of some arms."""
+    for task, summary, kept in finished_runs(comparison, arms):
         row = {"labels": summary["labels"], "test_accuracy": summary["test_accuracy"]}
         yield {"arm": task.arm, "seed": task.seed, **row, "correct": kept.correct if kept else None}
-
-
-def _is_sound(folder: RunFolder) -> bool:
-    """Return whether a run is complete, was not refused, and has all its files."""
-    try:
-        folder.check()
-        return folder.accepted() is not None
-    except DamagedFileError:
-        return False
 
 
 def _has_ended(folder: RunFolder) -> bool:

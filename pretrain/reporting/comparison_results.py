@@ -15,7 +15,7 @@ from pretrain.comparison.seed_cost import seconds_of_a_further_seed
 from pretrain.comparison.stopping_rule import reached
 from pretrain.comparison.tasks import FinetuningTask, PretrainingTask, ProbingTask, Task, tasks
 from pretrain.errors import DamagedFileError, UserError
-from pretrain.evaluation.kept_predictions import read_predictions
+from pretrain.evaluation.kept_predictions import KeptPredictions, read_predictions
 from pretrain.runs.environment import deciding_changes
 from pretrain.runs.run_folder import RunFolder
 from pretrain.runs.sealed_files import read_json
@@ -124,9 +124,9 @@ def read_results(out: str | Path) -> Results:
     comparison, digests = read_comparison(out)
     comparison = reached(comparison, out)
     everything = list(tasks(comparison))
-    done, damaged = _summaries(everything, out)
+    done, predictions, damaged = _summaries(everything, out, digests["labelled_digest"])
     runs = {task: summary for task, summary in done.items() if isinstance(task, FinetuningTask) and task.trial is None}
-    all_runs, test_labels = _runs(runs, out)
+    all_runs, test_labels = _runs(runs, predictions)
     first = next(iter(runs.values()), {})
     leakage = out / "leakage.json"
     return Results(
@@ -153,27 +153,38 @@ def read_results(out: str | Path) -> Results:
     )
 
 
-def _summaries(everything: list[Task], out: Path) -> tuple[dict[Task, dict[str, Any]], dict[Task, str]]:
-    """Return the summaries of the complete runs, and the reasons why others cannot be read."""
-    done, damaged = {}, {}
+def _summaries(
+    everything: list[Task], out: Path, images_digest: str
+) -> tuple[dict[Task, dict[str, Any]], dict[Task, KeptPredictions], dict[Task, str]]:
+    """Return the summaries of the complete runs, what they predicted, and the reasons why others do not count."""
+    done, predictions, damaged = {}, {}, {}
     for task in everything:
         folder = RunFolder(task.folder(out))
         try:
-            if summary := folder.accepted():
-                folder.check()
-                done[task] = summary
+            if not (summary := folder.accepted()):
+                continue
+            folder.check()
+            kept = read_predictions(folder)
         except DamagedFileError as error:
             damaged[task] = str(error)
-    return done, damaged
+            continue
+        if kept and kept.images_digest != images_digest:
+            damaged[task] = "it judged other test images than those of the comparison: run the same command again"
+            continue
+        done[task] = summary
+        if kept:
+            predictions[task] = kept
+    return done, predictions, damaged
 
 
-def _runs(runs: Mapping[FinetuningTask, dict[str, Any]], out: Path) -> tuple[pd.DataFrame, np.ndarray | None]:
+def _runs(
+    runs: Mapping[FinetuningTask, dict[str, Any]], predictions: Mapping[Task, KeptPredictions]
+) -> tuple[pd.DataFrame, np.ndarray | None]:
     """Return a row for each complete run, with what it kept of the test images, and the classes of these."""
     rows, test_labels = [], None
     for task, summary in runs.items():
         own: dict[str, Any] = {"compute": task.compute, "correct": None, "predicted": None}
-        if kept := read_predictions(RunFolder(task.folder(out))):
-            # The runs are bound to the same test images.
+        if kept := predictions.get(task):
             test_labels = kept.labels
             own |= {"correct": kept.correct, "predicted": kept.predicted}
         rows.append({**{column: summary[column] for column in COLUMNS if column not in own}, **own})
@@ -201,7 +212,8 @@ def read_comparison(out: Path) -> tuple[Comparison, dict[str, str]]:
     if "arms" not in config:
         raise UserError(f"{out} holds a run, but not a comparison.")
     digests = {key: config.pop(key) for key in ("data_digest", "labelled_digest")}
-    return typed(Comparison, {**config, "out": str(out)}), digests
+    # The call that wrote the folder may have overwritten another comparison; what is there now counts.
+    return typed(Comparison, {**config, "out": str(out), "overwrite": False}), digests
 
 
 def _kind(task: Task) -> str:
