@@ -12,6 +12,7 @@ from pretrain.comparison.class_differences import class_differences, class_rows
 from pretrain.comparison.crossed_effects import crossed_effects
 from pretrain.comparison.hypothesis_tests import holm_corrected
 from pretrain.comparison.paired_predictions import PairedPredictions, pair_predictions
+from pretrain.comparison.sequential_looks import ONE_LOOK, doubling_looks
 from pretrain.pictures.drawing import own_style
 from pretrain.reporting.class_figures import class_sentence, draw_class_differences
 from pretrain.reporting.plotting import inline, save_svg_and_png
@@ -220,3 +221,13 @@ def test_the_sentence_names_few_classes_each_in_one_line():
     assert "\n" not in said
     both = predictions(truth, np.where(truth < 13, right, ~right), np.where(truth < 13, ~right, right))
     assert class_sentence(class_differences(both, names)).endswith("and 3 more and worse on x y13.")
+
+
+def test_several_looks_widen_the_intervals_and_raise_the_p_values_of_classes():
+    paired, names = drawn(4, 30, 5), "abcd"
+    once, often = (class_differences(paired, names, looks) for looks in (ONE_LOOK, doubling_looks(40)))
+    for alone, among in zip(once, often, strict=True):
+        assert (alone.name, alone.mean, alone.p) == (among.name, among.mean, among.p)
+        assert among.low <= alone.low <= alone.high <= among.high
+        assert among.p_corrected >= alone.p_corrected
+    assert any(among.low < alone.low for alone, among in zip(once, often, strict=True))

@@ -10,6 +10,7 @@ from pretrain.comparison.crossed_effects import crossed_effects
 from pretrain.comparison.hypothesis_tests import holm_corrected
 from pretrain.comparison.paired_differences import NAN, SEEDS_FOR_A_CLAIM, SIGNIFICANCE_LEVEL
 from pretrain.comparison.paired_predictions import PairedPredictions
+from pretrain.comparison.sequential_looks import ONE_LOOK, Looks
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,9 @@ class ClassDifference:
         return len(self.by_seed) >= SEEDS_FOR_A_CLAIM and self.p_corrected < SIGNIFICANCE_LEVEL
 
 
-def class_differences(paired: PairedPredictions, classes: Sequence[str]) -> list[ClassDifference]:
+def class_differences(
+    paired: PairedPredictions, classes: Sequence[str], looks: Looks = ONE_LOOK
+) -> list[ClassDifference]:
     """Compare an arm with the baseline in each class that has test images, the class that gains most first.
 
     Parameters
@@ -71,13 +74,16 @@ def class_differences(paired: PairedPredictions, classes: Sequence[str]) -> list
         Predictions of both.
     classes : sequence of str
         Names of the classes, in the order of their numbers. Of equal gains, the first in this order comes first.
+    looks : Looks
+        Looks at the results that p values and intervals allow for.
     """
     arm, baseline = paired.arm_correct, paired.baseline_correct
     numbers = np.unique(paired.truth)
     members = [paired.truth == k for k in numbers]
-    tested = [_tested(arm[:, of_class], baseline[:, of_class]) for of_class in members]
+    tested = [_tested(arm[:, of_class], baseline[:, of_class], looks.level) for of_class in members]
     there = [k for k, values in enumerate(tested) if not np.isnan(values["p"])]
-    corrected = dict(zip(there, holm_corrected([tested[k]["p"] for k in there]) if there else [], strict=True))
+    values_of_p = [looks.corrected(tested[k]["p"]) for k in there]
+    corrected = dict(zip(there, holm_corrected(values_of_p) if there else [], strict=True))
     found = [
         ClassDifference(
             arm=paired.arm,
@@ -93,7 +99,7 @@ def class_differences(paired: PairedPredictions, classes: Sequence[str]) -> list
     return sorted(found, key=lambda each: -round(each.mean, 12))
 
 
-def _tested(arm: np.ndarray, baseline: np.ndarray) -> dict[str, Any]:
+def _tested(arm: np.ndarray, baseline: np.ndarray, level: float) -> dict[str, Any]:
     """Return the differences between what is correct, (n, m) each, with their interval and p."""
     x = arm.astype(float) - baseline
     # Rounding makes equal differences equal: those of floats are so only nearly.
@@ -103,7 +109,7 @@ def _tested(arm: np.ndarray, baseline: np.ndarray) -> dict[str, Any]:
     if min(x.shape) < 2:
         return values
     effects = crossed_effects(x)
-    low, high = np.clip(effects.interval(1 - SIGNIFICANCE_LEVEL), -1, 1).tolist()
+    low, high = np.clip(effects.interval(1 - level), -1, 1).tolist()
     return {**values, "low": low, "high": high, "p": effects.p}
 
 

@@ -53,7 +53,7 @@ def _ends(found: Sequence[ClassDifference]) -> dict[str, Sequence[ClassDifferenc
     """Return the classes to draw, by the title of their group."""
     most = 2 * CLASSES_PER_END
     if len(found) <= most:
-        return {f"{len(found)} classes": found}
+        return {f"{len(found)} class{'es' * (len(found) > 1)}": found}
     several = [each for each in found if each.images > 1] or found
     if len(several) <= most:
         return {f"{len(several)} of {len(found):,} classes": several}

@@ -67,5 +67,6 @@ def prediction_differences(results: Results) -> PredictionDifferences:
     """Compare the predictions of the main arm and of the baseline, as far as both kept them."""
     main, baseline = results.comparison.main_arm, results.comparison.baseline
     budgets = pair_predictions(results.runs, results.test_labels, main, baseline) if main else []
-    by_class = {paired.labels: class_differences(paired, results.class_names) for paired in budgets}
+    looks = results.comparison.looks
+    by_class = {paired.labels: class_differences(paired, results.class_names, looks) for paired in budgets}
     return PredictionDifferences(results, by_class, choose_budget(budgets))
