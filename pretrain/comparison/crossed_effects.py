@@ -71,8 +71,12 @@ class CrossedEffects:
         """
         if self.seeds < 2:
             return NAN, NAN
-        margin = max(each._margin(level) for each in (self, self.over_seeds))
+        margin = self.margin(level)
         return self.mean - margin, self.mean + margin
+
+    def margin(self, level: float) -> float:
+        """Return how far the interval at a confidence reaches to each side; a test needs a mean beyond it."""
+        return max(each._margin(level) for each in (self, self.over_seeds))
 
     def _margin(self, level: float) -> float:
         return float(stats.t.ppf((1 + level) / 2, self.degrees_of_freedom) * np.sqrt(self.variance))

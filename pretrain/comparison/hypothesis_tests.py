@@ -64,15 +64,15 @@ def detectable_difference(
     Cohen (1988), Statistical power analysis for the behavioral sciences, chapter 2.
     """
     parts = CrossedEffects(seeds, 0, 0.0, seed_variance, image_variance)
-    return _detectable_effect(parts.degrees_of_freedom, level) * float(np.sqrt(parts.variance))
+    error = float(np.sqrt(parts.variance))
+    return _detectable_effect(parts.degrees_of_freedom, parts.margin(1 - level) / error) * error
 
 
 @cache
-def _detectable_effect(degrees_of_freedom: float, level: float) -> float:
-    """Return the true mean, in standard errors, that a t test finds with 80% power."""
+def _detectable_effect(degrees_of_freedom: float, critical: float) -> float:
+    """Return the true mean, in standard errors, for which t is beyond a critical value with 80% probability."""
     # Beyond this number, t is normal to all digits that a report shows.
     df = min(degrees_of_freedom, 1e5)
-    critical = stats.t.isf(level / 2, df)
 
     def missing(effect: float) -> float:
         # SciPy has no number for the far tail where it is next to 0.

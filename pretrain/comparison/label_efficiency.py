@@ -181,8 +181,10 @@ def _image_effects(images: np.ndarray, generator: np.random.Generator) -> np.nda
     """Draw what other test images would add to means over seeds and images: (n, m, k) -> (resamples, k)."""
     variances, directions = np.linalg.eigh(image_covariance(images))
     # The estimate may have negative eigenvalues, and rounding makes others of those that are 0, as for equal arms.
-    scaled = directions * np.sqrt(np.where(variances > 1e-9 * variances[-1], variances.clip(min=0), 0))
-    return generator.standard_normal((RESAMPLES, len(variances))) @ scaled.T
+    variances = np.where(variances > 1e-9 * variances[-1], variances.clip(min=0), 0)
+    # The symmetric root is the same whatever signs a library gives to the eigenvectors.
+    root = (directions * np.sqrt(variances)) @ directions.T
+    return generator.standard_normal((RESAMPLES, len(variances))) @ root
 
 
 def _labels_needed(means: np.ndarray, budgets: np.ndarray) -> np.ndarray:

@@ -80,7 +80,7 @@ def power(
     freedom, shift = design.degrees_of_freedom, abs(difference) / np.sqrt(design.variance)
     if not np.isfinite(freedom):
         return _normal_power(shift, level)
-    bound = stats.t.ppf(1 - level / 2, freedom)
+    bound = design.margin(1 - level) / np.sqrt(design.variance)
     # SciPy has no number for tails that are next to certain, or next to impossible.
     above = np.nan_to_num(stats.nct.sf(bound, freedom, shift), nan=1.0)
     below = np.nan_to_num(stats.nct.cdf(-bound, freedom, shift), nan=0.0)
