@@ -181,6 +181,7 @@ def test_an_arm_may_be_added_but_not_changed(out, configure):
             "choose from labels, weights, order, pretraining|each labels or weights or order or pretraining",
         ),
         ("hold=[labels,weights,order]", "every seed would give the same run from scratch; leave out one draw"),
+        ("hold=[weights,order] labels=[all]", "every seed would give the same run from scratch"),
         ("shared_by=0", "shared_by=0: it must be a whole number at least 1"),
     ],
 )
@@ -435,11 +436,11 @@ def test_probes_hold_what_the_runs_hold(configure):
     assert probe.stages == "x/stages/seed-3"
 
 
-def test_trials_draw_their_own_labels_but_share_a_held_pretraining(configure):
+def test_trials_share_no_draw_with_the_runs_whatever_is_held(configure):
     config = configure("compare", "out=x", *TUNED, "hold=[labels,pretraining]")
     trial = FinetuningTask("pretrained", 20, 0).trials(config)[0]
     assert trial.settings(config).seed_of_labels == 7
-    assert trial.needs(config) == [PretrainingTask(0)]
+    assert trial.needs(config) == [PretrainingTask(7)]
 
 
 def test_two_processes_give_the_same_bits_as_one(tmp_path, tuned, configure):

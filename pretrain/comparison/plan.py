@@ -159,7 +159,8 @@ class Comparison(Settings):
         possible = range(self.most_seeds) if self.seeds == AUTO else self.seeds
         if self.tuning.trials != 0 and (shared := {*self.tuning.seeds} & {*possible}):
             yield f"tuning.seeds and seeds share {min(shared)}: runs must not share the draws of trials."
-        if {"labels", "weights", "order"} <= {*self.hold}:
+        # With all labels, every seed has the same images.
+        if {"labels", "weights", "order"} <= {*self.hold, *(["labels"] if "all" in self.labels else [])}:
             yield f"hold={value_text(self.hold)}: every seed would give the same run from scratch; leave out one draw."
         if 1 not in self.compute:
             yield f"compute={value_text(self.compute)}: verdicts rest on the recipe's own steps, so give 1 as well."

@@ -107,7 +107,8 @@ class FinetuningTask:
 
     def pretraining(self, comparison: Comparison) -> PretrainingTask | None:
         """Return the pretraining that the run starts from, or whose compute a compute-matched run is given."""
-        arm, seed = comparison.arms[self.arm], comparison.seed_of("pretraining", self.seed)
+        arm = comparison.arms[self.arm]
+        seed = comparison.seed_of("pretraining", self.seed) if self.trial is None else self.seed
         if arm.pretrained:
             alike = (name for name, each in comparison.arms.items() if each.stack == arm.stack)
             return PretrainingTask(seed, arm.num_unlabelled, next(alike) if arm.stack else None)
