@@ -54,8 +54,7 @@ class Difference:
     @property
     def verdict(self) -> str:
         """One of "pays", "hurts" and "unclear"."""
-        # A single seed has no p value.
-        if not self.p_corrected < SIGNIFICANCE_LEVEL:
+        if self.p_corrected >= SIGNIFICANCE_LEVEL:
             return "unclear"
         return "pays" if self.estimate.mean > 0 else "hurts"
 
@@ -234,8 +233,7 @@ def _judged(pair: PairedCurves, least: float, most: float, level: float) -> dict
 
 def _unclear(pair: PairedCurves, totals: list[float], values: list[float], level: float) -> list[tuple[float, float]]:
     """Return the ranges of total compute where p is not below the level, given p at some of them."""
-    # A p value that is not known, with a single seed, excludes nothing.
-    unclear = [not p < level for p in values]
+    unclear = [p >= level for p in values]
     edges = _roots(
         lambda total: pair.differences([total])[0].p - level,
         totals,

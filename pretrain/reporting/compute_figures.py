@@ -14,7 +14,7 @@ from pretrain.comparison.sequential_looks import Looks
 from pretrain.reporting.comparison_figures import Drawing, file_name, panels
 from pretrain.reporting.comparison_results import Results
 from pretrain.reporting.compute_text import estimates
-from pretrain.reporting.plotting import Style, claimed, name_lines, panel, spread, styles
+from pretrain.reporting.plotting import INTERVAL_FROM, Style, claimed, name_lines, panel, spread, styles
 
 # A curve is drawn through this many points, since it bends between the multiples that were run.
 POINTS = 65
@@ -32,13 +32,16 @@ def draw_compute(results: Results, frontiers: Sequence[ComputeFrontier]) -> Iter
     if len(comparison.compute) < 2:
         return
     looks, shared_by = styles(comparison.arms, comparison.baseline), comparison.shared_by
-    dashed = "" if shared_by == 1 else f" Dashed: pretraining shared by {shared_by:,} trainings."
+    many = runs["seed"].nunique() >= INTERVAL_FROM
+    interval = f"mean{' and 95% interval' if many else ''}"
     for labels, of_budget in runs.groupby("labels"):
         here = [f for f in frontiers if f.labels == labels]
         for title, arms in panels(comparison).items():
             of_main = [f for f in here if f.arm == comparison.main_arm]
             of_arms = [f for f in here if f.arm in arms]
-            where = f"{title}, {labels:,} labels: mean and 95% interval.{dashed}"
+            pretrained = shared_by > 1 and any(comparison.arms[arm].pretrained for arm in arms)
+            dashed = f" Dashed: pretraining shared by {shared_by:,} trainings." if pretrained else ""
+            where = f"{title}, {labels:,} labels: {interval}.{dashed}"
             if figure := draw_accuracy_over_cost(of_budget, arms, looks, "flops", shared_by, of_main):
                 caption = f"Test accuracy over total compute, {where}{_shading(of_main, arms)}"
                 yield Drawing("compute", file_name("compute", title, labels, "labels"), caption, figure)

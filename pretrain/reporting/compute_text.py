@@ -1,5 +1,6 @@
 """What compute buys, in words and in a table: verdicts over total compute, methods and caveats."""
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -129,7 +130,13 @@ def _apart(f: ComputeFrontier) -> Iterator[str]:
     assert f.gap is not None
     yield f"The difference between these two is {_points(f.gap)}, n = {f.seeds}."
     if f.enough is not None:
-        yield f"Their curves would meet with a multiple of at least {f.enough:.3g} in compute."
+        yield f"Their curves would meet with a multiple of at least {_rounded_up(f.enough):g} in compute."
+
+
+def _rounded_up(number: float) -> float:
+    """Return a number above 0, rounded up to three digits."""
+    digit = 10.0 ** (math.floor(math.log10(number)) - 2)
+    return math.ceil(number / digit) * digit
 
 
 def points_of_runs(results: Results) -> list[dict[str, Any]]:
@@ -213,6 +220,8 @@ def _plain(value: Any) -> Any:
 
 def compute_paragraphs(comparison: Comparison) -> list[str]:
     """Return the paragraphs on total compute for the methods text."""
+    part = f", or in part where {comparison.shared_by:,} trainings share one pretraining"
+    shared, uncorrected = (part, " Nothing is corrected for the two charges.") if comparison.shared_by > 1 else ("", "")
     multiples = enumeration([f"{c:g}" for c in sorted(comparison.compute)])
     tuned = comparison.tuning.candidates()
     settings = "The settings that tuning chose for the recipe's own steps" if tuned else "The settings of the recipe"
@@ -221,15 +230,14 @@ def compute_paragraphs(comparison: Comparison) -> list[str]:
         f"own, over which the whole schedule is stretched. {settings} hold for every multiple. Floating-point "
         "operations are counted, not measured: those of convolutions and matrix products, forward and backward, a "
         "multiply-add as two. Trials and validation are not counted. The total compute of a run is that of fine-tuning "
-        "and of pretraining, which is charged in full, or in part where "
-        f"{comparison.shared_by:,} trainings share one pretraining. Costs are means over seeds.",
+        f"and of pretraining, which is charged in full{shared}. Costs are means over seeds.",
         "Between its multiples, the accuracy of an arm is interpolated linearly in the logarithm of the compute of "
         "fine-tuning, seed by seed. Nothing is extrapolated. At equal total compute, arms are compared by paired "
         "differences, and intervals hold for new seeds and new test images where the runs kept their predictions. A "
         "verdict rests on the least and the most compute that both arms were run with, corrected by Holm's method "
         "over these two and the label budgets. The interval for where two curves cross holds every compute with a "
         "difference whose 95% interval has 0 in it. It needs no correction, since only the test at the crossing itself "
-        "could leave it out. Nothing is corrected for the two charges.",
+        f"could leave it out.{uncorrected}",
     ]
 
 

@@ -164,7 +164,7 @@ def progress(results: Results) -> str:
     if all(complete == total for complete, total in results.progress.values()):
         return ""
     parts = [f"{complete:,} of {total:,} {kind}" for kind, (complete, total) in results.progress.items()]
-    none = "No run is complete yet. " if not len(results.runs) else ""
+    none = "No run is complete yet. " if not len(results.runs_by_compute) else ""
     return f"{none}{', '.join(parts)} are complete. Run the same command again to complete the rest."
 
 

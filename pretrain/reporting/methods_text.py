@@ -168,6 +168,7 @@ def _tests(results: Results) -> str:
     budgets = len(results.comparison.labels)
     correction = f", corrected by Holm's method over the {budgets} label budgets of an arm" if budgets > 1 else ""
     kept = _predictions_kept(results)
+    uncorrected = ", and none is corrected" if results.comparison.seeds != AUTO else ""
     tests = f"The p values come from a two-sided paired t test{correction}."
     crossed = (
         "The p values are two-sided, for the hypothesis that two arms are equally accurate over all seeds and all test "
@@ -178,7 +179,7 @@ def _tests(results: Results) -> str:
     )
     return (
         f"{crossed if kept else tests} A verdict needs at least {SEEDS_FOR_A_CLAIM} seeds and a corrected p below "
-        f"0.05. Intervals{' for new seeds' if kept else ''} are Student's t intervals, and none is corrected. The "
+        f"0.05. Intervals{' for new seeds' if kept else ''} are Student's t intervals{uncorrected}. The "
         "effect is the mean difference in standard deviations of the differences over seeds, corrected for few seeds "
         "(Hedges). "
         f"The detectable difference is the true difference that so many seeds{' and images' if kept else ''}, with "
@@ -204,9 +205,11 @@ def _predictions_kept(results: Results) -> bool:
 
 
 def _scope(results: Results) -> str:
+    chosen = "nothing but the number of seeds" if results.comparison.seeds == AUTO else "nothing"
+    served = "all seeds" if "pretraining" in results.comparison.hold else "its seed"
     return (
-        f"{_drawn_anew(results)} Each finished run or probe opened the test split once, and nothing was chosen on it. "
-        "Seconds count training alone. One pretraining serves every pretrained arm and budget of its seed, and its "
+        f"{_drawn_anew(results)} Each finished run or probe opened the test split once, and {chosen} was chosen on it. "
+        f"Seconds count training alone. One pretraining serves every pretrained arm and budget of {served}, and its "
         "full cost is charged to each of them."
     )
 

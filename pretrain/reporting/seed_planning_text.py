@@ -16,7 +16,9 @@ def seed_plans(results: Results) -> dict[int, SeedPlan]:
     comparison = results.comparison
     wanted = None if comparison.detect is None else comparison.detect / 100
     effects, level = _effects(results), comparison.looks.level
-    return {labels: seed_plan(each, wanted or abs(each.mean), level) for labels, each in effects.items()}
+    # Seeds that all agree say nothing of the spread, and no plan follows.
+    spread = {labels: each for labels, each in effects.items() if each.seed_variance}
+    return {labels: seed_plan(each, wanted or abs(each.mean), level) for labels, each in spread.items()}
 
 
 def _effects(results: Results) -> dict[int, CrossedEffects]:
@@ -78,7 +80,8 @@ def _of_budget(labels: int, plan: SeedPlan, verdict: str, results: Results) -> s
     comparison = results.comparison
     arm, baseline = comparison.main_arm, comparison.baseline
     where = f"{arm} against {baseline}, {labels:,} labels"
-    size = f"{100 * plan.difference:g} points"
+    points = 100 * plan.difference
+    size = f"{points:g} point{'s' * (points != 1)}"
     if comparison.detect is None:
         if verdict in ("helps", "hurts"):
             return f"{where}: {plan.seeds} seeds tell the difference, so it needs no more."
