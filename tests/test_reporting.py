@@ -549,7 +549,7 @@ def test_a_folder_without_a_comparison_has_no_report(tmp_path):
         (
             "hold=[order]",
             "Statistics",
-            "but not of the order of images, with augmentation and dropout, which all seeds",
+            "but not of the order of images (with augmentation and dropout), which all seeds",
         ),
         ("labels=[30]", "Statistics", "over all seeds and all test images. Seeds"),
         ("+arms.scratch.recipe.dropout=0.1", "Arms", "scratch (init=scratch, dropout=0.1)"),

@@ -26,7 +26,7 @@ ARM_SETTINGS = {
 DRAWS = {
     "labels": "the labelled images",
     "weights": "the initial weights",
-    "order": "the order of images, with augmentation and dropout",
+    "order": "the order of images (with augmentation and dropout)",
     "pretraining": "the pretraining of pretrained arms",
 }
 
