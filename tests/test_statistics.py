@@ -9,7 +9,7 @@ from scipy import stats
 
 from pretrain.comparison.crossed_effects import crossed_effects
 from pretrain.comparison.hypothesis_tests import detectable_difference, holm_corrected, paired_p, smallest_detectable
-from pretrain.comparison.paired_differences import by_image, effect_size, estimate
+from pretrain.comparison.paired_differences import by_image, effect_size, effects_of, estimate
 from pretrain.comparison.verdicts import arm_estimates, as_json, compare_arms, verdict
 
 # Student's own data, sleep gained with two drugs by the same ten patients (Student 1908, Biometrika 6).
@@ -66,7 +66,7 @@ def test_the_effect_size_without_spread_is_infinite_or_zero():
 def test_the_smallest_detectable_difference_has_a_power_of_80_percent(n):
     """The statistic has a noncentral t distribution, with P(|T| > critical value) = 0.8."""
     x = np.random.default_rng(n).normal(0.1, 0.02, n)
-    noncentrality = smallest_detectable(x) / stats.sem(x)
+    noncentrality = smallest_detectable(effects_of(x)) / stats.sem(x)
     critical = stats.t.ppf(0.975, n - 1)
     # SciPy has no number for the far tail where it is next to 0.
     far = np.nan_to_num(stats.nct.cdf(-critical, n - 1, noncentrality))
@@ -76,7 +76,7 @@ def test_the_smallest_detectable_difference_has_a_power_of_80_percent(n):
 
 @pytest.mark.parametrize("differences", [[0.1], [0.1] * 6])
 def test_without_spread_there_is_no_smallest_detectable_difference(differences):
-    assert math.isnan(smallest_detectable(differences))
+    assert math.isnan(smallest_detectable(effects_of(differences)))
 
 
 def test_pairing_follows_the_seed_and_not_the_order_of_the_rows():
@@ -360,7 +360,7 @@ def test_the_detectable_difference_has_a_power_of_80_percent_over_seeds_and_imag
     correct = two_arms(np.random.default_rng(5), seeds=8)
     d = correct[1].astype(float) - correct[0]
     effects = crossed_effects(d)
-    noncentrality = smallest_detectable(d.mean(axis=1), d) / math.sqrt(effects.variance)
+    noncentrality = smallest_detectable(effects_of(d.mean(axis=1), d)) / math.sqrt(effects.variance)
     critical = stats.t.ppf(0.975, effects.degrees_of_freedom)
     assert stats.nct.sf(critical, effects.degrees_of_freedom, noncentrality) == pytest.approx(0.8, abs=1e-5)
 

@@ -81,15 +81,12 @@ def _detectable_effect(degrees_of_freedom: float, critical: float) -> float:
     return float(optimize.brentq(missing, 0, critical + 10))
 
 
-def smallest_detectable(
-    differences: ArrayLike, images: np.ndarray | None = None, level: float = SIGNIFICANCE_LEVEL
-) -> float:
+def smallest_detectable(effects: CrossedEffects, level: float = SIGNIFICANCE_LEVEL) -> float:
     """Return the true difference that these seeds and images, with their spread, would detect four times in five.
 
-    The arguments are those of `paired_p`. It holds for a single test at the level. Holm's correction over budgets
-    needs a little more. Without spread (a single seed, or equal differences) it is NaN.
+    It holds for a single test at the level. Holm's correction over budgets needs a little more. Without spread (a
+    single seed, or equal differences) it is NaN.
     """
-    effects = effects_of(differences, images)
     if effects.seed_variance == 0:
         return NAN
     return detectable_difference(effects.seeds, effects.seed_variance, effects.image_variance, level)

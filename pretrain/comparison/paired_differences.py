@@ -106,6 +106,40 @@ def effects_of(values: ArrayLike, images: np.ndarray | None = None) -> CrossedEf
     return replace(over_seeds, images=crossed.images, image_variance=crossed.image_variance)
 
 
+def differences_by_budget(
+    results: pd.DataFrame, arm: str, baseline: str
+) -> dict[int, tuple[np.ndarray, CrossedEffects]]:
+    """Return the differences of an arm from the baseline at each label budget, (n,), with the parts of their variance.
+
+    The images have a part where all these runs kept their predictions. The order of the rows changes no number.
+
+    Parameters
+    ----------
+    results : DataFrame
+        One row for each run, with the columns arm, labels, seed and test_accuracy, and where there are predictions
+        ``correct``: whether each test image was classified correctly, (m,), bool, or None.
+    arm, baseline : str
+        Names of the arms.
+    """
+    table, correct = seed_table(results), correct_table(results)
+    if not {arm, baseline} <= set(table):
+        return {}
+    # Rounding makes equal differences equal: those of floats are so only nearly.
+    differences = (table[arm] - table[baseline]).dropna().round(12)
+    return {
+        int(labels): (x.to_numpy(), effects_of(x, _image_differences(correct.loc[x.index], arm, baseline)))  # type: ignore[call-overload, arg-type]
+        for labels, x in differences.groupby(level="labels")
+    }
+
+
+def _image_differences(correct: pd.DataFrame, arm: str, baseline: str) -> np.ndarray | None:
+    """Return the paired differences for each test image, (n, m), or None where runs kept no predictions."""
+    of_arm, of_baseline = by_image(correct[arm]), by_image(correct[baseline])
+    if of_arm is None or of_baseline is None or of_arm.shape != of_baseline.shape:
+        return None
+    return of_arm - of_baseline
+
+
 def as_estimate(effects: CrossedEffects, level: float = SIGNIFICANCE_LEVEL) -> Estimate:
     """Return a mean with its intervals, the one for new images only where single images are known."""
     new_images = effects.interval(1 - level) if effects.images and effects.seeds > 1 else None

@@ -6,17 +6,18 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from pretrain.comparison.hypothesis_tests import holm_corrected, paired_p, smallest_detectable
+from pretrain.comparison.crossed_effects import CrossedEffects
+from pretrain.comparison.hypothesis_tests import holm_corrected, smallest_detectable
 from pretrain.comparison.label_efficiency import LabelEfficiency
 from pretrain.comparison.paired_differences import (
     SEEDS_FOR_A_CLAIM,
     SIGNIFICANCE_LEVEL,
     Estimate,
+    as_estimate,
     by_image,
-    correct_table,
+    differences_by_budget,
     effect_size,
     estimate,
-    seed_table,
 )
 from pretrain.comparison.sequential_looks import ONE_LOOK, Looks
 
@@ -110,40 +111,24 @@ def compare_arms(results: pd.DataFrame, baseline: str, looks: Looks = ONE_LOOK) 
     ValueError
         When an arm has two runs with the same labels and seed.
     """
-    table, correct = seed_table(results), correct_table(results)
     paired: list[PairedComparison] = []
-    for arm in [arm for arm in results["arm"].unique() if arm != baseline and {arm, baseline} <= set(table)]:
-        # Rounding makes equal differences equal: those of floats are so only nearly.
-        differences = (table[arm] - table[baseline]).dropna().round(12)
-        budgets = {
-            int(labels): (group.to_numpy(), _image_differences(correct.loc[group.index], arm, baseline))  # type: ignore[call-overload]
-            for labels, group in differences.groupby(level="labels")
-        }
-        paired += _compare_at_budgets(str(arm), baseline, budgets, looks)
+    for arm in [arm for arm in results["arm"].unique() if arm != baseline]:
+        paired += _compare_at_budgets(str(arm), baseline, differences_by_budget(results, arm, baseline), looks)
     return paired
 
 
-def _image_differences(correct: pd.DataFrame, arm: str, baseline: str) -> np.ndarray | None:
-    """Return the paired differences for each test image, (n, m), or None where runs kept no predictions."""
-    of_arm, of_baseline = by_image(correct[arm]), by_image(correct[baseline])
-    if of_arm is None or of_baseline is None or of_arm.shape != of_baseline.shape:
-        return None
-    return of_arm - of_baseline
-
-
 def _compare_at_budgets(
-    arm: str, baseline: str, budgets: dict[int, tuple[np.ndarray, np.ndarray | None]], looks: Looks
+    arm: str, baseline: str, budgets: dict[int, tuple[np.ndarray, CrossedEffects]], looks: Looks
 ) -> list[PairedComparison]:
-    """Compare an arm with the baseline by the differences at each budget, (n,) and (n, m), corrected over budgets."""
+    """Compare an arm with the baseline by what `differences_by_budget` found at each budget, corrected over budgets."""
     if not budgets:
         return []
-    p_values = [paired_p(*differences) for differences in budgets.values()]
-    corrected = holm_corrected([looks.corrected(p) for p in p_values])
+    corrected = holm_corrected([looks.corrected(effects.p) for _, effects in budgets.values()])
     compared = []
-    for (labels, (x, images)), p, p_corrected in zip(budgets.items(), p_values, corrected, strict=True):
-        difference = estimate(x, images, looks.level)
-        said, detectable = verdict(difference, p_corrected), smallest_detectable(x, images, looks.level)
-        estimates = difference, p, p_corrected, effect_size(x), detectable
+    for (labels, (x, effects)), p_corrected in zip(budgets.items(), corrected, strict=True):
+        difference = as_estimate(effects, looks.level)
+        said, detectable = verdict(difference, p_corrected), smallest_detectable(effects, looks.level)
+        estimates = difference, effects.p, p_corrected, effect_size(x), detectable
         compared.append(PairedComparison(arm, baseline, labels, *estimates, said))
     return compared
 

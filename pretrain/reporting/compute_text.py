@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from pretrain.comparison.compute_curves import curve, kept_by_all, moments
+from pretrain.comparison.compute_curves import moments
 from pretrain.comparison.compute_frontier import ComputeFrontier, compute_frontiers
-from pretrain.comparison.paired_differences import Estimate, as_estimate
+from pretrain.comparison.paired_differences import Estimate, as_estimate, by_image, estimate
 from pretrain.comparison.plan import Comparison
 from pretrain.reporting.comparison_results import Results
 from pretrain.reporting.plotting import claimed
@@ -166,8 +166,7 @@ def _point(runs: pd.DataFrame, results: Results) -> dict[str, Any]:
 
 def accuracy_estimate(runs: pd.DataFrame) -> Estimate:
     """Return the accuracy of runs of one kind, with an interval that holds for new images if predictions were kept."""
-    values = curve(runs, [*runs["seed"]], "flops", 1, kept_by_all(runs)).values
-    return estimates(values, np.ones((1, 1)))[0]
+    return estimate(runs["test_accuracy"], by_image(runs["correct"]))
 
 
 def estimates(values: np.ndarray, weights: np.ndarray) -> list[Estimate]:
